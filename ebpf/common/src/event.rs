@@ -1,0 +1,67 @@
+use bytemuck::{Pod, Zeroable};
+
+use crate::Address;
+
+/// The hook family that a record comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Hook {
+    /// cgroup/connect4, connect6: the caller is known.
+    Connect = 0,
+    /// cgroup/sendmsg4, sendmsg6: the caller is known.
+    Sendmsg = 1,
+    /// `cgroup_skb`: the packet's socket is known.
+    Packet = 2,
+    /// cgroup/sock_create: the caller is known.
+    Create = 3,
+}
+
+/// A record of the ring buffer: one refusal.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Event {
+    /// Nanoseconds of `CLOCK_BOOTTIME`.
+    pub time: u64,
+    /// Cgroup id of the subject: the caller's, or the socket's.
+    pub cgroup: u64,
+    /// Cgroup id of the workload at the other end, if it is a socket on this host; else 0.
+    pub peer_cgroup: u64,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// The other end's address.
+    pub peer_address: Address,
+    /// The subject.
+    pub subject: u32,
+    /// The workload at the other end; 0: none.
+    pub peer_subject: u32,
+    /// Class of the other end's workload; 0: none.
+    pub peer_class: u32,
+    /// Class of the other end's address; 0: none.
+    pub address_class: u32,
+    /// The rule, or `u32::MAX`.
+    pub rule: u32,
+    /// Number of the generation that decided.
+    pub generation: u32,
+    /// Process id (of the thread group) in the initial pid namespace; 0: not known.
+    pub pid: u32,
+    /// The process's user; means nothing where `pid` is 0.
+    pub uid: u32,
+    /// The service port (see [`crate::Flow::port`]).
+    pub port: u16,
+    /// The other end's own port; equal to `port` for egress.
+    pub peer_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// [`crate::Direction`] as a number.
+    pub direction: u8,
+    /// [`crate::Verdict`] as a number.
+    pub verdict: u8,
+    /// [`crate::Reason`] as a number.
+    pub reason: u8,
+    /// [`Hook`] as a number.
+    pub hook: u8,
+    /// Reserved, 0.
+    pub reserved: [u8; 7],
+    /// The process's command name, NUL-padded.
+    pub comm: [u8; 16],
+}

@@ -1,0 +1,38 @@
+//! What the BPF programs and user space share: the layout of every map key, map value and event record, and
+//! [`decide`], the one verdict function.
+//!
+//! Everything here is `no_std`, free of `unsafe`, and compiled twice: for `bpfel-unknown-none` into the programs,
+//! and for the host into `explain`, `simulate`, `test` and the agent. A dry run is therefore what the kernel does.
+//!
+//! # Byte order
+//! Addresses are 16 bytes in network order ([`Address`]); ports in map keys are in network order, so that a port
+//! range is a bit prefix. All other integers are in the machine's own order: records never leave the machine.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+mod address;
+mod decide;
+mod event;
+mod flow;
+mod policy;
+mod socket;
+mod state;
+
+pub use address::Address;
+pub use decide::{Decision, Reason, Tables, Verdict, decide};
+pub use event::{Event, Hook};
+pub use flow::{Direction, Flow, Peer, Protocol};
+pub use policy::{Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, RuleId, SubjectId};
+pub use socket::{Origin, PeerFlow, PeerFlowKey, SocketState};
+pub use state::{GenerationInfo, SLOTS, StateWord};
+
+/// Version of every layout in this crate. It is part of the pin path: an agent never reads maps of another layout.
+pub const ABI_VERSION: u32 = 1;
+
+/// Deepest cgroup level (the root of the hierarchy is 0) that a selector may match.
+///
+/// The programs look for the nearest identified ancestor of a socket's cgroup with
+/// `bpf_skb_ancestor_cgroup_id(level)`, one probe a level. Cgroups may be nested deeper than this; only the
+/// directory that a selector matches may not.
+pub const MAX_CGROUP_LEVEL: i32 = 16;

@@ -1,0 +1,75 @@
+use bytemuck::{Pod, Zeroable};
+
+use crate::Address;
+
+/// Who opened a connection, as far as the programs saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Origin {
+    /// Nothing seen: the flow is older than the agent. Never taken for accepted.
+    Unknown = 0,
+    /// The connect hook saw this socket call connect().
+    Initiator = 1,
+    /// A SYN reached this listener, or the listener that this socket was accepted from.
+    Listener = 2,
+}
+
+/// Value of the socket storage: what the programs know of one socket.
+///
+/// It is cloned from a listener to the sockets accepted from it (`BPF_F_CLONE`).
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct SocketState {
+    /// Cgroup id of the socket's owner: the creator's cgroup. Connect hooks cannot ask the kernel for the cgroup of
+    /// a socket that they looked up, so it is noted as the socket is made. 0: not noted.
+    pub owner: u64,
+    /// Cgroup id of the workload last seen at the other end on this host; 0: none. It stands in when the other end's
+    /// socket is already gone while this one still closes.
+    pub peer: u64,
+    /// [`Origin`] as a number.
+    pub origin: u32,
+    /// Process that created or connected the socket; 0: not known.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+    /// Its command name, NUL-padded (`TASK_COMM_LEN`).
+    pub comm: [u8; 16],
+}
+
+/// Key of the table of peers that a datagram socket talks to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct PeerFlowKey {
+    /// Socket cookie.
+    pub cookie: u64,
+    /// The peer's address.
+    pub address: Address,
+    /// The peer's port in the machine's order; the ICMP identifier has no part in it (0).
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Reserved, 0.
+    pub reserved: [u8; 5],
+}
+
+/// Value of the table of peers that a datagram socket talks to: what opened the exchange.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct PeerFlow {
+    /// Nanoseconds of `CLOCK_BOOTTIME` of the last packet.
+    pub last_seen: u64,
+    /// The service port of the opening packet (see [`crate::Flow::port`]).
+    pub port: u16,
+    /// [`crate::Direction`] of the opening packet.
+    pub direction: u8,
+    /// Reserved, 0.
+    pub reserved: [u8; 5],
+}
+
+impl PeerFlow {
+    /// How long an exchange of datagrams may pause before its next packet must be allowed by itself. The kernel's
+    /// own tracker forgets an answered UDP stream after the same time (`nf_conntrack_udp_timeout_stream`).
+    pub const IDLE_NS: u64 = 120 * 1_000_000_000;
+}
