@@ -46,6 +46,8 @@ pub struct Event {
     pub pid: u32,
     /// The process's user; means nothing where `pid` is 0.
     pub uid: u32,
+    /// How many refusals of this kind the record stands for: itself and those before it that made none.
+    pub count: u32,
     /// The service port (see [`crate::Flow::port`]).
     pub port: u16,
     /// The other end's own port; equal to `port` for egress.
@@ -61,7 +63,7 @@ pub struct Event {
     /// [`Hook`] as a number.
     pub hook: u8,
     /// Reserved, 0.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 3],
     /// The process's command name, NUL-padded.
     pub comm: [u8; 16],
 }

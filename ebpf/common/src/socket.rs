@@ -23,6 +23,9 @@ pub struct SocketState {
     /// Cgroup id of the socket's owner: the creator's cgroup. Connect hooks cannot ask the kernel for the cgroup of
     /// a socket that they looked up, so it is noted as the socket is made. 0: not noted.
     pub owner: u64,
+    /// Cgroup id of the nearest ancestor of `owner` that was identified when the socket was made, `owner` itself
+    /// included; 0: none. It stands in where `owner` is a nested cgroup that has no entry of its own.
+    pub anchor: u64,
     /// Cgroup id of the workload last seen at the other end on this host; 0: none. It stands in when the other end's
     /// socket is already gone while this one still closes.
     pub peer: u64,
@@ -32,8 +35,8 @@ pub struct SocketState {
     pub pid: u32,
     /// Its user.
     pub uid: u32,
-    /// Reserved, 0.
-    pub reserved: u32,
+    /// Generation in which a would-be refusal of this connection has been reported; 0: none.
+    pub reported: u32,
     /// Its command name, NUL-padded (`TASK_COMM_LEN`).
     pub comm: [u8; 16],
 }
@@ -72,4 +75,39 @@ impl PeerFlow {
     /// How long an exchange of datagrams may pause before its next packet must be allowed by itself. The kernel's
     /// own tracker forgets an answered UDP stream after the same time (`nf_conntrack_udp_timeout_stream`).
     pub const IDLE_NS: u64 = 120 * 1_000_000_000;
+}
+
+/// Key of the table that keeps the packets of one refused flow from making a record each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct RefusalKey {
+    /// Cgroup id of the subject.
+    pub cgroup: u64,
+    /// The peer's address.
+    pub address: Address,
+    /// Service port in the machine's order.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// [`crate::Direction`] as a number.
+    pub direction: u8,
+    /// User of the process; 0 where no process is known.
+    pub uid: u32,
+    /// Command name of the process, NUL-padded.
+    pub comm: [u8; 16],
+}
+
+/// Value of the table that keeps the packets of one refused flow from making a record each.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Refusal {
+    /// Nanoseconds of `CLOCK_BOOTTIME` of the last record.
+    pub reported: u64,
+    /// Refusals since then.
+    pub since: u64,
+}
+
+impl Refusal {
+    /// Refused packets of one kind make a record at most this often.
+    pub const INTERVAL_NS: u64 = 1_000_000_000;
 }
