@@ -1,4 +1,4 @@
-use crate::{Direction, Endpoint, Flow, PeerId, PolicyKey, PolicyValue, RuleId, SubjectId};
+use crate::{Endpoint, Flow, PeerId, PolicyKey, PolicyValue, RuleId, SubjectId};
 
 /// What happens to a connection or packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -162,7 +162,7 @@ fn probe(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Peer, Protocol};
+    use crate::{Direction, Peer, Protocol};
 
     /// A policy table of a few entries, searched as the kernel's trie is.
     struct Few(Vec<(u32, PolicyKey, PolicyValue)>, u64);

@@ -111,6 +111,9 @@ pub struct PolicyKey {
     pub protocol: u8,
     /// Service port in network order, so that an aligned range is a bit prefix.
     pub port: [u8; 2],
+    /// 0, and never part of a prefix: it aligns the trie's values, which follow the key in the kernel's node
+    /// (kernel/bpf/lpm_trie.c).
+    pub reserved: [u8; 4],
 }
 
 impl PolicyKey {
@@ -130,7 +133,14 @@ impl PolicyKey {
         protocol: Protocol,
         port: u16,
     ) -> Self {
-        Self { subject, peer, direction: direction as u8, protocol: protocol.0, port: port.to_be_bytes() }
+        Self {
+            subject,
+            peer,
+            direction: direction as u8,
+            protocol: protocol.0,
+            port: port.to_be_bytes(),
+            reserved: [0; 4],
+        }
     }
 }
 
