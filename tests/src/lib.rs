@@ -1,1 +1,31 @@
-//! Placeholder until the first commit of this room.
+//! A laboratory for tests and the demo: cgroups, network namespaces, real processes in them, and the built agent
+//! nothing has a name or a port that two labs could share.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`cgroup`] | a cgroup subtree of one's own, gone at the end, also after a panic or a `kill -9` |
+//! | [`network`] | network namespaces without a name, joined by a bridge |
+//! | [`place`] | where a process runs from its first instruction: cgroup, network, mounts |
+//! | [`probe`] | a process that opens sockets and uses them on command |
+//! | [`agent`] | the built `bulkhead`, started and stopped as an operator would |
+//! | [`denials`] | what the agent reports |
+//! | [`artifact`] | where the programs under test lie, built from this tree |
+//! | [`lab`] | all of it together |
+
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod artifact;
+pub mod cgroup;
+pub mod denials;
+pub mod lab;
+pub mod network;
+pub mod place;
+pub mod probe;
+
+pub use agent::Agent;
+pub use denials::{Denial, Denials};
+pub use lab::Lab;
+pub use network::Network;
+pub use place::Place;
+pub use probe::{Outcome, Probe, Server, Socket};

@@ -1,0 +1,241 @@
+//! The built `bulkhead`, started and stopped as an operator would.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{artifact, denials::Denials, place::Place};
+
+/// How long a start may take: verifying the programs on a busy machine.
+const START: Duration = Duration::from_secs(30);
+/// How long a stop may take.
+const STOP: Duration = Duration::from_secs(10);
+/// What the agent says on standard error once every connection meets its programs.
+const READY: &str = "ready";
+
+/// An agent about to be started.
+#[derive(Debug)]
+pub struct Launch {
+    command: Command,
+    files: Files,
+    cgroup_root: PathBuf,
+}
+
+/// An agent's own files.
+#[derive(Debug)]
+struct Files {
+    dir: TempDir,
+}
+
+impl Files {
+    fn policy(&self) -> PathBuf {
+        self.dir.path().join("policy.toml")
+    }
+
+    fn control_socket(&self) -> PathBuf {
+        self.dir.path().join("control.sock")
+    }
+}
+
+impl Launch {
+    /// An agent in `place` for the workloads below `cgroup_root`, under a policy.
+    pub fn new(place: &Place<'_>, cgroup_root: &Path, bpffs: &Path, policy: &str) -> Result<Self> {
+        let files = Files { dir: TempDir::new()? };
+        fs::write(files.policy(), policy)?;
+        let mut command = place.command(artifact::agent()?);
+        command.arg("run").arg("--policy").arg(files.policy());
+        command.arg("--cgroup-root").arg(cgroup_root).arg("--bpffs").arg(bpffs);
+        command.arg("--state-dir").arg(files.dir.path().join("state"));
+        command.arg("--control-socket").arg(files.control_socket());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(Self { command, files, cgroup_root: cgroup_root.to_owned() })
+    }
+
+    /// Refuse nothing, report what would be.
+    pub fn dry_run(mut self) -> Self {
+        self.command.arg("--dry-run");
+        self
+    }
+
+    /// Another argument.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
+    /// Starts it and waits until it says that it is ready.
+    pub fn start(mut self) -> Result<Agent> {
+        self.command.args(["--output", "json"]);
+        let mut child = self.command.spawn().context("nsenter cannot be started (package util-linux)")?;
+        let denials = Denials::collect(child.stdout.take().context("no standard output")?);
+        let log = read_log(child.stderr.take().context("no standard error")?);
+        let mut agent =
+            Agent { child, denials, log, said: Vec::new(), files: self.files, cgroup_root: self.cgroup_root };
+        agent.wait_until_ready()?;
+        Ok(agent)
+    }
+
+    /// Starts it, expects that it ends by itself, and tells how.
+    pub fn end(mut self) -> Result<Output> {
+        let mut child = self.command.spawn().context("nsenter cannot be started (package util-linux)")?;
+        let Some(_) = wait(&mut child, STOP)? else {
+            child.kill()?;
+            let output = child.wait_with_output()?;
+            bail!("the agent did not end by itself: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        Ok(child.wait_with_output()?)
+    }
+}
+
+/// A running agent. Dropping it kills it; [`Agent::stop`] is the orderly way.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    denials: Denials,
+    log: Receiver<String>,
+    said: Vec<String>,
+    files: Files,
+    cgroup_root: PathBuf,
+}
+
+impl Agent {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it reports.
+    pub fn denials(&self) -> &Denials {
+        &self.denials
+    }
+
+    /// The policy file that it was started with.
+    pub fn policy_file(&self) -> PathBuf {
+        self.files.policy()
+    }
+
+    /// What `bulkhead status --output json` answers.
+    pub fn status(&self) -> Result<Value> {
+        let output = Command::new(artifact::agent()?)
+            .args(["status", "--output", "json", "--control-socket"])
+            .arg(self.files.control_socket())
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "bulkhead status: {}\n{said}", output.status);
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// Asks it to stop as systemd does, and wants a clean end: exit status 0, and not one program left.
+    pub fn stop(self) -> Result<Denials> {
+        self.stop_by(Signal::SIGTERM)
+    }
+
+    /// Asks it to stop by a signal, and wants a clean end: exit status 0, and not one program left.
+    pub fn stop_by(mut self, signal: Signal) -> Result<Denials> {
+        ensure!(
+            !attached(&self.cgroup_root)?.is_empty(),
+            "no program is attached while the agent runs: bpftool sees nothing, or the agent does nothing"
+        );
+        kill(Pid::from_raw(i32::try_from(self.pid())?), signal)?;
+        let status = wait(&mut self.child, STOP)?
+            .ok_or_else(|| anyhow!("the agent is still there {STOP:?} after {signal}:\n{}", self.said()))?;
+        ensure!(status.success(), "the agent ended with {status} after {signal}:\n{}", self.said());
+        let left = attached(&self.cgroup_root)?;
+        ensure!(left.is_empty(), "programs are left attached: {left:?}");
+        Ok(self.denials.clone())
+    }
+
+    /// Everything that it said on standard error so far.
+    pub fn said(&mut self) -> String {
+        self.said.extend(self.log.try_iter());
+        self.said.join("\n")
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let end = Instant::now() + START;
+        loop {
+            match self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    let ready = line.contains(READY);
+                    self.said.push(line);
+                    if ready {
+                        return Ok(());
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => bail!("not ready within {START:?}:\n{}", self.said()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = self.child.wait()?;
+                    bail!("the agent ended with {status} before it was ready:\n{}", self.said());
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("the agent said:\n{}", self.said());
+        }
+    }
+}
+
+/// Names of the programs that the kernel has attached to a cgroup or below, as another tool than ours sees it.
+pub fn attached(cgroup: &Path) -> Result<Vec<String>> {
+    let output = Command::new("bpftool")
+        .args(["--json", "cgroup", "tree"])
+        .arg(cgroup)
+        .output()
+        .context("bpftool cannot be started (package bpftool)")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "bpftool: {}\n{said}", output.status);
+    let empty = json!([]);
+    let cgroups: Value =
+        if output.stdout.is_empty() { empty } else { serde_json::from_slice(&output.stdout)? };
+    let programs =
+        cgroups.as_array().into_iter().flatten().filter_map(|cgroup| cgroup["programs"].as_array());
+    Ok(programs.flatten().map(|program| program["name"].as_str().unwrap_or("?").to_owned()).collect())
+}
+
+/// How a process ends, or nothing if it does not in time.
+fn wait(child: &mut Child, patience: Duration) -> Result<Option<ExitStatus>> {
+    let end = Instant::now() + patience;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() > end {
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn read_log(from: ChildStderr) -> Receiver<String> {
+    let (to, log) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if to.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    log
+}

@@ -1,0 +1,157 @@
+//! The sockets of this probe.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    net::SocketAddr,
+    os::unix::net::UnixListener,
+    time::{Duration, Instant},
+};
+
+use bulkhead_tests::probe::{Done, Family, Kind, Request};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::{echo, pass};
+
+/// More than any answer is long.
+const BUFFER: usize = 2048;
+
+/// All of them, by number.
+#[derive(Default)]
+pub(crate) struct Sockets {
+    open: HashMap<u32, Held>,
+    next: u32,
+    post: Option<UnixListener>,
+}
+
+struct Held {
+    socket: Socket,
+    /// What its packets are, where that is ICMP.
+    icmp: Option<Family>,
+}
+
+impl Sockets {
+    /// Does what a test asks.
+    pub(crate) fn perform(&mut self, request: Request) -> io::Result<Done> {
+        match request {
+            Request::Open { kind, family } => {
+                let (socket, icmp) = open(kind, family)?;
+                Ok(self.hold(Held { socket, icmp }))
+            }
+            Request::Bind { socket, to } => {
+                let socket = &self.held(socket)?.socket;
+                socket.bind(&to.into())?;
+                Ok(Done::Address(local(socket)?))
+            }
+            Request::Serve { socket } => {
+                echo::serve(self.take(socket)?.socket)?;
+                Ok(Done::Nothing)
+            }
+            Request::Connect { socket, to, patience } => {
+                self.held(socket)?.socket.connect_timeout(&to.into(), patience)?;
+                Ok(Done::Nothing)
+            }
+            Request::Send { socket, to, bytes } => {
+                let socket = &self.held(socket)?.socket;
+                match to {
+                    Some(to) => socket.send_to(&bytes, &to.into())?,
+                    None => socket.send(&bytes)?,
+                };
+                Ok(Done::Nothing)
+            }
+            Request::Receive { socket, patience } => self.held(socket)?.receive(patience).map(Done::Bytes),
+            Request::Close { socket } => {
+                // A socket that serves belongs to its thread by now.
+                self.open.remove(&socket);
+                Ok(Done::Nothing)
+            }
+            Request::Move { procs } => {
+                fs::write(procs, "0")?;
+                Ok(Done::Nothing)
+            }
+            Request::Await { path } => {
+                self.post = Some(UnixListener::bind(path)?);
+                Ok(Done::Nothing)
+            }
+            Request::Take => {
+                let listener = self.post.take().ok_or(io::ErrorKind::NotConnected)?;
+                let socket = pass::receive(&listener)?;
+                let icmp = (socket.protocol()?).and_then(|protocol| match protocol {
+                    Protocol::ICMPV4 => Some(Family::V4),
+                    Protocol::ICMPV6 => Some(Family::V6),
+                    _ => None,
+                });
+                Ok(self.hold(Held { socket, icmp }))
+            }
+            Request::Pass { socket, path } => {
+                pass::send(&self.held(socket)?.socket, &path)?;
+                Ok(Done::Nothing)
+            }
+        }
+    }
+
+    fn hold(&mut self, held: Held) -> Done {
+        self.next += 1;
+        self.open.insert(self.next, held);
+        Done::Socket(self.next)
+    }
+
+    fn held(&self, number: u32) -> io::Result<&Held> {
+        self.open.get(&number).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn take(&mut self, number: u32) -> io::Result<Held> {
+        self.open.remove(&number).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Held {
+    /// The next bytes; of ICMP the next echo reply, since a raw socket also hears its own requests on loopback.
+    fn receive(&self, patience: Duration) -> io::Result<Vec<u8>> {
+        let end = Instant::now() + patience;
+        loop {
+            // A time-out of zero would mean none at all.
+            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.socket.set_read_timeout(Some(left))?;
+            let bytes = receive(&self.socket)?;
+            if self.icmp.is_none_or(|family| is_echo_reply(family, &bytes)) {
+                return Ok(bytes);
+            }
+        }
+    }
+}
+
+fn open(kind: Kind, family: Family) -> io::Result<(Socket, Option<Family>)> {
+    let (domain, icmp) = match family {
+        Family::V4 => (Domain::IPV4, Protocol::ICMPV4),
+        Family::V6 => (Domain::IPV6, Protocol::ICMPV6),
+    };
+    Ok(match kind {
+        Kind::Tcp => (Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?, None),
+        Kind::Udp => (Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?, None),
+        Kind::RawIcmp => (Socket::new(domain, Type::RAW, Some(icmp))?, Some(family)),
+        Kind::PingSocket => (Socket::new(domain, Type::DGRAM, Some(icmp))?, Some(family)),
+    })
+}
+
+fn local(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The next bytes; none if the other end closed the connection, or the datagram was empty.
+fn receive(mut socket: &Socket) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; BUFFER];
+    let length = io::Read::read(&mut socket, &mut buffer)?;
+    buffer.truncate(length);
+    Ok(buffer)
+}
+
+/// A raw IPv4 socket hands over the IP header too, a ping socket and ICMPv6 do not.
+fn is_echo_reply(family: Family, bytes: &[u8]) -> bool {
+    let icmp = match bytes.first() {
+        Some(first) if family == Family::V4 && first >> 4 == 4 => bytes.get(usize::from(first & 0xf) * 4..),
+        _ => Some(bytes),
+    };
+    let reply = if family == Family::V4 { 0 } else { 129 };
+    icmp.and_then(<[u8]>::first) == Some(&reply)
+}

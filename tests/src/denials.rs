@@ -1,0 +1,124 @@
+//! What the agent reports, as it comes.
+
+use std::{
+    fmt::Write as _,
+    io::{BufRead as _, BufReader, Read},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail, ensure};
+use serde_json::Value;
+
+/// How long a report may take before a test gives up. The promise of 100 ms is tested by itself.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// One reported line.
+#[derive(Clone, Debug)]
+pub struct Denial {
+    /// The JSON object.
+    pub record: Value,
+    /// When it was read.
+    pub seen: Instant,
+}
+
+/// All that an agent has reported so far.
+#[derive(Clone, Debug, Default)]
+pub struct Denials {
+    shared: Arc<(Mutex<Lines>, Condvar)>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    denials: Vec<Denial>,
+    /// Lines that were no JSON object.
+    strange: Vec<String>,
+}
+
+impl Denials {
+    /// Reads lines in a thread of its own until they end.
+    pub(crate) fn collect(from: impl Read + Send + 'static) -> Self {
+        let all = Self::default();
+        let to = all.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(from).lines().map_while(Result::ok) {
+                let seen = Instant::now();
+                let mut read = to.read();
+                match serde_json::from_str(&line) {
+                    Ok(record @ Value::Object(_)) => read.denials.push(Denial { record, seen }),
+                    _ => read.strange.push(line),
+                }
+                to.shared.1.notify_all();
+            }
+        });
+        all
+    }
+
+    /// All of them so far.
+    pub fn all(&self) -> Result<Vec<Denial>> {
+        let read = self.read();
+        ensure!(
+            read.strange.is_empty(),
+            "standard output has other lines than JSON objects: {:#?}",
+            read.strange
+        );
+        Ok(read.denials.clone())
+    }
+
+    /// Those so far that hold everything that `wanted` holds.
+    pub fn matching(&self, wanted: &Value) -> Result<Vec<Denial>> {
+        Ok(self.all()?.into_iter().filter(|denial| holds(&denial.record, wanted)).collect())
+    }
+
+    /// Waits for one that holds everything that `wanted` holds.
+    pub fn expect(&self, wanted: &Value) -> Result<Denial> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(denial) = self.matching(wanted)?.into_iter().next() {
+                return Ok(denial);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("no denial like {wanted}\nreported were:{}", self.list());
+            }
+            let read = self.read();
+            // Woken by a new line or not: the loop looks again.
+            drop(self.shared.1.wait_timeout(read, left.min(Duration::from_millis(20))));
+        }
+    }
+
+    /// Waits a moment and wants none that holds everything that `unwanted` holds.
+    pub fn expect_none(&self, unwanted: &Value) -> Result<()> {
+        thread::sleep(Duration::from_millis(150));
+        ensure!(
+            self.matching(unwanted)?.is_empty(),
+            "unexpected denial like {unwanted}\nreported were:{}",
+            self.list()
+        );
+        Ok(())
+    }
+
+    fn list(&self) -> String {
+        let mut text = String::new();
+        for denial in &self.read().denials {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\n  {}", denial.record);
+        }
+        if text.is_empty() { " none".to_owned() } else { text }
+    }
+
+    fn read(&self) -> MutexGuard<'_, Lines> {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Is everything in `wanted` in `record` too? Of objects the named fields count, everything else must be equal.
+fn holds(record: &Value, wanted: &Value) -> bool {
+    match (record, wanted) {
+        (Value::Object(record), Value::Object(wanted)) => {
+            wanted.iter().all(|(key, value)| record.get(key).is_some_and(|found| holds(found, value)))
+        }
+        _ => record == wanted,
+    }
+}

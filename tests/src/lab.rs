@@ -1,0 +1,81 @@
+//! One host with its LAN, its cgroups and its agent.
+
+use anyhow::Result;
+use tempfile::TempDir;
+
+use crate::{
+    agent::Launch,
+    cgroup::{Cgroup, Subtree},
+    network::{Lan, Network},
+    place::{Mounts, Place},
+    probe::Probe,
+};
+
+/// A host of its own inside this one. Everything in it ends with it.
+#[derive(Debug)]
+pub struct Lab {
+    // Fields drop in this order: processes first, then what they run in.
+    subtree: Subtree,
+    lan: Lan,
+    mounts: Mounts,
+    files: TempDir,
+}
+
+impl Lab {
+    /// A host with its LAN and nothing running.
+    pub fn new() -> Result<Self> {
+        let files = TempDir::new()?;
+        Ok(Self {
+            subtree: Subtree::new()?,
+            lan: Lan::new()?,
+            mounts: Mounts::with_bpffs(files.path())?,
+            files,
+        })
+    }
+
+    /// The cgroup whose descendants an agent here watches.
+    pub fn root(&self) -> Result<Cgroup> {
+        self.cgroup("/")
+    }
+
+    /// The cgroup at `path` below the root, made if it is not there.
+    pub fn cgroup(&self, path: &str) -> Result<Cgroup> {
+        Cgroup::make(self.subtree.path().join("root").join(path.trim_start_matches('/')))
+    }
+
+    /// A cgroup that no agent here watches: for other machines, and for the agent itself.
+    pub fn outside(&self) -> Result<Cgroup> {
+        Cgroup::make(self.subtree.path().join("outside"))
+    }
+
+    /// The host's own network.
+    pub fn host(&self) -> &Network {
+        self.lan.host()
+    }
+
+    /// Another network on the LAN: a container's, or another machine's.
+    pub fn network(&self) -> Result<Network> {
+        self.lan.join()
+    }
+
+    /// A probe in a cgroup of the host, on the host's network.
+    pub fn probe(&self, cgroup: &str) -> Result<Probe> {
+        self.probe_in(cgroup, self.host())
+    }
+
+    /// A probe in a cgroup of the host, on another network: a container.
+    pub fn probe_in(&self, cgroup: &str, network: &Network) -> Result<Probe> {
+        Probe::start(&Place::new(self.cgroup(cgroup)?, network))
+    }
+
+    /// A probe on another machine.
+    pub fn stranger(&self, network: &Network) -> Result<Probe> {
+        Probe::start(&Place::new(self.outside()?, network))
+    }
+
+    /// An agent under a policy.
+    pub fn agent(&self, policy: &str) -> Result<Launch> {
+        let place = Place::new(self.outside()?, self.host()).with_mounts(&self.mounts);
+        Launch::new(&place, self.root()?.path(), self.files.path(), policy)
+    }
+}

@@ -1,0 +1,284 @@
+//! A process that opens sockets and uses them on command, and what a test sees of it.
+
+mod protocol;
+
+use std::{
+    cell::RefCell,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tempfile::TempDir;
+
+pub use self::protocol::{Answer, Done, Family, Kind, Request};
+use crate::{artifact, cgroup::Cgroup, place::Place};
+
+/// How long a probe waits for an answer that may never come. Long for a LAN that is all memory, short for a test.
+pub const PATIENCE: Duration = Duration::from_millis(700);
+
+/// What came of trying to reach somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The other end answered.
+    Answered,
+    /// The caller was told EPERM, after this time.
+    Refused(Duration),
+    /// Nothing came back.
+    Silence,
+    /// The caller was told another error.
+    Failed(i32),
+}
+
+impl Outcome {
+    /// Did it not get through, by word or by silence?
+    pub const fn is_blocked(self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Silence)
+    }
+
+    fn of_error(errno: i32, elapsed: Duration) -> Self {
+        match errno {
+            EPERM => Self::Refused(elapsed),
+            EAGAIN | ETIMEDOUT => Self::Silence,
+            other => Self::Failed(other),
+        }
+    }
+}
+
+const EPERM: i32 = 1;
+const EAGAIN: i32 = 11;
+const ETIMEDOUT: i32 = 110;
+
+/// A probe process. Dropping it ends it.
+#[derive(Debug)]
+pub struct Probe {
+    child: Child,
+    lines: RefCell<(ChildStdin, BufReader<ChildStdout>)>,
+    /// Where it meets other probes.
+    post: TempDir,
+}
+
+impl Probe {
+    /// Starts one.
+    pub fn start(place: &Place<'_>) -> Result<Self> {
+        let mut child = place
+            .command(artifact::probe()?)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("nsenter cannot be started (package util-linux)")?;
+        let stdin = child.stdin.take().context("no standard input")?;
+        let stdout = child.stdout.take().context("no standard output")?;
+        Ok(Self { child, lines: RefCell::new((stdin, BufReader::new(stdout))), post: TempDir::new()? })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Gives it one command and waits for the answer.
+    pub fn ask(&self, request: &Request) -> Result<Answer> {
+        let (input, output) = &mut *self.lines.borrow_mut();
+        let mut line = serde_json::to_string(request)?;
+        line.push('\n');
+        input.write_all(line.as_bytes()).context("the probe is gone")?;
+        line.clear();
+        output.read_line(&mut line)?;
+        ensure!(!line.is_empty(), "the probe ended while asked to {request:?}");
+        serde_json::from_str(&line).with_context(|| format!("the probe said {line:?}"))
+    }
+
+    /// Makes a socket.
+    pub fn open(&self, kind: Kind, family: Family) -> Result<Socket<'_>> {
+        match self.ask(&Request::Open { kind, family })?.result {
+            Ok(Done::Socket(number)) => Ok(Socket { probe: self, number, kind, family }),
+            other => bail!("no {kind:?} socket: {other:?}"),
+        }
+    }
+
+    /// A server that answers everything with the same bytes. It ends with the probe.
+    pub fn serve(&self, kind: Kind, at: impl Into<Where>) -> Result<Server> {
+        let Where(to) = at.into();
+        let socket = self.open(kind, Family::of(to))?;
+        let Answer { result: Ok(Done::Address(address)), .. } =
+            self.ask(&Request::Bind { socket: socket.number, to })?
+        else {
+            bail!("{to} cannot be bound")
+        };
+        let serving = self.ask(&Request::Serve { socket: socket.number })?.result;
+        ensure!(serving == Ok(Done::Nothing), "{address} cannot be served: {serving:?}");
+        Ok(Server { kind, address })
+    }
+
+    /// Opens a TCP connection and wants its bytes echoed.
+    pub fn tcp(&self, to: SocketAddr) -> Result<Outcome> {
+        self.open(Kind::Tcp, Family::of(to))?.connect_and_exchange(to)
+    }
+
+    /// Connects a UDP socket, sends a datagram and wants it echoed.
+    pub fn udp(&self, to: SocketAddr) -> Result<Outcome> {
+        self.open(Kind::Udp, Family::of(to))?.connect_and_exchange(to)
+    }
+
+    /// Sends a datagram from a UDP socket that is not connected and wants it echoed.
+    pub fn udp_unconnected(&self, to: SocketAddr) -> Result<Outcome> {
+        self.open(Kind::Udp, Family::of(to))?.exchange(Some(to))
+    }
+
+    /// Sends an ICMP echo request from a raw socket and wants the reply.
+    pub fn ping(&self, to: IpAddr) -> Result<Outcome> {
+        let to = SocketAddr::new(to, 0);
+        self.open(Kind::RawIcmp, Family::of(to))?.exchange(Some(to))
+    }
+
+    /// Moves it to another cgroup. Its sockets stay those of the cgroup that made them.
+    pub fn move_to(&self, cgroup: &Cgroup) -> Result<()> {
+        let moved = self.ask(&Request::Move { procs: cgroup.procs() })?.result;
+        ensure!(moved == Ok(Done::Nothing), "{} cannot be entered: {moved:?}", cgroup.path().display());
+        Ok(())
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        // It may be gone by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An address to serve at. Without a port a free one is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Where(SocketAddr);
+
+impl From<SocketAddr> for Where {
+    fn from(address: SocketAddr) -> Self {
+        Self(address)
+    }
+}
+
+impl From<IpAddr> for Where {
+    fn from(address: IpAddr) -> Self {
+        Self(SocketAddr::new(address, 0))
+    }
+}
+
+/// A server in a probe.
+#[derive(Clone, Copy, Debug)]
+pub struct Server {
+    /// What it speaks.
+    pub kind: Kind,
+    /// Where it is bound.
+    pub address: SocketAddr,
+}
+
+/// A socket in a probe. Dropping it closes it.
+#[derive(Debug)]
+pub struct Socket<'a> {
+    probe: &'a Probe,
+    number: u32,
+    kind: Kind,
+    family: Family,
+}
+
+impl Socket<'_> {
+    /// Connects it.
+    pub fn connect(&self, to: SocketAddr) -> Result<Outcome> {
+        self.outcome(&Request::Connect { socket: self.number, to, patience: PATIENCE })
+    }
+
+    /// Connects it, sends and wants an answer.
+    pub fn connect_and_exchange(&self, to: SocketAddr) -> Result<Outcome> {
+        match self.connect(to)? {
+            Outcome::Answered => self.exchange(None),
+            other => Ok(other),
+        }
+    }
+
+    /// Binds it to an address and a free port.
+    pub fn bind(&self, to: impl Into<Where>) -> Result<SocketAddr> {
+        let Where(to) = to.into();
+        match self.probe.ask(&Request::Bind { socket: self.number, to })?.result {
+            Ok(Done::Address(address)) => Ok(address),
+            other => bail!("{to} cannot be bound: {other:?}"),
+        }
+    }
+
+    /// Sends, and waits for an answer. `to` is for sockets that are not connected.
+    pub fn exchange(&self, to: Option<SocketAddr>) -> Result<Outcome> {
+        match self.send(to)? {
+            Outcome::Answered => self.receive(),
+            other => Ok(other),
+        }
+    }
+
+    /// Only sends. `Answered` means that the kernel took it.
+    pub fn send(&self, to: Option<SocketAddr>) -> Result<Outcome> {
+        let bytes = match (self.kind, self.family) {
+            (Kind::Tcp | Kind::Udp, _) => b"a question".to_vec(),
+            (Kind::RawIcmp | Kind::PingSocket, Family::V4) => echo_request(8, true),
+            (Kind::RawIcmp | Kind::PingSocket, Family::V6) => echo_request(128, false),
+        };
+        self.outcome(&Request::Send { socket: self.number, to, bytes })
+    }
+
+    /// Only waits.
+    pub fn receive(&self) -> Result<Outcome> {
+        self.outcome(&Request::Receive { socket: self.number, patience: PATIENCE })
+    }
+
+    /// Hands the socket to another probe, over a Unix socket; this probe's own is closed.
+    pub fn pass_to(self, other: &Probe) -> Result<Socket<'_>> {
+        let path = other.post.path().join(format!("{}-{}", self.probe.pid(), self.number));
+        let ready = other.ask(&Request::Await { path: path.clone() })?.result;
+        ensure!(ready == Ok(Done::Nothing), "{} cannot be bound: {ready:?}", path.display());
+        self.hand_over(&path)?;
+        match other.ask(&Request::Take)?.result {
+            Ok(Done::Socket(number)) => {
+                Ok(Socket { probe: other, number, kind: self.kind, family: self.family })
+            }
+            failed => bail!("no socket came: {failed:?}"),
+        }
+    }
+
+    fn hand_over(&self, path: &Path) -> Result<()> {
+        let passed = self.probe.ask(&Request::Pass { socket: self.number, path: path.to_owned() })?.result;
+        ensure!(passed == Ok(Done::Nothing), "the socket cannot be passed: {passed:?}");
+        Ok(())
+    }
+
+    fn outcome(&self, request: &Request) -> Result<Outcome> {
+        let answer = self.probe.ask(request)?;
+        Ok(match answer.result {
+            // An end of file is a connection that the other end closed without a word.
+            Ok(Done::Bytes(bytes)) if bytes.is_empty() => Outcome::Silence,
+            Ok(_) => Outcome::Answered,
+            Err(errno) => Outcome::of_error(errno, answer.elapsed),
+        })
+    }
+}
+
+impl Drop for Socket<'_> {
+    fn drop(&mut self) {
+        // The probe may be gone, and its sockets with it.
+        let _ = self.probe.ask(&Request::Close { socket: self.number });
+    }
+}
+
+/// An echo request (RFC 792, RFC 4443 section 4.1). The kernel computes the checksum of ICMPv6 itself.
+fn echo_request(kind: u8, checksummed: bool) -> Vec<u8> {
+    let mut message = vec![kind, 0, 0, 0, b'b', b'h', 0, 1];
+    message.extend_from_slice(b"anybody there?..");
+    if checksummed {
+        let words = message.chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
+        let sum = words.sum::<u32>();
+        let folded = (sum & 0xffff) + (sum >> 16);
+        let [.., high, low] = (!folded).to_be_bytes();
+        (message[2], message[3]) = (high, low);
+    }
+    message
+}

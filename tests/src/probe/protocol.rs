@@ -1,0 +1,133 @@
+//! What a test says to a probe and what the probe answers: one JSON object a line each.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// A kind of socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A TCP stream.
+    Tcp,
+    /// UDP datagrams.
+    Udp,
+    /// A raw socket for ICMP or ICMPv6.
+    RawIcmp,
+    /// A datagram socket for ICMP echoes ("ping socket").
+    PingSocket,
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6, and IPv4 in its mapped form.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub const fn of(address: SocketAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+/// One command. Sockets are known by the number that [`Request::Open`] or [`Request::Take`] answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Make a socket and do nothing with it.
+    Open {
+        /// What kind.
+        kind: Kind,
+        /// For which family.
+        family: Family,
+    },
+    /// Bind a socket.
+    Bind {
+        /// Which.
+        socket: u32,
+        /// Port 0 takes a free one.
+        to: SocketAddr,
+    },
+    /// Answer everything that comes in with the same bytes, from now on: accepts connections if it is TCP.
+    Serve {
+        /// Which.
+        socket: u32,
+    },
+    /// Connect a socket.
+    Connect {
+        /// Which.
+        socket: u32,
+        /// To whom.
+        to: SocketAddr,
+        /// How long to wait.
+        patience: Duration,
+    },
+    /// Send bytes.
+    Send {
+        /// Through which socket.
+        socket: u32,
+        /// To whom; left out: to whom it is connected.
+        to: Option<SocketAddr>,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Wait for bytes.
+    Receive {
+        /// From which socket.
+        socket: u32,
+        /// How long to wait.
+        patience: Duration,
+    },
+    /// Close a socket.
+    Close {
+        /// Which.
+        socket: u32,
+    },
+    /// Enter another cgroup.
+    Move {
+        /// Its `cgroup.procs`.
+        procs: PathBuf,
+    },
+    /// Wait at a Unix socket for another probe's socket.
+    Await {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The socket that [`Request::Await`] waits for.
+    Take,
+    /// Send a socket to the probe that waits at a Unix socket.
+    Pass {
+        /// Which.
+        socket: u32,
+        /// Where the other waits.
+        path: PathBuf,
+    },
+}
+
+/// What came of a command.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// What came of it, or the error number.
+    pub result: Result<Done, i32>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// What a command that succeeded yields.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Done {
+    /// Nothing to tell.
+    Nothing,
+    /// A socket's number.
+    Socket(u32),
+    /// A socket's own address.
+    Address(SocketAddr),
+    /// What was received.
+    Bytes(Vec<u8>),
+}
