@@ -22,7 +22,7 @@ impl Direction {
 }
 
 /// An IP protocol number (IANA "Protocol Numbers").
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Protocol(pub u8);
 

@@ -1,19 +1,33 @@
-//! The BPF programs.
+//! Bulkhead's BPF programs. They parse packets and sockets and look things up; the verdict is
+//! [`bulkhead_common::decide`]'s.
+//!
+//! Minimum kernel: 5.10 (`bpf_ktime_get_boot_ns` 5.8, ring buffer 5.8, socket storage in cgroup hooks 5.10).
+
 #![no_std]
 #![no_main]
 
-use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
+mod connect;
+mod create;
+mod generation;
+mod identity;
+mod maps;
+mod packet;
+mod parse;
+mod report;
+mod socket;
 
-#[cgroup_skb]
-fn bulkhead_egress(_context: SkBuffContext) -> i32 {
-    1
-}
+/// What a cgroup program returns to let pass.
+const PASS: i32 = 1;
+/// What a cgroup program returns to refuse: EPERM for the caller of connect(), sendto() or socket().
+const REFUSE: i32 = 0;
 
 #[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Nothing panics: the verifier rejects a program from which this loop can be reached.
     loop {}
 }
 
+/// The kernel offers the helpers used here to GPL-compatible programs only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

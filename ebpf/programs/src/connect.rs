@@ -1,0 +1,245 @@
+//! cgroup/connect4, connect6, sendmsg4, sendmsg6: the caller and the destination before any translation.
+//!
+//! The only hooks where a TCP caller gets an error at once: a SYN that is dropped later makes connect() hang.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::bpf_sock_addr, helpers::generated::bpf_get_socket_cookie, macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
+use bulkhead_common::{
+    Address, Decision, Direction, Endpoint, Flow, Hook, Origin, Peer, PeerEntry, Protocol, Reason, RuleId,
+    SocketState, decide,
+};
+
+use crate::{
+    PASS, REFUSE,
+    generation::Generation,
+    identity::{self, Local},
+    report::{self, Refused},
+    socket,
+};
+
+/// connect() to an IPv4 address.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    call(&ctx, Hook::Connect, ipv4(&ctx))
+}
+
+/// connect() to an IPv6 address, IPv4-mapped ones included.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    call(&ctx, Hook::Connect, ipv6(&ctx))
+}
+
+/// sendto() or sendmsg() with an IPv4 address on a UDP socket.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    call(&ctx, Hook::Sendmsg, ipv4(&ctx))
+}
+
+/// sendto() or sendmsg() with an IPv6 address on a UDP socket.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    call(&ctx, Hook::Sendmsg, ipv6(&ctx))
+}
+
+#[inline(always)]
+fn ipv4(ctx: &SockAddrContext) -> Address {
+    // SAFETY: the program's context.
+    Address::v4(unsafe { (*ctx.sock_addr).user_ip4 }.to_ne_bytes())
+}
+
+#[inline(always)]
+fn ipv6(ctx: &SockAddrContext) -> Address {
+    // SAFETY: the program's context. Volatile: the verifier wants these words one by one.
+    unsafe {
+        let words = (&raw const (*ctx.sock_addr).user_ip6).cast::<u32>();
+        Address::from_words([
+            ptr::read_volatile(words),
+            ptr::read_volatile(words.add(1)),
+            ptr::read_volatile(words.add(2)),
+            ptr::read_volatile(words.add(3)),
+        ])
+    }
+}
+
+/// The socket's protocol. MPTCP (262) does not fit a byte of an IP header: on the wire it is TCP.
+#[inline(always)]
+fn protocol(ctx: &SockAddrContext) -> Protocol {
+    const IPPROTO_MPTCP: u32 = 262;
+    // SAFETY: the program's context.
+    match unsafe { (*ctx.sock_addr).protocol } {
+        IPPROTO_MPTCP => Protocol::TCP,
+        number => Protocol(number as u8),
+    }
+}
+
+/// One call, and what is found out about it. Shared by the steps, as in [`crate::packet`].
+struct Call {
+    ctx: *mut bpf_sock_addr,
+    hook: Hook,
+    generation: Generation,
+    /// Where to; the unspecified address stands for loopback.
+    target: Address,
+    port: u16,
+    /// Who is behind the call, and the socket's owner.
+    process: SocketState,
+    /// The end whose allowlist is asked.
+    local: Local,
+    /// Who listens at the target, if it is on this host.
+    listener: Local,
+    flow: Flow,
+    /// Cgroup of the workload at the other end of `flow`, or 0.
+    peer_cgroup: u64,
+    /// Could the call be noted on its socket?
+    marked: bool,
+}
+
+/// Both the caller's workload and the socket's must be allowed, and on loopback the listener's must agree.
+#[inline(always)]
+fn call(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
+    let Some(generation) = Generation::active() else { return PASS };
+    let task = identity::of_task(generation);
+    let protocol = protocol(ctx);
+    let mut call = Call {
+        ctx: ctx.sock_addr,
+        hook,
+        generation,
+        target: destination(address),
+        // SAFETY: the program's context; only the lower half of `user_port` is the port.
+        port: u16::from_be(unsafe { (*ctx.sock_addr).user_port } as u16),
+        process: SocketState { owner: task.cgroup, anchor: task.anchor, ..SocketState::default() },
+        local: task,
+        listener: Local::NOBODY,
+        flow: Flow { direction: Direction::Egress, protocol, port: 0, peer: Peer::default() },
+        peer_cgroup: 0,
+        marked: false,
+    };
+    mark(&mut call);
+    if !protocol.has_ports() {
+        // ICMP and the like: what is sent is known only from the packet, where the sender gets EPERM as well.
+        return PASS;
+    }
+    call.flow.port = call.port;
+    identify(&mut call);
+    if refused(&mut call) {
+        return REFUSE;
+    }
+    let owner = identity::of_owner(generation, &call.process);
+    if owner.cgroup != task.cgroup {
+        call.local = owner;
+        if refused(&mut call) {
+            return REFUSE;
+        }
+    }
+    if call.target.is_loopback() && call.listener.endpoint.flags & Endpoint::ISOLATE_INGRESS != 0 {
+        // The listener sees the socket's workload at the same loopback address, as its ingress program will.
+        call.flow.direction = Direction::Ingress;
+        call.flow.peer.subject = owner.endpoint.subject;
+        call.flow.peer.class = owner.endpoint.peer;
+        call.peer_cgroup = owner.anchor;
+        call.local = call.listener;
+        if refused(&mut call) {
+            return REFUSE;
+        }
+    }
+    PASS
+}
+
+/// The unspecified address means loopback to connect() and sendto() (net/ipv4/route.c, net/ipv6/tcp_ipv6.c).
+#[inline(always)]
+fn destination(address: Address) -> Address {
+    if address.words()[3] != 0 || !address.is_loopback() {
+        address
+    } else if address.is_v4() {
+        Address::v4([127, 0, 0, 1])
+    } else {
+        Address::from_words([0, 0, 0, 1_u32.to_be()])
+    }
+}
+
+/// Notes on the socket who calls, and that it opens a connection; learns whose socket it is.
+#[inline(never)]
+fn mark(call: &mut Call) {
+    socket::note_process(&mut call.process);
+    // SAFETY: the context's own socket, never null in these hooks.
+    let state = unsafe { socket::state_or((*call.ctx).__bindgen_anon_1.sk.cast(), &mut call.process) };
+    let Some(state) = state else { return };
+    call.marked = true;
+    call.process.owner = state.owner;
+    call.process.anchor = state.anchor;
+    state.pid = call.process.pid;
+    state.uid = call.process.uid;
+    state.comm = call.process.comm;
+    if matches!(call.hook, Hook::Connect) && call.flow.protocol == Protocol::TCP {
+        state.origin = Origin::Initiator as u32;
+        state.peer = 0;
+        state.reported = 0;
+    }
+}
+
+/// Who is at the target: on this host the tag of the socket that listens there tells, elsewhere the address.
+///
+/// Listeners are looked for at addresses of this machine only: one on the wildcard address would otherwise be taken
+/// for whoever has the same port open anywhere in the world. For an address of another network namespace the
+/// listener found here may still be the wrong one: as the address is asked too, that can only allow too much, and
+/// the packet's own hook knows better.
+#[inline(never)]
+fn identify(call: &mut Call) {
+    let entry = call.generation.peer(call.target);
+    call.flow.peer = Peer { subject: entry.subject, class: entry.class, address: entry.class };
+    if !call.target.is_loopback() && entry.flags & PeerEntry::LOCAL == 0 {
+        return;
+    }
+    let source = if call.target.is_v4() { Address::v4([0; 4]) } else { Address::default() };
+    // SAFETY: the program's context; the socket is valid while the closure runs.
+    let found = unsafe {
+        socket::with_owner_of(
+            call.ctx.cast(),
+            call.flow.protocol,
+            (source, 0),
+            (call.target, call.port),
+            |listener| socket::state(listener.cast()).map(|state| (state.owner, state.anchor)),
+        )
+    };
+    let Some(Some((owner, anchor))) = found else { return };
+    let listener = identity::of_tag(call.generation, owner, anchor);
+    if listener.anchor != 0 {
+        call.listener = listener;
+        call.peer_cgroup = listener.anchor;
+        call.flow.peer.subject = listener.endpoint.subject;
+        call.flow.peer.class = listener.endpoint.peer;
+    }
+}
+
+/// Asks `local` for the verdict on `flow` and reports a refusal; true if it stops the call.
+#[inline(never)]
+fn refused(call: &mut Call) -> bool {
+    let mut decision = decide(&call.generation, &call.local.endpoint, &call.flow);
+    if !call.marked && !matches!(decision.reason, Reason::NotIsolated) {
+        decision = Decision::new(&call.local.endpoint, Reason::SocketMemory, RuleId::NONE);
+    }
+    if !decision.reason.refuses() {
+        return false;
+    }
+    // SAFETY: the context's own socket.
+    if let Some(state) = unsafe { socket::state((*call.ctx).__bindgen_anon_1.sk.cast()) } {
+        state.reported = call.generation.number();
+    }
+    report::call(&Refused {
+        generation: call.generation,
+        local: &call.local,
+        flow: &call.flow,
+        decision,
+        address: &call.target,
+        port: call.port,
+        peer_cgroup: call.peer_cgroup,
+        process: Some(&call.process),
+        hook: call.hook,
+        // SAFETY: the program's context.
+        cookie: unsafe { bpf_get_socket_cookie(call.ctx.cast()) },
+    });
+    report::stops(&decision)
+}

@@ -1,0 +1,367 @@
+//! cgroup_skb/egress and ingress: the authority. Every IP packet of a socket passes here, also those of sockets
+//! that are older than the agent or were handed to another process.
+//!
+//! The steps are subprograms that share one [`Passage`]: a chain of calls has 512 bytes of stack in all, and what
+//! is not inlined is verified with the registers of its caller alone.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock},
+    helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock},
+    macros::cgroup_skb,
+    programs::SkBuffContext,
+};
+use bulkhead_common::{
+    Address, Decision, Direction, Endpoint, Flow, Hook, Origin, Peer, PeerFlow, PeerFlowKey, Protocol,
+    Reason, RuleId, SocketState, decide,
+};
+
+use crate::{
+    PASS, REFUSE,
+    generation::{Generation, boot_ns},
+    identity::{self, Local},
+    maps::PEER_FLOWS,
+    parse::{Packet, parse},
+    report::{self, Refused},
+    socket,
+};
+
+/// Index of the loopback device in every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
+const LOOPBACK: u32 = 1;
+
+/// Packets that a workload's sockets send.
+#[cgroup_skb(egress)]
+pub fn egress(ctx: SkBuffContext) -> i32 {
+    judge(&ctx, Direction::Egress)
+}
+
+/// Packets that arrive for a workload's sockets.
+#[cgroup_skb(ingress)]
+pub fn ingress(ctx: SkBuffContext) -> i32 {
+    judge(&ctx, Direction::Ingress)
+}
+
+/// One packet on its way, and what is found out about it.
+struct Passage {
+    skb: *mut __sk_buff,
+    /// The packet's full socket, or null.
+    sk: *mut bpf_sock,
+    generation: Generation,
+    local: Local,
+    way: Direction,
+    packet: Packet,
+    /// The other end's address and port, as the socket sees them.
+    remote: Address,
+    remote_port: u16,
+    /// Cgroup of the workload at the other end, or 0.
+    peer_cgroup: u64,
+    /// The flow that the packet belongs to.
+    flow: Flow,
+    decision: Decision,
+}
+
+#[inline(always)]
+fn judge(ctx: &SkBuffContext, way: Direction) -> i32 {
+    let skb = ctx.skb.skb;
+    let Some(generation) = Generation::active() else { return PASS };
+    let local = identity::of_packet(generation, skb);
+    if local.endpoint.flags & (Endpoint::ISOLATE_EGRESS | Endpoint::ISOLATE_INGRESS) == 0 {
+        return PASS;
+    }
+    // SAFETY: the program's context; the helper takes a socket or a request socket that is not null.
+    let sk = unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if sk.is_null() { sk } else { bpf_sk_fullsock(sk) }
+    };
+    let mut passage = Passage {
+        skb,
+        sk,
+        generation,
+        local,
+        way,
+        packet: Packet::default(),
+        remote: Address::default(),
+        remote_port: 0,
+        peer_cgroup: 0,
+        flow: Flow { direction: way, protocol: Protocol(0), port: 0, peer: Peer::default() },
+        decision: Decision::new(&local.endpoint, Reason::Malformed, RuleId::NONE),
+    };
+    if parse(skb, &mut passage.packet) {
+        passage.judge();
+    }
+    if !passage.decision.reason.refuses() {
+        return PASS;
+    }
+    refuse(&passage);
+    if report::stops(&passage.decision) { REFUSE } else { PASS }
+}
+
+impl Passage {
+    /// Finds the decision.
+    #[inline(always)]
+    fn judge(&mut self) {
+        self.flow.protocol = self.packet.protocol;
+        (self.remote, self.remote_port) = match self.way {
+            Direction::Egress => (self.packet.target, self.packet.target_port),
+            Direction::Ingress => (self.packet.source, self.packet.source_port),
+        };
+        if self.packet.protocol == Protocol::TCP && !self.sk.is_null() {
+            self.tcp();
+        } else {
+            self.datagram();
+        }
+    }
+
+    /// This end's port.
+    #[inline(always)]
+    fn local_port(&self) -> u16 {
+        match self.way {
+            Direction::Egress => self.packet.source_port,
+            Direction::Ingress => self.packet.target_port,
+        }
+    }
+
+    /// A segment belongs to a connection, and the connection to who opened it.
+    #[inline(always)]
+    fn tcp(&mut self) {
+        // SAFETY: `sk` is a full socket: checked by the caller.
+        let listens = unsafe { (*self.sk).state } == socket::TCP_LISTEN;
+        if !listens {
+            // The packet's addresses may be translated already; the socket's are what its owner asked for.
+            // SAFETY: as above.
+            (self.remote, self.remote_port) = unsafe { socket::connected_peer(self.sk) };
+        }
+        identify(self);
+        if listens && self.packet.opens && matches!(self.way, Direction::Ingress) {
+            mark_listener(self);
+        }
+        let origin =
+            if listens { Origin::Listener as u32 } else { self.state().map_or(0, |state| state.origin) };
+        if origin != Origin::Initiator as u32 {
+            let port = self.local_port();
+            self.ask(Direction::Ingress, port);
+        }
+        // Of unknown origin, that is older than the agent: either orientation may be the true one.
+        if origin == Origin::Initiator as u32
+            || (origin != Origin::Listener as u32 && self.decision.reason.refuses())
+        {
+            let port = self.remote_port;
+            self.ask(Direction::Egress, port);
+        }
+    }
+
+    /// A datagram answers one that went the other way, or stands for itself.
+    #[inline(always)]
+    fn datagram(&mut self) {
+        identify(self);
+        let port = match self.way {
+            Direction::Egress => self.remote_port,
+            Direction::Ingress => self.local_port(),
+        };
+        if let Some(opened) = answered(self, port) {
+            self.ask(self.way.reverse(), opened);
+            if !self.decision.reason.refuses() {
+                return;
+            }
+        }
+        if self.is_essential() {
+            self.decision = Decision::new(&self.local.endpoint, Reason::Essential, RuleId::NONE);
+            return;
+        }
+        self.ask(self.way, port);
+        if !report::stops(&self.decision) {
+            remember(self, port);
+        }
+    }
+
+    /// Asks for the verdict on the flow as opened in `direction` towards service port `port`.
+    #[inline(always)]
+    fn ask(&mut self, direction: Direction, port: u16) {
+        self.flow.direction = direction;
+        self.flow.port = port;
+        settle(self);
+    }
+
+    /// The storage of the packet's socket.
+    #[inline(always)]
+    fn state<'a>(&self) -> Option<&'a mut SocketState> {
+        if self.sk.is_null() {
+            return None;
+        }
+        // SAFETY: a full socket.
+        unsafe { socket::state(self.sk.cast()) }
+    }
+
+    /// Key of the exchange of datagrams that the packet belongs to.
+    #[inline(always)]
+    fn exchange(&self) -> PeerFlowKey {
+        PeerFlowKey {
+            // SAFETY: the program's context.
+            cookie: unsafe { bpf_get_socket_cookie(self.skb.cast()) },
+            address: self.remote,
+            port: if self.flow.protocol.has_ports() { self.remote_port } else { 0 },
+            protocol: self.flow.protocol.0,
+            reserved: [0; 5],
+        }
+    }
+
+    /// What IP does not work without (RFC 4861 section 4, RFC 8201): neighbour discovery, which never crosses a
+    /// router and proves it by its hop limit, and path-MTU errors on their way in.
+    #[inline(always)]
+    fn is_essential(&self) -> bool {
+        const V4_FRAGMENTATION_NEEDED: u16 = 3 << 8 | 4;
+        const V6_PACKET_TOO_BIG: u16 = 2;
+        let kind = self.packet.target_port;
+        let arrives = matches!(self.way, Direction::Ingress);
+        match self.packet.protocol {
+            Protocol::ICMP => arrives && kind == V4_FRAGMENTATION_NEEDED,
+            Protocol::ICMPV6 => {
+                let discovery = matches!(kind >> 8, 133..=137) && self.packet.hop_limit == 255;
+                let on_link = matches!(self.remote.0, [0xfe, 0x80..=0xbf, ..] | [0xff, 0x02, ..]);
+                (discovery && (on_link || arrives)) || (arrives && kind >> 8 == V6_PACKET_TOO_BIG)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The verdict on `passage.flow`.
+#[inline(never)]
+fn settle(passage: &mut Passage) {
+    passage.decision = decide(&passage.generation, &passage.local.endpoint, &passage.flow);
+}
+
+/// Who is at the other end. On this host the socket tells, elsewhere the address.
+#[inline(never)]
+fn identify(passage: &mut Passage) {
+    let entry = passage.generation.peer(passage.remote);
+    let peer = &mut passage.flow.peer;
+    peer.address = entry.class;
+    // SAFETY: the program's context.
+    let device = unsafe {
+        match passage.way {
+            Direction::Egress => (*passage.skb).ifindex,
+            Direction::Ingress => (*passage.skb).ingress_ifindex,
+        }
+    };
+    if device != LOOPBACK {
+        peer.subject = entry.subject;
+        peer.class = entry.class;
+        return;
+    }
+    let from = (passage.packet.source, passage.packet.source_port);
+    let to = (passage.packet.target, passage.packet.target_port);
+    let (source, target) = match passage.way {
+        Direction::Egress => (from, to),
+        Direction::Ingress => (to, from),
+    };
+    let generation = passage.generation;
+    // SAFETY: the program's context; the socket is valid while the closure runs.
+    let found = unsafe {
+        socket::with_owner_of(passage.skb.cast(), passage.packet.protocol, source, target, |other| {
+            identity::of_socket(generation, other)
+        })
+    };
+    let state = if passage.packet.protocol == Protocol::TCP { passage.state() } else { None };
+    let peer = &mut passage.flow.peer;
+    if let Some(other) = found {
+        peer.subject = other.endpoint.subject;
+        peer.class = other.endpoint.peer;
+        passage.peer_cgroup = other.anchor;
+        if let Some(state) = state
+            && state.peer != other.anchor
+        {
+            state.peer = other.anchor;
+        }
+    } else if let Some(state) = state
+        && !passage.packet.opens
+        && let Some(endpoint) = generation.endpoint(state.peer)
+    {
+        // The other end has closed already; this one may still say goodbye to whom it talked to.
+        peer.subject = endpoint.subject;
+        peer.class = endpoint.peer;
+        passage.peer_cgroup = state.peer;
+    }
+}
+
+/// Notes that a SYN reached this listener: what is accepted from it clones the note. A listener older than the agent
+/// that could not be tagged gets its storage here; if there is no memory for it, its connections stay of unknown
+/// origin, which never counts as accepted.
+#[inline(never)]
+fn mark_listener(passage: &mut Passage) {
+    let mut fresh =
+        SocketState { owner: passage.local.cgroup, anchor: passage.local.anchor, ..SocketState::default() };
+    // SAFETY: a full socket: checked by the caller.
+    if let Some(state) = unsafe { socket::state_or(passage.sk.cast(), &mut fresh) }
+        && state.origin != Origin::Listener as u32
+    {
+        state.origin = Origin::Listener as u32;
+    }
+}
+
+/// The service port of the exchange that the datagram answers, if it answers one that is not idle.
+#[inline(never)]
+fn answered(passage: &Passage, port: u16) -> Option<u16> {
+    let known = PEER_FLOWS.get_ptr_mut(passage.exchange())?;
+    // SAFETY: the entry stays valid for this run; its fields are independent of each other.
+    let known = unsafe { &mut *known };
+    let now = boot_ns();
+    if known.direction == passage.way as u8
+        || now.wrapping_sub(known.last_seen) >= PeerFlow::IDLE_NS
+        || !answers(passage.packet.protocol, port, known.port)
+    {
+        return None;
+    }
+    known.last_seen = now;
+    Some(known.port)
+}
+
+/// Remembers the datagram as one that may be answered.
+#[inline(never)]
+fn remember(passage: &Passage, port: u16) {
+    let opened = PeerFlow { last_seen: boot_ns(), port, direction: passage.way as u8, reserved: [0; 5] };
+    // A table that is full of busy flows forgets one of them, which is then decided anew.
+    let _busy = PEER_FLOWS.insert(passage.exchange(), opened, 0);
+}
+
+/// Can a datagram with service port `port` answer one with `opened`? UDP answers by address and port, which the
+/// table's key holds; an ICMP echo reply answers an echo request (RFC 792, RFC 4443 section 4).
+#[inline(always)]
+fn answers(protocol: Protocol, port: u16, opened: u16) -> bool {
+    match protocol {
+        Protocol::ICMP => matches!((port >> 8, opened >> 8), (0, 8) | (14, 13)),
+        Protocol::ICMPV6 => matches!((port >> 8, opened >> 8), (129, 128)),
+        _ => true,
+    }
+}
+
+/// Reports a refusal.
+#[inline(never)]
+fn refuse(passage: &Passage) {
+    let mut state = passage.state();
+    // A connection that would be refused is reported once, not once a segment. A listener has many connections.
+    if !report::stops(&passage.decision)
+        && passage.packet.protocol == Protocol::TCP
+        && let Some(state) = &mut state
+        // SAFETY: a full socket: it has storage.
+        && unsafe { (*passage.sk).state } != socket::TCP_LISTEN
+    {
+        let number = passage.generation.number();
+        if state.reported == number {
+            return;
+        }
+        state.reported = number;
+    }
+    report::packet(&Refused {
+        generation: passage.generation,
+        local: &passage.local,
+        flow: &passage.flow,
+        decision: passage.decision,
+        address: &passage.remote,
+        port: passage.remote_port,
+        peer_cgroup: passage.peer_cgroup,
+        process: state.as_deref(),
+        hook: Hook::Packet,
+        // SAFETY: the program's context.
+        cookie: unsafe { bpf_get_socket_cookie(passage.skb.cast()) },
+    });
+}
