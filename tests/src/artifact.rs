@@ -66,18 +66,22 @@ fn build_once(profile: &Path) -> Result<()> {
 
 fn build(profile: &Path) -> Result<()> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-    let target = profile.parent().context("the target directory has no parent")?;
     let name = match profile.file_name().and_then(|n| n.to_str()) {
         Some("debug") | None => "dev",
         Some(name) => name,
     };
     let built = Command::new(cargo)
         .args(["build", "--quiet", "--package", "bulkhead", "--profile", name, "--target-dir"])
-        .arg(target)
+        .arg(target_dir()?)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()?;
     ensure!(built.status.success(), "the agent does not build:\n{}", String::from_utf8_lossy(&built.stderr));
     Ok(())
+}
+
+/// The target directory: for what is dear to fetch or to build.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    Ok(profile_dir()?.parent().context("the target directory has no parent")?.to_owned())
 }
 
 /// `target/<profile>`, of the test or program that runs.

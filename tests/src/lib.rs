@@ -1,4 +1,5 @@
 //! A laboratory for tests and the demo: cgroups, network namespaces, real processes in them, and the built agent
+//! watching over them. Nothing here touches the root of the cgroup tree or an interface of this machine, and
 //! nothing has a name or a port that two labs could share.
 //!
 //! | module | holds |
@@ -11,6 +12,7 @@
 //! | [`denials`] | what the agent reports |
 //! | [`artifact`] | where the programs under test lie, built from this tree |
 //! | [`lab`] | all of it together |
+//! | [`machine`] | a Debian with its real systemd as process 1, in a lab |
 
 #![forbid(unsafe_code)]
 
@@ -19,6 +21,7 @@ pub mod artifact;
 pub mod cgroup;
 pub mod denials;
 pub mod lab;
+pub mod machine;
 pub mod network;
 pub mod place;
 pub mod probe;
@@ -26,6 +29,7 @@ pub mod probe;
 pub use agent::Agent;
 pub use denials::{Denial, Denials};
 pub use lab::Lab;
+pub use machine::Machine;
 pub use network::Network;
 pub use place::Place;
 pub use probe::{Outcome, Probe, Server, Socket};

@@ -1,0 +1,119 @@
+//! Start, stop, a second agent, a killed one, and starts that must not succeed.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bulkhead_tests::{Lab, agent, probe::Kind};
+use nix::sys::signal::Signal;
+
+use crate::{
+    loopback::{POLICY, PORT},
+    verdicts::{allowed, at, refused},
+};
+
+#[test]
+fn a_stopped_agent_leaves_nothing_and_cuts_nothing() -> Result<()> {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let lab = Lab::new()?;
+        let (web, ci, db) = (lab.probe("/web")?, lab.probe("/ci")?, lab.probe("/db")?);
+        let to = at(lab.host().v4, PORT);
+        db.serve(Kind::Tcp, to)?;
+        let agent = lab.agent(POLICY)?.start()?;
+        refused("ci to db", ci.tcp(to)?)?;
+        let flow = web.open(Kind::Tcp, bulkhead_tests::probe::Family::V4)?;
+        allowed("web to db", flow.connect_and_exchange(to)?)?;
+        // It checks that no program is left attached.
+        let denials = agent.stop_by(signal)?;
+        ensure!(!denials.all()?.is_empty(), "what was refused before the stop is reported");
+        allowed("web's connection after the stop", flow.exchange(None)?)?;
+        allowed("ci to db after the stop", ci.tcp(to)?)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_agent_can_start_again_at_once() -> Result<()> {
+    let lab = Lab::new()?;
+    let (ci, db) = (lab.probe("/ci")?, lab.probe("/db")?);
+    let to = at(lab.host().v4, PORT);
+    db.serve(Kind::Tcp, to)?;
+    for _ in 0..3 {
+        let agent = lab.agent(POLICY)?.start()?;
+        refused("ci to db", ci.tcp(to)?)?;
+        agent.stop()?;
+        allowed("ci to db", ci.tcp(to)?)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_second_agent_refuses_and_names_the_first() -> Result<()> {
+    let lab = Lab::new()?;
+    let (ci, db) = (lab.probe("/ci")?, lab.probe("/db")?);
+    let to = at(lab.host().v4, PORT);
+    db.serve(Kind::Tcp, to)?;
+    let first = lab.agent(POLICY)?.start()?;
+    let second = lab.agent(POLICY)?.end()?;
+    let said = String::from_utf8(second.stderr)?;
+    ensure!(!second.status.success(), "a second agent must not run");
+    ensure!(said.contains(&first.pid().to_string()), "it names the first agent's process: {said}");
+    ensure!(said.contains(&lab.root()?.path().display().to_string()), "it names the cgroup: {said}");
+    refused("ci to db, the first agent being unharmed", ci.tcp(to)?)?;
+    first.stop()?;
+
+    let elsewhere = Lab::new()?;
+    let (here, there) = (lab.agent(POLICY)?.start()?, elsewhere.agent(POLICY)?.start()?);
+    here.stop()?;
+    there.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_killed_agent_blocks_no_successor() -> Result<()> {
+    let lab = Lab::new()?;
+    let (ci, db) = (lab.probe("/ci")?, lab.probe("/db")?);
+    let to = at(lab.host().v4, PORT);
+    db.serve(Kind::Tcp, to)?;
+    // Dropping it is a SIGKILL.
+    drop(lab.agent(POLICY)?.start()?);
+    let agent = lab.agent(POLICY)?.start()?;
+    refused("ci to db", ci.tcp(to)?)?;
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_policy_with_an_error_starts_nothing() -> Result<()> {
+    let lab = Lab::new()?;
+    let policy = POLICY.replace("from = \"web\"", "from = \"wbe\"");
+    let ended = lab.agent(&policy)?.end()?;
+    let said = String::from_utf8(ended.stderr)?;
+    ensure!(!ended.status.success(), "it must not start");
+    let line = policy.lines().position(|line| line.starts_with("from")).unwrap_or_default() + 1;
+    for part in ["policy.toml", "wbe", "web", &line.to_string()] {
+        ensure!(said.contains(part), "{part:?} is not in:\n{said}");
+    }
+    ensure!(agent::attached(lab.root()?.path())?.is_empty(), "programs are attached");
+    Ok(())
+}
+
+#[test]
+fn a_cgroup_root_that_is_none_starts_nothing() -> Result<()> {
+    let lab = Lab::new()?;
+    for root in ["/tmp", "/sys/fs/cgroup/there-is-no-such-cgroup"] {
+        let ended = lab.agent(POLICY)?.argument("--cgroup-root").argument(root).end()?;
+        let said = String::from_utf8(ended.stderr)?;
+        ensure!(!ended.status.success() && said.contains(root), "{root}: {said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_start_and_a_stop_are_quick() -> Result<()> {
+    let lab = Lab::new()?;
+    let start = std::time::Instant::now();
+    lab.agent(POLICY)?.start()?.stop()?;
+    let took = start.elapsed();
+    ensure!(took < Duration::from_secs(10), "start and stop took {took:?}");
+    Ok(())
+}

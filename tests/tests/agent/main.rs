@@ -1,0 +1,16 @@
+//! The built agent under real policies, with real processes in real cgroups and networks.
+//!
+//! Every test has a lab of its own, so ports may be fixed and names may repeat.
+
+#![forbid(unsafe_code)]
+
+mod evasion;
+mod lifecycle;
+mod loopback;
+mod modes;
+mod protocols;
+mod reports;
+mod sockets;
+mod systemd;
+mod verdicts;
+mod workloads;

@@ -1,0 +1,113 @@
+//! Audit and dry run: nothing is refused, everything that would be is reported.
+
+use anyhow::{Result, ensure};
+use bulkhead_tests::{Lab, Probe, probe::Kind};
+use serde_json::{Value, json};
+
+use crate::{
+    loopback::{POLICY, PORT},
+    verdicts::{allowed, at, refused},
+};
+
+/// One attempt of every kind from ci, to db on this host and to another machine.
+fn attempts(
+    lab: &Lab,
+    check: fn(&str, bulkhead_tests::Outcome) -> Result<()>,
+    to: &[std::net::SocketAddr],
+) -> Result<Probe> {
+    let ci = lab.probe("/ci")?;
+    for &to in to {
+        check(&format!("tcp from ci to {to}"), ci.tcp(to)?)?;
+        check(&format!("udp from ci to {to}"), ci.udp(to)?)?;
+        check(&format!("unconnected udp from ci to {to}"), ci.udp_unconnected(to)?)?;
+        check(&format!("ping from ci to {to}"), ci.ping(to.ip())?)?;
+    }
+    Ok(ci)
+}
+
+/// A record without what differs from run to run, and without what a dry run is supposed to change.
+fn lasting(record: &Value) -> Result<Value> {
+    let mut record = record.clone();
+    let fields = record.as_object_mut().expect("records are objects");
+    for field in ["time", "verdict", "mode", "count", "suppressed", "generation"] {
+        ensure!(fields.remove(field).is_some(), "{field} is missing in {fields:?}");
+    }
+    record["process"]["pid"] = Value::Null;
+    if record["nearest_rule"].is_object() {
+        record["nearest_rule"]["file"] = Value::Null;
+    }
+    Ok(record)
+}
+
+#[test]
+fn a_dry_run_reports_what_enforcing_refuses_and_refuses_nothing() -> Result<()> {
+    let mut reports = Vec::new();
+    for dry in [false, true] {
+        let lab = Lab::new()?;
+        let elsewhere = lab.network()?;
+        let (db, remote) = (lab.probe("/db")?, lab.stranger(&elsewhere)?);
+        let to = [at(lab.host().v4, PORT), at(elsewhere.v4, PORT), at(elsewhere.v6, PORT)];
+        for (server, at) in [(&db, to[0]), (&remote, to[1]), (&remote, to[2])] {
+            server.serve(Kind::Tcp, at)?;
+            server.serve(Kind::Udp, at)?;
+        }
+        lab.cgroup("/ci")?;
+        let launch = lab.agent(POLICY)?;
+        let agent = if dry { launch.dry_run() } else { launch }.start()?;
+        let _ci = attempts(&lab, if dry { allowed } else { refused }, &to)?;
+        let verdict = if dry { "would-deny" } else { "denied" };
+        agent.denials().expect(&json!({"verdict": verdict, "protocol": "icmpv6"}))?;
+        let denials = agent.stop()?.matching(&json!({"direction": "egress"}))?;
+        ensure!(denials.iter().all(|d| d.record["verdict"] == verdict), "{denials:#?}");
+        let mut lines =
+            denials.iter().map(|d| Ok(lasting(&d.record)?.to_string())).collect::<Result<Vec<_>>>()?;
+        lines.sort();
+        lines.dedup();
+        reports.push(lines);
+    }
+    assert_eq!(reports[0], reports[1], "enforcing and the dry run report the same");
+    Ok(())
+}
+
+#[test]
+fn an_audited_environment_is_reported_and_the_other_enforced() -> Result<()> {
+    let lab = Lab::new()?;
+    let elsewhere = lab.network()?;
+    let (web, db, remote) = (lab.probe("/web")?, lab.probe("/db")?, lab.stranger(&elsewhere)?);
+    let (here, there) = (at(lab.host().v4, PORT), at(elsewhere.v4, PORT));
+    for (server, to) in [(&db, here), (&remote, there)] {
+        server.serve(Kind::Tcp, to)?;
+        server.serve(Kind::Udp, to)?;
+    }
+    let policy = POLICY.replace("[environment.dev]", "[environment.dev]\nmode = \"audit\"");
+    lab.cgroup("/ci")?;
+    let agent = lab.agent(&policy)?.start()?;
+
+    attempts(&lab, allowed, &[there])?;
+    let marked = json!({"verdict": "would-deny", "mode": "audit", "workload": {"name": "ci"}});
+    agent.denials().expect(&marked)?;
+    refused("web, whose environment is enforced", web.tcp(there)?)?;
+    agent.denials().expect(&json!({"verdict": "denied", "mode": "enforce", "workload": {"name": "web"}}))?;
+    // What ci may, db need not stand: its own environment is enforced.
+    let ci = lab.probe("/ci")?;
+    ensure!(ci.tcp(here)?.is_blocked(), "ci reaches db, whose environment is enforced");
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn an_environment_that_is_off_is_left_alone() -> Result<()> {
+    let lab = Lab::new()?;
+    let elsewhere = lab.network()?;
+    let remote = lab.stranger(&elsewhere)?;
+    let there = at(elsewhere.v4, PORT);
+    remote.serve(Kind::Tcp, there)?;
+    remote.serve(Kind::Udp, there)?;
+    let policy = POLICY.replace("[environment.dev]", "[environment.dev]\nmode = \"off\"");
+    lab.cgroup("/ci")?;
+    let agent = lab.agent(&policy)?.start()?;
+    attempts(&lab, allowed, &[there])?;
+    agent.denials().expect_none(&json!({}))?;
+    agent.stop()?;
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! Units of a real systemd.
+
+use std::{
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use bulkhead_tests::{Lab, Machine, probe::Kind};
+use serde_json::json;
+
+use crate::verdicts::at;
+
+const PORT: u16 = 5432;
+
+/// web may reach the server on another machine, ci may not.
+const POLICY: &str = r#"
+[environment.prod]
+[environment.dev]
+[workload.web]
+environment = "prod"
+select = { systemd = "web.service" }
+[workload.ci]
+environment = "dev"
+select = { systemd = "ci.service" }
+[peer.server]
+cidrs = ["10.77.0.2"]
+
+[[allow]]
+from = "web"
+to = "server"
+ports = ["tcp/5432"]
+"#;
+
+/// Connects over and over and writes down what came of it: seconds since the boot, its own process id, and a word.
+const CALLER: &str = r#"
+note() { read -r now _ </proc/uptime; echo "$now $$ $1" >>"/run/$name.log"; }
+name=$1 to=/dev/tcp/$2/$3
+note started
+while :; do
+    case "$( (exec 3<>"$to") 2>&1)" in
+        "") note reached ;;
+        *"not permitted"*) note refused ;;
+        *) note failed ;;
+    esac
+    sleep 0.01
+done
+"#;
+
+/// A unit that runs it.
+fn caller(name: &str, to: SocketAddr) -> String {
+    format!("[Service]\nExecStart=bash /etc/caller.sh {name} {} {}\n", to.ip(), to.port())
+}
+
+/// One line of a unit's log.
+#[derive(Debug)]
+struct Note {
+    seconds: f64,
+    pid: u32,
+    word: String,
+}
+
+fn notes(machine: &Machine, name: &str) -> Result<Vec<Note>> {
+    let text = machine.read(&format!("/run/{name}.log"))?;
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
+        .map(|line| {
+            let mut words = line.split(' ');
+            let mut word = || words.next().context("a short line in the log");
+            Ok(Note { seconds: word()?.parse()?, pid: word()?.parse()?, word: word()?.to_owned() })
+        })
+        .collect()
+}
+
+/// Waits for some attempts after `lines`, and gives all from there.
+fn wait_for_attempts(machine: &Machine, name: &str, lines: usize) -> Result<Vec<Note>> {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut all = notes(machine, name)?;
+        if all.len() >= lines + 30 {
+            return Ok(all.split_off(lines));
+        }
+        ensure!(Instant::now() < end, "{name}.service does not try: {all:?}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_restarted_unit_is_enforced_within_a_second() -> Result<()> {
+    let lab = Lab::new()?;
+    let elsewhere = lab.network()?;
+    let server = lab.stranger(&elsewhere)?;
+    let to = at(elsewhere.v4, PORT);
+    server.serve(Kind::Tcp, to)?;
+    let (web, ci) = (caller("web", to), caller("ci", to));
+    let machine = Machine::boot(
+        &lab,
+        &[("caller.sh", CALLER), ("systemd/system/web.service", &web), ("systemd/system/ci.service", &ci)],
+    )?;
+    for name in ["web", "ci"] {
+        let before = wait_for_attempts(&machine, name, 0)?;
+        ensure!(before[1..].iter().all(|note| note.word == "reached"), "without an agent: {before:?}");
+    }
+    let agent = lab.agent(POLICY)?.start()?;
+    let seen = notes(&machine, "ci")?.len() + 1;
+    let after = wait_for_attempts(&machine, "ci", seen)?;
+    ensure!(after.iter().all(|note| note.word == "refused"), "ci, once the agent is ready: {after:?}");
+
+    for _ in 0..3 {
+        let seen = notes(&machine, "ci")?.len();
+        machine.systemctl(&["restart", "ci.service"])?;
+        let lines = wait_for_attempts(&machine, "ci", seen)?;
+        let start = lines.iter().position(|note| note.word == "started").context("ci did not start again")?;
+        let restarted = &lines[start..];
+        let enforced = restarted.iter().find(|note| note.word == "refused").context("ci is never refused")?;
+        let took = enforced.seconds - restarted[0].seconds;
+        ensure!(took < 1.0, "ci is enforced {took} s after its restart");
+        let late = restarted.iter().filter(|note| note.seconds > enforced.seconds && note.word != "refused");
+        ensure!(late.count() == 0, "ci gets through again: {restarted:?}");
+        agent.denials().expect(&json!({
+            "workload": {"name": "ci", "cgroup": "/system.slice/ci.service", "unit": "ci.service"},
+            "peer": {"address": to.ip(), "name": "server"},
+        }))?;
+        ensure!(restarted.iter().all(|note| note.pid == restarted[0].pid), "one process since the restart");
+    }
+    let web = notes(&machine, "web")?;
+    ensure!(web[1..].iter().all(|note| note.word == "reached"), "web is never refused: {web:?}");
+    agent.stop()?;
+    Ok(())
+}
