@@ -1,1 +1,37 @@
-fn main() {}
+//! Bulkhead's own commands: `cargo xtask <command>`.
+
+#![forbid(unsafe_code)]
+
+mod console;
+mod setup;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Sets a machine up for Bulkhead, tests and shows it.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Command {
+    Setup(setup::Args),
+    Test(test::Args),
+    Tidy(tidy::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Command::parse() {
+        Command::Setup(args) => setup::run(args),
+        Command::Test(args) => test::run(&args),
+        Command::Tidy(args) => tidy::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console::failed(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

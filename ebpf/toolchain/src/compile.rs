@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use crate::{Missing, Toolchain, Way, environment};
+use crate::{CLIPPY, Missing, Toolchain, Way, environment};
 
 /// The machine that the programs will run on, in cargo's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,21 +56,33 @@ impl Programs<'_> {
     /// warnings of these crates belong to their own clippy pass, not into everybody's build.
     pub fn compile(&self, name: &str) -> Result<PathBuf, CompileError> {
         let toolchain = Toolchain::find(self.arch.target())?;
-        let output = self.cargo(&toolchain, "build").args(["--quiet", "--bin", name]).output()?;
+        let output = self.build(&toolchain).args(["--quiet", "--bin", name]).output()?;
         if !output.status.success() {
             return Err(CompileError::Failed(String::from_utf8_lossy(&output.stderr).into_owned()));
         }
         Ok(self.target_directory.join(self.arch.target()).join("release").join(name))
     }
 
-    /// A cargo command (`build`, `clippy`, …) on the programs: always optimised, in one unit, since the verifier sees
-    /// what the optimiser leaves.
-    pub fn cargo(&self, toolchain: &Toolchain, subcommand: &str) -> Command {
+    /// clippy on the programs. Not `cargo clippy`: that would start rustup's default one, built for another compiler.
+    pub fn clippy(&self, toolchain: &Toolchain) -> Command {
+        let mut clippy = Command::new(toolchain.compiler.beside(CLIPPY));
+        clippy.env("CARGO", &toolchain.compiler.cargo);
+        self.configure(&mut clippy, toolchain, "clippy");
+        clippy
+    }
+
+    fn build(&self, toolchain: &Toolchain) -> Command {
+        let mut cargo = Command::new(&toolchain.compiler.cargo);
+        self.configure(&mut cargo, toolchain, "build");
+        cargo
+    }
+
+    /// Always optimised, in one unit: the verifier sees what the optimiser leaves.
+    fn configure(&self, cargo: &mut Command, toolchain: &Toolchain, subcommand: &str) {
         let Toolchain { compiler, linker } = toolchain;
         let target = self.arch.target();
-        let mut cargo = Command::new(&compiler.cargo);
-        environment::isolate(&mut cargo);
         let linker_variable = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
+        environment::isolate(cargo);
         cargo
             .current_dir(self.directory)
             .env("RUSTC", &compiler.rustc)
@@ -88,7 +100,6 @@ impl Programs<'_> {
         if !self.features.is_empty() {
             cargo.arg("--features").arg(self.features.join(","));
         }
-        cargo
     }
 }
 

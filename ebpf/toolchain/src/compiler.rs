@@ -14,6 +14,9 @@ pub const NIGHTLY: &str = "nightly";
 /// Debian's packages of the second way. They lag rustup's stable by a release or two and live in /usr/bin.
 pub const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
+/// The linter of either toolchain.
+pub const CLIPPY: &str = "cargo-clippy";
+
 /// How a machine comes to a compiler for BPF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -24,7 +27,8 @@ pub enum Way {
 }
 
 impl Way {
-    pub(crate) fn named(name: &str) -> Option<Self> {
+    /// The way that [`WAY_VARIABLE`](crate::WAY_VARIABLE) names.
+    pub fn named(name: &str) -> Option<Self> {
         match name {
             "rustup" => Some(Self::Rustup),
             "debian" => Some(Self::Debian),
@@ -66,7 +70,7 @@ impl Compiler {
             .filter(|which| which.status.success())
             .map(|which| PathBuf::from(String::from_utf8_lossy(&which.stdout).trim()))
             .ok_or(Missing::Nightly)?;
-        let compiler = Self::beside(Way::Rustup, rustc).ok_or(Missing::Nightly)?;
+        let compiler = Self::with(Way::Rustup, rustc).ok_or(Missing::Nightly)?;
         let sources =
             compiler.sysroot().map(|root| root.join("lib/rustlib/src/rust/library/core/Cargo.toml"));
         if sources.is_some_and(|sources| sources.is_file()) { Ok(compiler) } else { Err(Missing::RustSrc) }
@@ -79,11 +83,16 @@ impl Compiler {
                 library.is_ok_and(|library| library.file_name().to_string_lossy().starts_with("libcore-"))
             })
         });
-        let compiler = Self::beside(Way::Debian, "/usr/bin/rustc".into());
+        let compiler = Self::with(Way::Debian, "/usr/bin/rustc".into());
         compiler.filter(|_| compiled_core).ok_or(Missing::DebianCompiler)
     }
 
-    fn beside(way: Way, rustc: PathBuf) -> Option<Self> {
+    /// A program of the same toolchain.
+    pub fn beside(&self, program: &str) -> PathBuf {
+        self.rustc.with_file_name(program)
+    }
+
+    fn with(way: Way, rustc: PathBuf) -> Option<Self> {
         let cargo = rustc.with_file_name("cargo");
         let llvm = llvm_of(&rustc)?;
         cargo.is_file().then_some(Self { way, cargo, rustc, llvm })
@@ -95,8 +104,8 @@ impl Compiler {
     }
 }
 
-/// The major version of the LLVM in a compiler; none if it does not start.
-pub fn llvm_of(rustc: &Path) -> Option<u32> {
+/// None if the compiler does not start.
+fn llvm_of(rustc: &Path) -> Option<u32> {
     let version = Command::new(rustc).arg("-vV").output().ok().filter(|version| version.status.success())?;
     llvm_in(&String::from_utf8_lossy(&version.stdout))
 }

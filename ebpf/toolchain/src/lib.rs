@@ -22,7 +22,7 @@ mod missing;
 use std::env;
 
 pub use compile::{Arch, CompileError, Programs};
-pub use compiler::{Compiler, DEBIAN_PACKAGES, NIGHTLY, Way, llvm_of};
+pub use compiler::{CLIPPY, Compiler, DEBIAN_PACKAGES, NIGHTLY, Way};
 pub use linker::{LINKER, Linker};
 pub use missing::Missing;
 

@@ -1,0 +1,44 @@
+//! The distribution's packages that Bulkhead is built and tested with.
+
+/// A package of Debian and Ubuntu.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Package {
+    /// Its name there.
+    pub(crate) name: &'static str,
+    /// What shows that it, or another distribution's like of it, is installed.
+    pub(crate) proof: Proof,
+    /// What for.
+    pub(crate) why: &'static str,
+}
+
+/// A trace of an installed package.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// A program in `PATH` or in a system directory.
+    Program(&'static str),
+    /// A file.
+    File(&'static str),
+}
+
+/// All of them. bpf-linker's and Debian's compiler's own are not here: they depend on the way taken.
+pub(crate) const PACKAGES: [Package; 7] = [
+    Package { name: "gcc", proof: Proof::Program("cc"), why: "links what rustc compiles" },
+    Package {
+        name: "libc6-dev",
+        proof: Proof::File("/usr/include/stdlib.h"),
+        why: "the C library to link with",
+    },
+    Package {
+        name: "ca-certificates",
+        proof: Proof::File("/etc/ssl/certs/ca-certificates.crt"),
+        why: "fetching crates over HTTPS",
+    },
+    Package { name: "iproute2", proof: Proof::Program("ip"), why: "network namespaces of tests and demo" },
+    Package { name: "iputils-ping", proof: Proof::Program("ping"), why: "ICMP from a real program" },
+    Package { name: "curl", proof: Proof::Program("curl"), why: "the demo's client" },
+    Package {
+        name: "debootstrap",
+        proof: Proof::Program("debootstrap"),
+        why: "a system with a real systemd for the end-to-end tests",
+    },
+];

@@ -1,0 +1,91 @@
+//! `cargo xtask test`: everything that must hold before a change lands, the cheapest first.
+
+use std::{env, time::Instant};
+
+use anyhow::{Context as _, Result};
+use bulkhead_toolchain::{Arch, Programs, Toolchain};
+
+use crate::{
+    console, setup, tidy,
+    workspace::{self, PROGRAMS, cargo, succeed},
+};
+
+/// Check and test everything, after installing what that takes
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only run the tests whose name contains this, and none of the checks
+    filter: Option<String>,
+    /// Do not ask before installing what is missing
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// A check: what it is called, and what it does.
+type Check = (&'static str, fn() -> Result<()>);
+
+const CHECKS: [Check; 6] = [
+    ("format", format),
+    ("tidy", tidy::check),
+    ("clippy", clippy),
+    ("clippy of the BPF programs", clippy_programs),
+    ("documentation", documentation),
+    ("documentation's tests", documentation_tests),
+];
+
+/// Stops at the first failure. nextest comes last: its summary closes the output.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    setup::ensure(args.yes)?;
+    if args.filter.is_none() {
+        for (number, (name, check)) in (1..).zip(CHECKS) {
+            console::step(format!("{number}/{} {name}", CHECKS.len() + 1));
+            let start = Instant::now();
+            check().with_context(|| format!("{name} failed"))?;
+            console::note(format!("{:.1} s", start.elapsed().as_secs_f32()));
+        }
+        console::step(format!("{0}/{0} tests", CHECKS.len() + 1));
+    }
+    tests(args.filter.as_deref())
+}
+
+fn format() -> Result<()> {
+    succeed(cargo().args(["fmt", "--all", "--check"]))?;
+    succeed(cargo().args(["fmt", "--check", "--manifest-path"]).arg(format!("{PROGRAMS}/Cargo.toml")))
+}
+
+fn clippy() -> Result<()> {
+    succeed(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+/// Apart from the rest: another compiler, another target, and code that differs by feature.
+fn clippy_programs() -> Result<()> {
+    let arch = Arch::host();
+    let toolchain = Toolchain::find(arch.target())?;
+    let programs = Programs {
+        directory: &workspace::root().join(PROGRAMS),
+        features: &[],
+        target_directory: &workspace::target_directory().join("bpf-clippy"),
+        arch: &arch,
+    };
+    for variant in ["--no-default-features", "--all-features"] {
+        succeed(programs.clippy(&toolchain).args(["--quiet", variant, "--", "-D", "warnings"]))?;
+    }
+    Ok(())
+}
+
+fn documentation() -> Result<()> {
+    let flags = "-D warnings";
+    succeed(cargo().args(["doc", "--quiet", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", flags))
+}
+
+fn documentation_tests() -> Result<()> {
+    succeed(cargo().args(["test", "--quiet", "--workspace", "--doc"]))
+}
+
+fn tests(filter: Option<&str>) -> Result<()> {
+    let mut nextest = cargo();
+    nextest.args(["nextest", "run", "--workspace"]);
+    if env::var_os("CI").is_some() {
+        nextest.args(["--profile", "ci"]);
+    }
+    succeed(nextest.args(filter))
+}
