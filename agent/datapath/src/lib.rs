@@ -1,76 +1,128 @@
 //! Load, attach, fill, swap and drain the BPF programs. The only crate that names aya.
+//!
+//! Minimum kernel: 5.10. Everything that is loaded goes with the [`Datapath`] that loaded it.
+
+mod error;
+mod events;
+mod older;
+mod preflight;
+mod sock_diag;
+mod tables;
+mod wire;
 
 use std::{
-    os::fd::{AsFd, BorrowedFd},
-    path::Path,
+    fs::File,
+    path::{Path, PathBuf},
 };
 
-use bulkhead_common::{Address, Endpoint, Event, PeerEntry, PolicyKey, PolicyValue};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError,
+    },
+};
+use bulkhead_common::Endpoint;
 
-/// What keeps the datapath from working, in words that tell the operator what to do.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct DatapathError(String);
+pub use self::{error::DatapathError, events::Events, older::Tagged, tables::Generation};
+use self::{older::Sockets, tables::Tables};
 
-/// One generation, ready to be installed.
-#[derive(Clone, Copy, Debug)]
-pub struct Generation<'a> {
-    /// Its number, from 1; refusals carry it.
-    pub number: u32,
-    /// cgroup id -> endpoint.
-    pub endpoints: &'a [(u64, Endpoint)],
-    /// (address, prefix length 0..=128) -> peer.
-    pub peers: &'a [(Address, u32, PeerEntry)],
-    /// (prefix length, key) -> value; expiries in nanoseconds since the Unix epoch.
-    pub policy: &'a [(u32, PolicyKey, PolicyValue)],
+/// The compiled programs (see build.rs).
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bulkhead"));
+
+/// The programs in the order in which they are attached: first those that tag and mark, then those that judge, so
+/// that no packet is judged without its mark.
+const PROGRAMS: [&str; 7] = ["create", "connect4", "connect6", "sendmsg4", "sendmsg6", "ingress", "egress"];
+
+/// The programs and maps in the kernel. Dropping it detaches and unloads them.
+pub struct Datapath {
+    ebpf: Ebpf,
+    cgroup_root: PathBuf,
+    tables: Tables,
+    sockets: Sockets,
+    events: Option<Events>,
 }
-
-/// The programs and maps in the kernel. Dropping it detaches them.
-#[derive(Debug)]
-pub struct Datapath {}
 
 impl Datapath {
-    /// Checks privileges and kernel, loads the programs for the cgroups below `cgroup_root`. Attaches nothing yet.
-    pub fn load(_cgroup_root: &Path) -> Result<Self, DatapathError> {
-        Err(DatapathError("not built yet".into()))
+    /// Checks privileges, kernel and cgroup root, and loads the programs. Attaches nothing yet.
+    pub fn load(cgroup_root: &Path) -> Result<Self, DatapathError> {
+        preflight::check(cgroup_root)?;
+        let mut ebpf = EbpfLoader::new().load(OBJECT)?;
+        let tables = Tables::take(&mut ebpf)?;
+        let sockets = Sockets::take(&mut ebpf)?;
+        let events = Some(Events::take(&mut ebpf)?);
+        for name in PROGRAMS {
+            load(program(&mut ebpf, name)?).map_err(|source| DatapathError::Program { name, source })?;
+        }
+        Ok(Self { ebpf, cgroup_root: cgroup_root.to_owned(), tables, sockets, events })
     }
-    /// Fills a free slot and switches to it with one write.
-    pub fn install(&mut self, _generation: &Generation<'_>) -> Result<(), DatapathError> {
-        Ok(())
+
+    /// Fills a free slot with `generation` and switches to it with one write.
+    pub fn install(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
+        self.tables.install(generation)
     }
+
     /// Attaches all programs to the cgroup root and tags the sockets that are already open.
-    pub fn attach(&mut self) -> Result<(), DatapathError> {
-        Ok(())
+    ///
+    /// Install a generation first: until there is one, nothing is refused.
+    pub fn attach(&mut self) -> Result<Tagged, DatapathError> {
+        let cgroup = File::open(&self.cgroup_root)
+            .map_err(|source| DatapathError::Read { path: self.cgroup_root.clone(), source })?;
+        let (tags, judges) = PROGRAMS.split_at(1);
+        for name in tags {
+            self.attach_program(&cgroup, name)?;
+        }
+        let tagged = self.sockets.tag_open();
+        for name in judges {
+            self.attach_program(&cgroup, name)?;
+        }
+        Ok(tagged)
     }
+
+    fn attach_program(&mut self, cgroup: &File, name: &'static str) -> Result<(), DatapathError> {
+        attach(program(&mut self.ebpf, name)?, cgroup, name)
+            .map_err(|source| DatapathError::Program { name, source })
+    }
+
     /// Gives a cgroup its identity in the active generation.
-    pub fn place(&mut self, _cgroup: u64, _endpoint: Endpoint) -> Result<(), DatapathError> {
-        Ok(())
+    pub fn place(&mut self, cgroup: u64, endpoint: Endpoint) -> Result<(), DatapathError> {
+        self.tables.place(cgroup, endpoint)
     }
-    /// Takes a cgroup's identity away.
-    pub fn forget(&mut self, _cgroup: u64) -> Result<(), DatapathError> {
-        Ok(())
+
+    /// Takes a cgroup's identity away. One that has none is fine.
+    pub fn forget(&mut self, cgroup: u64) -> Result<(), DatapathError> {
+        self.tables.forget(cgroup)
     }
+
     /// The stream of refusals; can be taken once.
     pub fn take_events(&mut self) -> Option<Events> {
-        None
+        self.events.take()
     }
 }
 
-/// The stream of refusals: poll it for reading, then drain it.
-#[derive(Debug)]
-pub struct Events {}
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, DatapathError> {
+    ebpf.program_mut(name).ok_or(DatapathError::Missing { name })
+}
 
-impl Events {
-    /// Hands over every record that is ready.
-    pub fn drain(&mut self, _each: impl FnMut(Event)) {}
-    /// Records lost since the start because the ring buffer was full.
-    pub fn lost(&self) -> Result<u64, DatapathError> {
-        Ok(0)
+fn load(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::CgroupSock(p) => p.load(),
+        Program::CgroupSockAddr(p) => p.load(),
+        Program::CgroupSkb(p) => p.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
 
-impl AsFd for Events {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        unreachable!()
+/// Attaches by link. `Single` is the mode that links take; they coexist with other programs all the same.
+fn attach(program: &mut Program, cgroup: &File, name: &str) -> Result<(), ProgramError> {
+    const MODE: CgroupAttachMode = CgroupAttachMode::Single;
+    match program {
+        Program::CgroupSock(p) => CgroupSock::attach(p, cgroup, MODE).map(drop),
+        Program::CgroupSockAddr(p) => CgroupSockAddr::attach(p, cgroup, MODE).map(drop),
+        Program::CgroupSkb(p) => {
+            let way =
+                if name == "ingress" { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress };
+            CgroupSkb::attach(p, cgroup, way, MODE).map(drop)
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -31,13 +31,18 @@ const LOOPBACK: u32 = 1;
 /// Packets that a workload's sockets send.
 #[cgroup_skb(egress)]
 pub fn egress(ctx: SkBuffContext) -> i32 {
-    judge(&ctx, Direction::Egress)
+    // SAFETY: the program's context. Read here: behind a branch on the way LLVM would compute the field's address,
+    // which the verifier does not accept of a context.
+    let device = unsafe { (*ctx.skb.skb).ifindex };
+    judge(&ctx, Direction::Egress, device)
 }
 
 /// Packets that arrive for a workload's sockets.
 #[cgroup_skb(ingress)]
 pub fn ingress(ctx: SkBuffContext) -> i32 {
-    judge(&ctx, Direction::Ingress)
+    // SAFETY: as above.
+    let device = unsafe { (*ctx.skb.skb).ingress_ifindex };
+    judge(&ctx, Direction::Ingress, device)
 }
 
 /// One packet on its way, and what is found out about it.
@@ -48,6 +53,8 @@ struct Passage {
     generation: Generation,
     local: Local,
     way: Direction,
+    /// Index of the device that it leaves by or came in by.
+    device: u32,
     packet: Packet,
     /// The other end's address and port, as the socket sees them.
     remote: Address,
@@ -60,7 +67,7 @@ struct Passage {
 }
 
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, way: Direction) -> i32 {
+fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
     let skb = ctx.skb.skb;
     let Some(generation) = Generation::active() else { return PASS };
     let local = identity::of_packet(generation, skb);
@@ -78,6 +85,7 @@ fn judge(ctx: &SkBuffContext, way: Direction) -> i32 {
         generation,
         local,
         way,
+        device,
         packet: Packet::default(),
         remote: Address::default(),
         remote_port: 0,
@@ -236,14 +244,7 @@ fn identify(passage: &mut Passage) {
     let entry = passage.generation.peer(passage.remote);
     let peer = &mut passage.flow.peer;
     peer.address = entry.class;
-    // SAFETY: the program's context.
-    let device = unsafe {
-        match passage.way {
-            Direction::Egress => (*passage.skb).ifindex,
-            Direction::Ingress => (*passage.skb).ingress_ifindex,
-        }
-    };
-    if device != LOOPBACK {
+    if passage.device != LOOPBACK {
         peer.subject = entry.subject;
         peer.class = entry.class;
         return;

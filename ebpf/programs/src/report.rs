@@ -1,6 +1,6 @@
 //! Records of refusals for user space.
 
-use bulkhead_common::{Address, Decision, Event, Flow, Hook, Refusal, RefusalKey, SocketState, Verdict};
+use bulkhead_common::{Address, Decision, Flow, Hook, Refusal, RefusalKey, SocketState, Verdict};
 
 use crate::{
     generation::{Generation, boot_ns},

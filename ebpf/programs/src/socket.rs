@@ -75,24 +75,24 @@ pub fn note_process(state: &mut SocketState) {
 /// `sk` must be a full socket.
 #[inline(always)]
 pub unsafe fn connected_peer(sk: *const bpf_sock) -> (Address, u16) {
-    // SAFETY: the caller vouches for `sk`. Volatile, because the verifier accepts these fields word by word only and
-    // LLVM would merge the loads.
-    unsafe {
-        let port = u16::from_be(ptr::read_volatile(&raw const (*sk).dst_port));
-        if ptr::read_volatile(&raw const (*sk).family) == AF_INET {
-            let ip = ptr::read_volatile(&raw const (*sk).dst_ip4);
-            (Address::v4(ip.to_ne_bytes()), port)
-        } else {
-            let words = (&raw const (*sk).dst_ip6).cast::<u32>();
-            let ip = [
+    // SAFETY: the caller vouches for `sk`. Every field is read, and volatile, before any branch: the verifier takes
+    // these fields word by word at constant offsets only, and LLVM would merge the loads or choose between addresses.
+    let (family, port, ip4, ip6) = unsafe {
+        let words = (&raw const (*sk).dst_ip6).cast::<u32>();
+        (
+            ptr::read_volatile(&raw const (*sk).family),
+            ptr::read_volatile(&raw const (*sk).dst_port),
+            ptr::read_volatile(&raw const (*sk).dst_ip4),
+            [
                 ptr::read_volatile(words),
                 ptr::read_volatile(words.add(1)),
                 ptr::read_volatile(words.add(2)),
                 ptr::read_volatile(words.add(3)),
-            ];
-            (Address::from_words(ip), port)
-        }
-    }
+            ],
+        )
+    };
+    let address = if family == AF_INET { Address::v4(ip4.to_ne_bytes()) } else { Address::from_words(ip6) };
+    (address, u16::from_be(port))
 }
 
 /// Calls `seen` with the socket that a packet from (`source`, `source_port`) to (`target`, `target_port`) belongs to

@@ -1,0 +1,77 @@
+use std::{io, path::PathBuf};
+
+use aya::{EbpfError, maps::MapError, programs::ProgramError};
+
+/// What keeps the datapath from working, in words that tell the operator what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// The process may not load BPF programs.
+    #[error(
+        "not allowed to load BPF programs: {} missing. Run bulkhead as root, or give it CAP_BPF, CAP_NET_ADMIN and \
+         CAP_PERFMON",
+        missing.join(" and ")
+    )]
+    Privileges {
+        /// The capabilities that are missing.
+        missing: Vec<&'static str>,
+    },
+    /// The running kernel lacks what the programs need.
+    #[error(
+        "kernel {release} is too old: bulkhead needs Linux 5.10 or newer ({feature}). Boot a newer kernel"
+    )]
+    Kernel {
+        /// `uname -r`.
+        release: String,
+        /// What the programs use that came with 5.10.
+        feature: &'static str,
+    },
+    /// The cgroup root is no directory of cgroup v2.
+    #[error(
+        "{} is no directory of a cgroup v2 hierarchy: give --cgroup-root one, or mount it with \
+         `mount -t cgroup2 none /sys/fs/cgroup`",
+        path.display()
+    )]
+    CgroupRoot {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file or directory could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The BPF object could not be loaded.
+    #[error("the kernel does not take the BPF maps; `bulkhead doctor` tells what it lacks")]
+    Object(#[from] EbpfError),
+    /// The object has no such map or program: agent and programs do not belong together.
+    #[error("the BPF object has no {name}: this build is broken, build it anew")]
+    Missing {
+        /// Name in the object.
+        name: &'static str,
+    },
+    /// The verifier or an attach point refused a program.
+    #[error("the kernel refused the BPF program {name}")]
+    Program {
+        /// Name of the program.
+        name: &'static str,
+        /// Why.
+        source: ProgramError,
+    },
+    /// A map could not be made, read or written.
+    #[error("cannot {action}")]
+    Map {
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        source: MapError,
+    },
+}
+
+impl DatapathError {
+    pub(crate) fn map(action: &'static str) -> impl Fn(MapError) -> Self {
+        move |source| Self::Map { action, source }
+    }
+}

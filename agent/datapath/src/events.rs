@@ -1,0 +1,46 @@
+//! Refusals on their way out of the kernel.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aya::{
+    Ebpf,
+    maps::{MapData, PerCpuArray, RingBuf},
+};
+use bulkhead_common::Event;
+
+use crate::{DatapathError, tables::take};
+
+/// The stream of refusals: poll it for reading, then drain it.
+pub struct Events {
+    ring: RingBuf<MapData>,
+    lost: PerCpuArray<MapData, u64>,
+}
+
+impl Events {
+    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        Ok(Self { ring: take(ebpf, "EVENTS")?, lost: take(ebpf, "LOST")? })
+    }
+
+    /// Hands over every record that is ready. Polling is edge-triggered: what is not drained is not announced again.
+    pub fn drain(&mut self, mut each: impl FnMut(Event)) {
+        while let Some(record) = self.ring.next() {
+            // A record of another length is another version's; the kernel holds none, since the maps are ours.
+            if let Ok(event) = bytemuck::try_pod_read_unaligned(&record) {
+                each(event);
+            }
+        }
+    }
+
+    /// Records lost since the start because the ring buffer was full.
+    pub fn lost(&self) -> Result<u64, DatapathError> {
+        let counters =
+            self.lost.get(&0, 0).map_err(DatapathError::map("read the counter of lost records"))?;
+        Ok(counters.iter().sum())
+    }
+}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+}

@@ -1,0 +1,124 @@
+//! Sockets that are older than the agent: tagged at start with the cgroup that owns them.
+//!
+//! The programs tag a socket as it is made. For those made before, sock_diag tells the cgroup of every socket of a
+//! network namespace by its cookie (`INET_DIAG_CGROUP_ID`, kernel 5.8), and `pidfd_getfd` (5.6) gives the handle that
+//! writing to socket storage takes. A socket that no process holds any more (orphaned, or in flight over a Unix
+//! socket) stays untagged: its packets are still judged, by the cgroup that the kernel knows of it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    os::fd::OwnedFd,
+    thread,
+};
+
+use aya::{
+    Ebpf,
+    maps::{MapData, SkStorage},
+};
+use bulkhead_common::{Origin, SocketState};
+use bytemuck::Zeroable as _;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+use crate::{DatapathError, sock_diag, tables::take, wire::Wire};
+
+/// `BPF_NOEXIST`: what the programs have noted meanwhile is newer.
+const NO_EXIST: u64 = 1;
+
+/// What came of tagging.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tagged {
+    /// Sockets tagged.
+    pub sockets: usize,
+    /// Network namespaces whose sockets could not be listed.
+    pub unreadable_namespaces: usize,
+}
+
+/// The socket storage.
+pub(crate) struct Sockets {
+    storage: SkStorage<MapData, Wire<SocketState>>,
+}
+
+impl Sockets {
+    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        Ok(Self { storage: take(ebpf, "SOCKETS")? })
+    }
+
+    /// Tags every open IP socket that a process of this host holds.
+    pub(crate) fn tag_open(&mut self) -> Tagged {
+        let mut tagged = Tagged::default();
+        for pids in processes_by_namespace().into_values() {
+            let Some(sockets) = sockets_of(&pids) else {
+                tagged.unreadable_namespaces += 1;
+                continue;
+            };
+            let mut seen = HashSet::new();
+            for pid in pids {
+                tagged.sockets += self.tag_process(pid, &sockets, &mut seen);
+            }
+        }
+        tagged
+    }
+
+    /// A process that ends meanwhile, or a descriptor that is closed, is skipped: its socket is gone or held by others.
+    fn tag_process(
+        &mut self,
+        pid: u32,
+        sockets: &HashMap<u64, sock_diag::Socket>,
+        seen: &mut HashSet<String>,
+    ) -> usize {
+        let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
+        let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return 0 };
+        let Ok(process) = pidfd_open(process, PidfdFlags::empty()) else { return 0 };
+        let mut tagged = 0;
+        for entry in entries.flatten() {
+            let Ok(target) = fs::read_link(entry.path()) else { continue };
+            let target = target.to_string_lossy();
+            let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some(number) = number
+                && target.starts_with("socket:")
+                && !seen.contains(&*target)
+                && let Ok(socket) = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())
+            {
+                seen.insert(target.into_owned());
+                tagged += usize::from(self.tag(&socket, sockets));
+            }
+        }
+        tagged
+    }
+
+    fn tag(&mut self, socket: &OwnedFd, sockets: &HashMap<u64, sock_diag::Socket>) -> bool {
+        let Ok(cookie) = rustix::net::sockopt::socket_cookie(socket) else { return false };
+        let Some(known) = sockets.get(&cookie) else { return false };
+        // A listener's origin is certain; a connection's is not, and never taken for accepted.
+        let origin = if known.listens { Origin::Listener } else { Origin::Unknown };
+        let state = SocketState {
+            owner: known.cgroup,
+            anchor: known.cgroup,
+            origin: origin as u32,
+            ..SocketState::zeroed()
+        };
+        self.storage.insert(socket, Wire(state), NO_EXIST).is_ok()
+    }
+}
+
+/// Process ids by network namespace. Kernel threads and processes that end meanwhile are left out.
+fn processes_by_namespace() -> HashMap<String, Vec<u32>> {
+    let mut found: HashMap<String, Vec<u32>> = HashMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
+            && let Ok(namespace) = fs::read_link(entry.path().join("ns/net"))
+        {
+            found.entry(namespace.to_string_lossy().into_owned()).or_default().push(pid);
+        }
+    }
+    found
+}
+
+/// The IP sockets of the network namespace of any of `pids`, by cookie. Asked on a thread of its own, which enters
+/// the namespace and ends with it.
+fn sockets_of(pids: &[u32]) -> Option<HashMap<u64, sock_diag::Socket>> {
+    let namespace = pids.iter().find_map(|pid| fs::File::open(format!("/proc/{pid}/ns/net")).ok())?;
+    let ask = move || sock_diag::list(&namespace);
+    thread::Builder::new().name("sock-diag".into()).spawn(ask).ok()?.join().ok()?.ok()
+}

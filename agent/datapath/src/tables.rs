@@ -1,0 +1,180 @@
+//! The tables of the generations: fill a free slot, switch with one write, edit the live one.
+
+use aya::{
+    Ebpf,
+    maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
+};
+use bulkhead_common::{
+    Address, Endpoint, GenerationInfo, PeerEntry, PolicyKey, PolicyValue, SLOTS, StateWord,
+};
+use bytemuck::Zeroable as _;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::{DatapathError, wire::Wire};
+
+/// One generation, ready to be installed.
+#[derive(Clone, Copy, Debug)]
+pub struct Generation<'a> {
+    /// Its number, from 1; refusals carry it.
+    pub number: u32,
+    /// cgroup id -> endpoint.
+    pub endpoints: &'a [(u64, Endpoint)],
+    /// (address, prefix length 0..=128) -> peer.
+    pub peers: &'a [(Address, u32, PeerEntry)],
+    /// (prefix length, key) -> value; expiries in nanoseconds since the Unix epoch.
+    pub policy: &'a [(u32, PolicyKey, PolicyValue)],
+}
+
+type Endpoints = HashMap<MapData, u64, Wire<Endpoint>>;
+type Peers = LpmTrie<MapData, Wire<Address>, Wire<PeerEntry>>;
+type Policy = LpmTrie<MapData, Wire<PolicyKey>, Wire<PolicyValue>>;
+
+/// `BPF_F_NO_PREALLOC`: inner maps must have the flags of their template.
+const GROWS: u32 = 1;
+
+/// Room for cgroups that appear while a generation lives, beside those it starts with.
+const CGROUPS_TO_COME: usize = 65_536;
+
+/// The maps of all generations.
+pub(crate) struct Tables {
+    state: Array<MapData, Wire<StateWord>>,
+    epoch: Array<MapData, u64>,
+    generations: Array<MapData, Wire<GenerationInfo>>,
+    endpoints: ArrayOfMaps<MapData, Endpoints>,
+    peers: ArrayOfMaps<MapData, Peers>,
+    policy: ArrayOfMaps<MapData, Policy>,
+    active: Option<Active>,
+    edits: u64,
+}
+
+/// The slot in force, and the table of it that is edited in place.
+struct Active {
+    slot: u32,
+    endpoints: Endpoints,
+}
+
+impl Tables {
+    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        Ok(Self {
+            state: take(ebpf, "STATE")?,
+            epoch: take(ebpf, "EPOCH")?,
+            generations: take(ebpf, "GENERATIONS")?,
+            endpoints: take(ebpf, "ENDPOINTS")?,
+            peers: take(ebpf, "PEERS")?,
+            policy: take(ebpf, "POLICY")?,
+            active: None,
+            edits: 0,
+        })
+    }
+
+    pub(crate) fn install(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
+        // The slot after the active one is never the one before it: both stay whole while the new one is filled.
+        let slot = self.active.as_ref().map_or(0, |active| (active.slot + 1) % SLOTS);
+        let fill = DatapathError::map("fill the tables of the new generation");
+
+        let room = u32::try_from(generation.endpoints.len() + CGROUPS_TO_COME).unwrap_or(u32::MAX);
+        let mut endpoints = Endpoints::create(room, GROWS).map_err(&fill)?;
+        for (cgroup, endpoint) in generation.endpoints {
+            endpoints.insert(cgroup, Wire(*endpoint), 0).map_err(&fill)?;
+        }
+        let mut peers = Peers::create(capacity(generation.peers.len()), GROWS).map_err(&fill)?;
+        for (address, length, peer) in generation.peers {
+            peers.insert(&Key::new(*length, Wire(*address)), Wire(*peer), 0).map_err(&fill)?;
+        }
+        let mut policy = Policy::create(capacity(generation.policy.len()), GROWS).map_err(&fill)?;
+        let clock = Clock::now();
+        for (length, key, value) in generation.policy {
+            let value = PolicyValue { expires: clock.boot_time(value.expires), ..*value };
+            policy.insert(&Key::new(*length, Wire(*key)), Wire(value), 0).map_err(&fill)?;
+        }
+
+        self.endpoints.set(slot, &endpoints, 0).map_err(&fill)?;
+        self.peers.set(slot, &peers, 0).map_err(&fill)?;
+        self.policy.set(slot, &policy, 0).map_err(&fill)?;
+        let info = GenerationInfo { number: generation.number, ..GenerationInfo::zeroed() };
+        self.generations.set(slot, Wire(info), 0).map_err(&fill)?;
+        self.state
+            .set(0, Wire(StateWord::settled(slot)), 0)
+            .map_err(DatapathError::map("switch to the new generation"))?;
+        self.active = Some(Active { slot, endpoints });
+        self.bump_epoch()
+    }
+
+    pub(crate) fn place(&mut self, cgroup: u64, endpoint: Endpoint) -> Result<(), DatapathError> {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        active
+            .endpoints
+            .insert(cgroup, Wire(endpoint), 0)
+            .map_err(DatapathError::map("give a cgroup its identity"))?;
+        self.bump_epoch()
+    }
+
+    pub(crate) fn forget(&mut self, cgroup: u64) -> Result<(), DatapathError> {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        match active.endpoints.remove(&cgroup) {
+            Ok(()) | Err(MapError::KeyNotFound) => self.bump_epoch(),
+            Err(source) => Err(DatapathError::Map { action: "take a cgroup's identity away", source }),
+        }
+    }
+
+    /// Whatever the programs have cached of a verdict is void from here on.
+    fn bump_epoch(&mut self) -> Result<(), DatapathError> {
+        self.edits += 1;
+        self.epoch.set(0, self.edits, 0).map_err(DatapathError::map("announce an edit to the programs"))
+    }
+}
+
+/// A map of the object, by its type.
+pub(crate) fn take<M: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<M, DatapathError> {
+    let map = ebpf.take_map(name).ok_or(DatapathError::Missing { name })?;
+    map.try_into().map_err(DatapathError::map("use a map of the BPF object"))
+}
+
+/// Number of entries to ask for: a map of none cannot be made.
+fn capacity(entries: usize) -> u32 {
+    u32::try_from(entries.max(1)).unwrap_or(u32::MAX)
+}
+
+/// What turns a moment of the wall clock into one of `CLOCK_BOOTTIME`, the only clock that programs can read.
+struct Clock {
+    real: u64,
+    boot: u64,
+}
+
+impl Clock {
+    fn now() -> Self {
+        Self { real: nanoseconds(ClockId::Realtime), boot: nanoseconds(ClockId::Boottime) }
+    }
+
+    /// Nanoseconds of `CLOCK_BOOTTIME` at a moment given in nanoseconds since the Unix epoch; 0 stays "never", and
+    /// what is past is past.
+    fn boot_time(&self, unix: u64) -> u64 {
+        match unix {
+            0 => 0,
+            past if past <= self.real => 1,
+            future => (future - self.real).saturating_add(self.boot),
+        }
+    }
+}
+
+fn nanoseconds(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
+    u64::try_from(i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expiries_move_to_the_clock_of_the_programs() {
+        let clock = Clock { real: 1_000, boot: 50 };
+        assert_eq!(clock.boot_time(0), 0, "never stays never");
+        assert_eq!(clock.boot_time(1_010), 60);
+        assert_eq!(clock.boot_time(1_000), 1, "past, not never");
+        assert_eq!(clock.boot_time(u64::MAX), u64::MAX - 950);
+    }
+}
