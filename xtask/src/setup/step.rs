@@ -1,6 +1,9 @@
 //! One step of the installation: what it brings, why, and by which commands.
 
-use std::{fmt, process::Command};
+use std::{
+    fmt,
+    process::{Command, Stdio},
+};
 
 use bulkhead_toolchain::{LINKER, NIGHTLY};
 
@@ -79,7 +82,11 @@ impl Line {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.words[0]);
         command.args(&self.words[1..]).envs(self.environment.iter().map(|(name, value)| (*name, value)));
-        command.stdin(std::process::Stdio::null());
+        command.stdin(Stdio::null());
+        if self.words[0] == "apt-get" {
+            // dpkg tells of every file's way; what goes wrong comes on the other stream.
+            command.stdout(Stdio::null());
+        }
         command
     }
 }
