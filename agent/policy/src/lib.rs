@@ -1,1 +1,44 @@
-//! Placeholder until the first commit of this room.
+//! The policy engine: policy text to compiled tables, and everything that can be said of them without a kernel.
+//!
+//! Text goes in, values come out. Nothing here reads a file, a clock or the network: what depends on the host is
+//! handed over as an [`Inventory`], and the time as a number.
+//!
+//! ```
+//! use bulkhead_policy::{Inventory, Source, compile, load};
+//!
+//! let source = Source::new("web.toml", r#"
+//!     [workload.web]
+//!     select = { systemd = "nginx.service" }
+//!     [[allow]]
+//!     from = "any"
+//!     to = "web"
+//!     ports = ["tcp/443"]
+//! "#);
+//! let loaded = load(&[source])?;
+//! let compiled = compile(&loaded.policy, &Inventory::default());
+//! assert_eq!(compiled.policy.len(), 1);
+//! # Ok::<(), bulkhead_policy::Diagnostics>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod compile;
+mod describe;
+mod identity;
+mod inventory;
+mod language;
+mod nearest;
+#[cfg(test)]
+mod testing;
+mod text;
+
+pub use compile::{Compiled, compile};
+pub use describe::describe_peer;
+pub use identity::{CgroupDir, Identity};
+pub use inventory::Inventory;
+pub use language::{
+    Cidr, CidrError, End, Environment, EnvironmentId, Expectation, Forbid, Glob, Loaded, Mode, Pattern, Peer,
+    Policy, PortSpan, Ports, PortsError, Rule, Selector, Test, Workload, WorkloadId, load,
+};
+pub use nearest::{Asked, NearestRule, nearest_rule};
+pub use text::{Code, Diagnostic, Diagnostics, Place, Severity, Source};

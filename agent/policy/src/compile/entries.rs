@@ -1,0 +1,197 @@
+//! The table (subject, class, direction, protocol, port prefix) -> rule.
+
+use bulkhead_common::{Direction, PeerId, PolicyKey, PolicyValue, RuleId, SubjectId};
+
+use super::{
+    subject,
+    terms::{Classes, Terms, sides},
+};
+use crate::language::{End, Policy, PortSpan, Ports, Rule};
+
+/// Protocol and port as one number of 24 bits, of which the first `len` count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct PortPrefix {
+    bits: u32,
+    len: u8,
+}
+
+impl PortPrefix {
+    /// Every protocol and port.
+    const EVERYTHING: Self = Self { bits: 0, len: 0 };
+
+    fn covers(self, other: Self) -> bool {
+        self.len <= other.len
+            && (self.bits ^ other.bits).checked_shr(24 - u32::from(self.len)).unwrap_or(0) == 0
+    }
+}
+
+/// One rule in one allowlist: sorted, an entry comes after those that it is nested in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    subject: SubjectId,
+    peer: PeerId,
+    /// Direction (1 bit), then [`PortPrefix::bits`] (24) and [`PortPrefix::len`] (5): sixteen bytes an entry.
+    ports: u32,
+    rule: RuleId,
+}
+
+impl Entry {
+    fn new(subject: SubjectId, peer: PeerId, direction: Direction, prefix: PortPrefix, rule: RuleId) -> Self {
+        let ports = (direction as u32) << 29 | prefix.bits << 5 | u32::from(prefix.len);
+        Self { subject, peer, ports, rule }
+    }
+
+    fn direction(self) -> Direction {
+        if self.ports >> 29 == 0 { Direction::Egress } else { Direction::Ingress }
+    }
+
+    fn prefix(self) -> PortPrefix {
+        PortPrefix { bits: self.ports >> 5 & 0x00ff_ffff, len: (self.ports & 0x1f) as u8 }
+    }
+
+    fn allowlist(self) -> (SubjectId, PeerId, u32) {
+        (self.subject, self.peer, self.ports >> 29)
+    }
+}
+
+/// The table, sorted by key and length.
+pub(super) fn table(
+    policy: &Policy,
+    terms: &Terms,
+    classes: &Classes,
+    flags: &[u32],
+) -> Vec<(u32, PolicyKey, PolicyValue)> {
+    let classes = classes.by_term(terms.len());
+    let mut entries = Vec::new();
+    for (number, rule) in (0..).map(RuleId).zip(&policy.rules) {
+        let prefixes = prefixes(rule);
+        for direction in [Direction::Egress, Direction::Ingress] {
+            let (local, far) = sides(rule, direction);
+            let mut subjects = terms.subjects(local, direction, flags).peekable();
+            if subjects.peek().is_none() {
+                continue;
+            }
+            let peers = peers(far, terms, &classes);
+            for workload in subjects {
+                for peer in &peers {
+                    entries.extend(
+                        prefixes.iter().map(|p| Entry::new(subject(workload), *peer, direction, *p, number)),
+                    );
+                }
+            }
+        }
+    }
+    entries.sort_unstable();
+    merge(policy, &entries)
+}
+
+/// The classes that match one of `ends`.
+fn peers(ends: &[End], terms: &Terms, classes: &[Vec<PeerId>]) -> Vec<PeerId> {
+    if ends.contains(&End::Any) {
+        return vec![PeerId::ANY];
+    }
+    let matching = ends.iter().filter_map(|end| terms.number(*end)).flat_map(|term| &classes[term.index()]);
+    let mut peers: Vec<_> = matching.copied().collect();
+    peers.sort_unstable();
+    peers.dedup();
+    peers
+}
+
+/// Makes every entry the last word for its peer: what a longer prefix holds is the best of all that cover it. Entries
+/// that then say nothing new are left out.
+fn merge(policy: &Policy, entries: &[Entry]) -> Vec<(u32, PolicyKey, PolicyValue)> {
+    let best = |a: RuleId, b: RuleId| {
+        let lasts = |rule: RuleId| policy.rules[rule.0 as usize].expires.unwrap_or(u64::MAX);
+        // No expiry before a later one before an earlier one, then the order of the rules.
+        if (lasts(b), std::cmp::Reverse(b)) > (lasts(a), std::cmp::Reverse(a)) { b } else { a }
+    };
+    let mut table = Vec::new();
+    let mut above: Vec<(PortPrefix, RuleId)> = Vec::new();
+    let mut rest = entries;
+    let mut allowlist = None;
+    while let [first, ..] = rest {
+        let same = rest
+            .iter()
+            .take_while(|e| (e.allowlist(), e.prefix()) == (first.allowlist(), first.prefix()))
+            .count();
+        let (group, others) = rest.split_at(same);
+        rest = others;
+        if allowlist != Some(first.allowlist()) {
+            allowlist = Some(first.allowlist());
+            above.clear();
+        }
+        let prefix = first.prefix();
+        while above.last().is_some_and(|(wider, _)| !wider.covers(prefix)) {
+            above.pop();
+        }
+        let wider = above.last().map(|(_, rule)| *rule);
+        let own = group.iter().map(|e| e.rule).reduce(best).unwrap_or(first.rule);
+        let rule = wider.map_or(own, |wider| best(wider, own));
+        above.push((prefix, rule));
+        if wider != Some(rule) {
+            table.push(encode(policy, *first, rule));
+        }
+    }
+    table
+}
+
+fn encode(policy: &Policy, entry: Entry, rule: RuleId) -> (u32, PolicyKey, PolicyValue) {
+    let prefix = entry.prefix();
+    let [_, protocol, high, low] = prefix.bits.to_be_bytes();
+    let key = PolicyKey {
+        subject: entry.subject,
+        peer: entry.peer,
+        direction: entry.direction() as u8,
+        protocol,
+        port: [high, low],
+        reserved: [0; 4],
+    };
+    let expires = policy.rules[rule.0 as usize].expires.unwrap_or(0);
+    (PolicyKey::ANY_PROTOCOL + u32::from(prefix.len), key, PolicyValue { rule, flags: 0, expires })
+}
+
+fn prefixes(rule: &Rule) -> Vec<PortPrefix> {
+    if rule.ports.is_empty() {
+        return vec![PortPrefix::EVERYTHING];
+    }
+    let mut all: Vec<_> = rule.ports.iter().flat_map(Ports::spans).flat_map(|span| aligned(*span)).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// The fewest prefixes that make up a range of ports.
+fn aligned(span: PortSpan) -> Vec<PortPrefix> {
+    let mut prefixes = Vec::new();
+    let (mut next, last) = (u32::from(span.first), u32::from(span.last));
+    while next <= last {
+        // As large as the alignment of its first port and the rest of the range permit.
+        let alignment = next.trailing_zeros().min(16);
+        let size = alignment.min((last - next + 1).ilog2());
+        prefixes.push(PortPrefix { bits: u32::from(span.protocol.0) << 16 | next, len: 24 - size as u8 });
+        next += 1 << size;
+    }
+    prefixes
+}
+
+#[cfg(test)]
+mod tests {
+    use bulkhead_common::Protocol;
+
+    use super::*;
+
+    #[test]
+    fn a_range_is_the_fewest_prefixes_that_hold_exactly_its_ports() {
+        for (first, last, count) in
+            [(0, 65535, 1), (443, 443, 1), (8000, 8100, 4), (1, 65535, 16), (1024, 65535, 6), (1, 65534, 30)]
+        {
+            let prefixes = aligned(PortSpan { protocol: Protocol::TCP, first, last });
+            assert_eq!(prefixes.len(), count, "{first}-{last}");
+            for port in 0..=u16::MAX {
+                let full = PortPrefix { bits: 6 << 16 | u32::from(port), len: 24 };
+                let holding = prefixes.iter().filter(|p| p.covers(full)).count();
+                assert_eq!(holding, usize::from((first..=last).contains(&port)), "{first}-{last}: {port}");
+            }
+        }
+    }
+}

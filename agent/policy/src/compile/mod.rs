@@ -1,0 +1,95 @@
+//! [`Policy`] and [`Inventory`] to the flat tables that the kernel and [`bulkhead_common::decide`] look up.
+//!
+//! Each local end asks its own allowlist, so a rule becomes entries at both: egress entries of the workloads in
+//! `from`, ingress entries of those in `to`. An entry names the other end by its class: the set of rule ends (terms)
+//! that it matches. Peers that match the same terms share a class, so that the tables grow with what rules tell
+//! apart and not with the number of peers.
+
+mod addresses;
+mod entries;
+mod lookup;
+mod terms;
+#[cfg(test)]
+mod tests;
+mod zones;
+
+use bulkhead_common::{Address, Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, SubjectId};
+
+use crate::{
+    inventory::Inventory,
+    language::{Mode, Policy, WorkloadId},
+};
+pub(crate) use addresses::Claim;
+use lookup::{AddressIndex, PolicyIndex};
+use terms::{Classes, Terms};
+pub(crate) use zones::Zone;
+
+/// One policy on one host, as tables. The same policy and inventory give the same bytes.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// The ends of the workloads, by [`WorkloadId`].
+    pub endpoints: Vec<Endpoint>,
+    /// The end of whoever must be in a workload and could not be told in which.
+    pub unidentified: Endpoint,
+    /// Addresses (first address, length of the prefix in bits of an [`Address`]) and who they are, sorted.
+    pub peers: Vec<(Address, u32, PeerEntry)>,
+    /// The allowlists (length of the prefix, key, value), sorted by key and length. Rules are numbered as in
+    /// [`Policy::rules`]; times are nanoseconds since the Unix epoch.
+    pub policy: Vec<(u32, PolicyKey, PolicyValue)>,
+    addresses: AddressIndex,
+    allowlists: PolicyIndex,
+}
+
+/// Compiles a policy for a host.
+pub fn compile(policy: &Policy, inventory: &Inventory) -> Compiled {
+    let flags: Vec<_> = (0..policy.workloads.len()).map(|n| flags(policy, WorkloadId(n))).collect();
+    let terms = Terms::new(policy, &flags);
+    let mut classes = Classes::default();
+    let endpoints = (0..policy.workloads.len())
+        .map(|n| Endpoint {
+            subject: subject(WorkloadId(n)),
+            peer: classes.of(terms.of_workload(policy, WorkloadId(n))),
+            flags: flags[n],
+        })
+        .collect();
+    let peers = addresses::table(policy, inventory, &terms, &mut classes);
+    let entries = entries::table(policy, &terms, &classes, &flags);
+    Compiled {
+        endpoints,
+        unidentified: unidentified(policy),
+        addresses: AddressIndex::new(&peers),
+        allowlists: PolicyIndex::new(&entries),
+        peers,
+        policy: entries,
+    }
+}
+
+/// The number of a workload in the kernel's tables.
+pub(crate) fn subject(workload: WorkloadId) -> SubjectId {
+    SubjectId(u32::try_from(workload.0 + 1).unwrap_or(u32::MAX))
+}
+
+/// The flags of a workload's end.
+fn flags(policy: &Policy, workload: WorkloadId) -> u32 {
+    let w = &policy.workloads[workload.0];
+    let side = |open: bool, flag: u32| if open { 0 } else { flag };
+    let isolated =
+        side(w.egress_open, Endpoint::ISOLATE_EGRESS) | side(w.ingress_open, Endpoint::ISOLATE_INGRESS);
+    match policy.mode(workload) {
+        Mode::Enforce => isolated,
+        Mode::Audit => isolated | Endpoint::AUDIT,
+        Mode::Off => 0,
+    }
+}
+
+/// Whoever is not identified may be any of the workloads: refused if one of them is enforced.
+fn unidentified(policy: &Policy) -> Endpoint {
+    let mut modes = (0..policy.workloads.len()).map(|n| policy.mode(WorkloadId(n)));
+    let audit =
+        if policy.workloads.is_empty() || modes.any(|m| m == Mode::Enforce) { 0 } else { Endpoint::AUDIT };
+    Endpoint {
+        subject: SubjectId::UNIDENTIFIED,
+        peer: PeerId::NONE,
+        flags: Endpoint::ISOLATE_EGRESS | Endpoint::ISOLATE_INGRESS | audit,
+    }
+}

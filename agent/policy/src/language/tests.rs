@@ -1,0 +1,125 @@
+//! Mistakes in a policy, and what its author is told.
+
+use crate::{Source, load, testing::findings};
+
+const WEB: &str = "[workload.web]\nselect = { systemd = \"web.service\" }\n";
+
+#[track_caller]
+fn finds(text: &str, expected: &str) {
+    let found = findings(&format!("{WEB}{text}"));
+    assert!(found.contains(expected), "expected: {expected}\nfound: {found}");
+}
+
+#[test]
+fn misspelt_keys_and_values_are_named_with_what_was_meant() {
+    finds(
+        "[[allow]]\nform = \"web\"\nto = \"any\"",
+        "p:4:1: unknown key `form` in a rule (did you mean `from`?)",
+    );
+    finds("[enviroment.prod]", "unknown key `enviroment` in a policy (did you mean `environment`?)");
+    finds("[environment.e]\nmode = \"audti\"", "unknown mode `audti` (did you mean `audit`?)");
+    finds("[[allow]]\nfrom = \"web\"\nto = \"any\"\nports = [\"tcp/70000\"]", "port 70000 is out of range");
+    finds(
+        "[peer.p]\ncidrs = [\"10.0.0.7/24\"]",
+        "`10.0.0.7/24` has bits set after its prefix (did you mean `10.0.0.0/24`?)",
+    );
+    finds(
+        "[workload.x]\nselect = { systmd = \"a\" }",
+        "unknown key `systmd` in a selector (did you mean `systemd`?)",
+    );
+    finds("[workload.x]\n", "workload `x` lacks `select`");
+    finds("[peer.p]\n", "peer `p` has neither `cidrs` nor `names`");
+    finds("[[allow]]\nfrom = \"web\"\n", "a rule lacks `to`");
+    finds("[[allow]]\nfrom = \"web\"\nto = []", "`to` names nobody");
+    finds(
+        "[[allow]]\nfrom = \"web\"\nto = \"any\"\nexpires = \"tomorrow\"",
+        "`expires` is not a point in time",
+    );
+    finds("[peer]\np = 3", "[peer.p]");
+    finds("[peer.p]\ncidrs = [3]", "`cidrs` is a string");
+}
+
+#[test]
+fn unknown_names_are_answered_with_the_nearest_known() {
+    finds("[[allow]]\nfrom = \"wbe\"\nto = \"any\"", "unknown name `wbe` (did you mean `web`?)");
+    finds("[[allow]]\nfrom = \"web\"\nto = \"env:prdo\"\n[environment.prod]", "did you mean `prod`?");
+    finds(
+        "[[allow]]\nfrom = \"web\"\nto = \"prod\"\n[environment.prod]",
+        "did you mean the environment: `env:prod`?",
+    );
+    finds("[[allow]]\nfrom = \"web\"\nto = \"internt\"", "did you mean `internet`?");
+    finds("[[allow]]\nfrom = \"web\"\nto = \"10.0.0.1/8\"", "did you mean `10.0.0.0/8`?");
+    finds("[[forbid]]\nfrom = \"web\"\nto = \"any\"\nexcept = [\"x\"]", "no rule has the id `x`");
+}
+
+#[test]
+fn one_name_means_one_thing() {
+    finds("[peer.web]\ncidrs = [\"10.0.0.1\"]", "the name `web` is declared twice");
+    finds("[peer.any]\ncidrs = [\"10.0.0.1\"]", "`any` is built in and cannot be a name");
+    finds("[peer.\"10.0.0.1\"]\ncidrs = [\"10.0.0.1\"]", "`10.0.0.1` is an address and cannot be a name");
+    finds("[workload.b]\nselect = { systemd = \"web.service\" }", "`b` has the same selector as `web`");
+    finds(
+        "[environment.a]\ncidrs = [\"10.0.0.0/8\"]\n[environment.b]\ncidrs = [\"10.0.0.0/8\"]",
+        "`10.0.0.0/8` is in two environments: `a` and `b`",
+    );
+}
+
+#[test]
+fn all_mistakes_of_all_files_come_out_in_one_run() {
+    let files = [
+        Source::new("a", "[workload.x]\nselect = { systemd = \"x\" }\nfoo = 1\n"),
+        Source::new("b", "[[allow]]\nfrom = \"nobody\"\nto = \"any\"\nports = [\"tcp/0\", \"tpc/1\"]\n"),
+        Source::new("c", "[workload.x]\nselect = { systemd = \"y.service\" }\n"),
+    ];
+    let found = load(&files).unwrap_err();
+    let at: Vec<_> = found.iter().map(|d| (&*d.place.file, d.place.line, d.code.name())).collect();
+    assert_eq!(
+        at,
+        [
+            ("a", 2, "bad-selector"),
+            ("a", 3, "unknown-key"),
+            ("b", 2, "unknown-name"),
+            ("b", 4, "bad-port"),
+            ("b", 4, "bad-port"),
+            ("c", 1, "duplicate-name"),
+        ]
+    );
+    assert!(found.render(&files, false).contains("declared first here"), "both places are shown");
+}
+
+#[test]
+fn a_misread_file_makes_no_name_unknown() {
+    let files = [
+        Source::new("a", "[workload.web\nselect = { systemd = \"x.service\" }\n"),
+        Source::new("b", "[[allow]]\nfrom = \"web\"\nto = \"any\"\n"),
+    ];
+    let found = load(&files).unwrap_err();
+    assert!(found.iter().all(|d| d.place.file.as_ref() == "a"), "{found}");
+}
+
+#[test]
+fn a_finding_shows_the_line_that_it_is_about() {
+    let files = [Source::new("shop.toml", format!("{WEB}[[allow]]\nform = \"web\"\nto = \"any\"\n"))];
+    let text = load(&files).unwrap_err().render(&files, false);
+    let expected = "error[unknown-key]: unknown key `form` in a rule
+ --> shop.toml:4:1
+  |
+4 | form = \"web\"
+  | ^^^^
+  |
+help: did you mean `from`?";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn a_rule_without_an_id_gets_one_that_edits_elsewhere_do_not_change() {
+    let rule = "[[allow]]\nfrom = \"web\"\nto = \"any\"\nports = [\"tcp/1\"]\n";
+    let id = |text: &str| {
+        let policy = crate::testing::policy(&format!("{WEB}{text}"));
+        policy.rules.last().unwrap().id.clone()
+    };
+    let other = "[[allow]]\nfrom = \"any\"\nto = \"web\"\n";
+    assert_eq!(id(rule), id(&format!("{other}{rule}")));
+    assert_ne!(id(rule), id(other));
+    assert_ne!(id(rule), id(&format!("{rule}{rule}")), "twins are told apart");
+}

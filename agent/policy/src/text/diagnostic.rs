@@ -1,0 +1,327 @@
+use std::{collections::BTreeMap, fmt};
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use serde::{Serialize, Serializer, ser::SerializeStruct};
+
+use super::{Place, Source};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// The policy does not compile.
+    Error,
+    /// The policy compiles and probably does not say what was meant.
+    Warning,
+}
+
+/// What kind of mistake it is. docs/policy.md has a line on each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// The file is not TOML.
+    Syntax,
+    /// A key that means nothing here.
+    UnknownKey,
+    /// A key that must be there.
+    MissingKey,
+    /// A value of the wrong kind or form.
+    BadValue,
+    /// Something that nothing declares.
+    UnknownName,
+    /// One name for two things.
+    DuplicateName,
+    /// A name that means something else in a rule.
+    ReservedName,
+    /// Not an address range.
+    BadCidr,
+    /// Not a protocol and port.
+    BadPort,
+    /// Not a selector.
+    BadSelector,
+    /// Two workloads that claim the same cgroups with equal right.
+    AmbiguousSelector,
+    /// One address range in two environments.
+    AmbiguousCidr,
+    /// An allow that a forbid rules out.
+    Forbidden,
+    /// A test that cannot be asked.
+    BadTest,
+    /// A rule that opens nothing.
+    IdleRule,
+    /// A rule that other rules make superfluous.
+    ShadowedRule,
+    /// A rule that has expired.
+    ExpiredRule,
+    /// A rule that lets everybody into or out of an environment.
+    BroadRule,
+    /// A workload that no rule mentions.
+    WorkloadWithoutRule,
+    /// A selector that others can satisfy by choosing a name.
+    LooseSelector,
+    /// A selector that nothing on this host matches.
+    EmptySelector,
+    /// Rules for DNS names, and no rule that lets the workload ask for them.
+    NoWayToDns,
+}
+
+impl Code {
+    /// The name that reports and docs/policy.md use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Syntax => "syntax",
+            Self::UnknownKey => "unknown-key",
+            Self::MissingKey => "missing-key",
+            Self::BadValue => "bad-value",
+            Self::UnknownName => "unknown-name",
+            Self::DuplicateName => "duplicate-name",
+            Self::ReservedName => "reserved-name",
+            Self::BadCidr => "bad-cidr",
+            Self::BadPort => "bad-port",
+            Self::BadSelector => "bad-selector",
+            Self::AmbiguousSelector => "ambiguous-selector",
+            Self::AmbiguousCidr => "ambiguous-cidr",
+            Self::Forbidden => "forbidden",
+            Self::BadTest => "bad-test",
+            Self::IdleRule => "idle-rule",
+            Self::ShadowedRule => "shadowed-rule",
+            Self::ExpiredRule => "expired-rule",
+            Self::BroadRule => "broad-rule",
+            Self::WorkloadWithoutRule => "workload-without-rule",
+            Self::LooseSelector => "loose-selector",
+            Self::EmptySelector => "empty-selector",
+            Self::NoWayToDns => "no-way-to-dns",
+        }
+    }
+}
+
+/// One finding about policy text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What kind of mistake it is.
+    pub code: Code,
+    /// What is wrong.
+    pub message: String,
+    /// Where.
+    pub place: Place,
+    /// What to do about it.
+    pub help: Option<String>,
+    label: String,
+    related: Vec<(Place, String)>,
+}
+
+impl Diagnostic {
+    /// An error at `place`.
+    pub(crate) fn error(code: Code, place: &Place, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            code,
+            message: message.into(),
+            place: place.clone(),
+            help: None,
+            label: String::new(),
+            related: Vec::new(),
+        }
+    }
+
+    /// A warning at `place`.
+    pub(crate) fn warning(code: Code, place: &Place, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(code, place, message) }
+    }
+
+    /// Says what to do about it.
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Says what to do about it, if anything is known.
+    pub(crate) fn maybe_help(self, help: Option<String>) -> Self {
+        match help {
+            Some(help) => self.help(help),
+            None => self,
+        }
+    }
+
+    /// Writes `label` under the place.
+    pub(crate) fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    /// Shows another place that has to do with it.
+    pub(crate) fn related(mut self, place: &Place, label: impl Into<String>) -> Self {
+        self.related.push((place.clone(), label.into()));
+        self
+    }
+
+    fn render(&self, sources: &BTreeMap<&str, &Source>, renderer: &Renderer) -> String {
+        let level = match self.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        // One snippet a file: places in one file are shown together.
+        let mut files: Vec<(&str, Vec<_>)> = Vec::new();
+        let primary = (&self.place, &self.label, AnnotationKind::Primary);
+        let related = self.related.iter().map(|(place, label)| (place, label, AnnotationKind::Context));
+        for mark in std::iter::once(primary).chain(related) {
+            match files.iter_mut().find(|(file, _)| **file == *mark.0.file) {
+                Some((_, marks)) => marks.push(mark),
+                None => files.push((&mark.0.file, vec![mark])),
+            }
+        }
+        let mut group = level
+            .primary_title(self.message.as_str())
+            .id(self.code.name())
+            .elements([] as [Snippet<'_, annotate_snippets::Annotation<'_>>; 0]);
+        for (file, marks) in files {
+            let Some(source) = sources.get(file) else { continue };
+            let annotations = marks.into_iter().map(|(place, label, kind)| {
+                let mark = kind.span(place.span());
+                if label.is_empty() { mark } else { mark.label(label.as_str()) }
+            });
+            group = group.element(Snippet::source(source.text.as_str()).path(file).annotations(annotations));
+        }
+        let mut report: Vec<Group<'_>> = vec![group];
+        if let Some(help) = &self.help {
+            report.push(Group::with_title(Level::HELP.secondary_title(help.as_str())));
+        }
+        renderer.render(&report)
+    }
+}
+
+impl Serialize for Diagnostic {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut s = serializer.serialize_struct("Diagnostic", 7)?;
+        s.serialize_field("severity", &self.severity)?;
+        s.serialize_field("code", &self.code)?;
+        s.serialize_field("message", &self.message)?;
+        s.serialize_field("file", &*self.place.file)?;
+        s.serialize_field("line", &self.place.line)?;
+        s.serialize_field("column", &self.place.column)?;
+        s.serialize_field("help", &self.help)?;
+        s.end()
+    }
+}
+
+/// All findings of one run, in the order of files, lines and columns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Diagnostics(Vec<Diagnostic>);
+
+impl Diagnostics {
+    /// Is there nothing to say?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
+        self.0.iter()
+    }
+
+    /// Is one of them an error?
+    pub fn has_errors(&self) -> bool {
+        self.iter().any(|d| d.severity == Severity::Error)
+    }
+
+    /// The findings as text with the lines they are about, as compilers show them. `sources` are those that were
+    /// loaded; `color` adds ANSI escapes.
+    pub fn render(&self, sources: &[Source], color: bool) -> String {
+        let by_name = sources.iter().map(|s| (s.name.as_str(), s)).collect();
+        let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+        let mut out = String::new();
+        for diagnostic in self {
+            out.push_str(&diagnostic.render(&by_name, &renderer));
+            out.push_str("\n\n");
+        }
+        out
+    }
+}
+
+impl From<Vec<Diagnostic>> for Diagnostics {
+    fn from(mut findings: Vec<Diagnostic>) -> Self {
+        findings.sort_by(|a, b| a.place.cmp(&b.place).then_with(|| a.message.cmp(&b.message)));
+        Self(findings)
+    }
+}
+
+impl IntoIterator for Diagnostics {
+    type Item = Diagnostic;
+    type IntoIter = std::vec::IntoIter<Diagnostic>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Diagnostics {
+    type Item = &'a Diagnostic;
+    type IntoIter = std::slice::Iter<'a, Diagnostic>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// One line a finding: for logs, where no text is at hand.
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, d) in self.iter().enumerate() {
+            let break_ = if n == 0 { "" } else { "\n" };
+            write!(f, "{break_}{}:{}: {}", d.place, d.place.column, d.message)?;
+            if let Some(help) = &d.help {
+                write!(f, " ({help})")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+/// Findings as they are collected.
+#[derive(Debug, Default)]
+pub(crate) struct Findings(Vec<Diagnostic>);
+
+impl Findings {
+    pub(crate) fn add(&mut self, diagnostic: Diagnostic) {
+        self.0.push(diagnostic);
+    }
+
+    pub(crate) fn has_errors(&self) -> bool {
+        self.0.iter().any(|d| d.severity == Severity::Error)
+    }
+
+    pub(crate) fn syntax_errors(&self) -> usize {
+        self.0.iter().filter(|d| d.code == Code::Syntax).count()
+    }
+
+    pub(crate) fn finish(self) -> Diagnostics {
+        self.0.into()
+    }
+}
+
+/// "did you mean `…`?", if one of `known` is near enough to `word` to be meant.
+pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<String> {
+    let most = (word.chars().count() / 3).max(1);
+    let (distance, best) = known
+        .into_iter()
+        .map(|k| (strsim::damerau_levenshtein(word, k), k))
+        .min_by_key(|(distance, _)| *distance)?;
+    (distance <= most).then(|| format!("did you mean `{best}`?"))
+}
+
+/// "`a`, `b` or `c`".
+pub(crate) fn or_list(words: &[&str]) -> String {
+    let quoted: Vec<_> = words.iter().map(|w| format!("`{w}`")).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => quoted.concat(),
+    }
+}

@@ -1,0 +1,98 @@
+use std::{fmt, ops::Range, sync::Arc};
+
+/// One policy file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its name as reports show it, such as the path that was given on the command line.
+    pub name: String,
+    /// Its content.
+    pub text: String,
+}
+
+impl Source {
+    /// A file of this name and content.
+    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { name: name.into(), text: text.into() }
+    }
+}
+
+/// Where something was written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// Name of the file ([`Source::name`]).
+    pub file: Arc<str>,
+    /// Line, from 1.
+    pub line: u32,
+    /// Column in characters, from 1.
+    pub column: u32,
+    /// First byte and the byte after the last.
+    span: (usize, usize),
+}
+
+impl Place {
+    /// The bytes of the file.
+    pub(crate) fn span(&self) -> Range<usize> {
+        self.span.0..self.span.1
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// Finds lines and columns in one file.
+pub(super) struct Lines<'s> {
+    file: Arc<str>,
+    text: &'s str,
+    starts: Vec<usize>,
+}
+
+impl<'s> Lines<'s> {
+    pub(super) fn new(source: &'s Source) -> Self {
+        let newlines = source.text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1);
+        Self {
+            file: source.name.as_str().into(),
+            text: &source.text,
+            starts: std::iter::once(0).chain(newlines).collect(),
+        }
+    }
+
+    pub(super) fn text(&self) -> &'s str {
+        self.text
+    }
+
+    pub(super) fn place(&self, span: Range<usize>) -> Place {
+        let start = span.start.min(self.text.len());
+        let line = self.starts.partition_point(|s| *s <= start) - 1;
+        let before = self.text.get(self.starts[line]..start).unwrap_or_default();
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Place {
+            file: Arc::clone(&self.file),
+            line: number(line + 1),
+            column: number(before.chars().count() + 1),
+            span: (start, span.end.clamp(start, self.text.len())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_columns_count_from_one_and_in_characters() {
+        let source = Source::new("a.toml", "x\nÄb = 1\n");
+        let lines = Lines::new(&source);
+        let at = |start| {
+            let p = lines.place(start..start + 1);
+            (p.line, p.column)
+        };
+        assert_eq!(at(0), (1, 1));
+        assert_eq!(at(2), (2, 1));
+        assert_eq!(at(4), (2, 2));
+        assert_eq!(at(source.text.len()), (3, 1));
+        assert_eq!(at(usize::MAX - 1), (3, 1));
+    }
+}
