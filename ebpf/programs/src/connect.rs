@@ -9,12 +9,12 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use bulkhead_common::{
-    Address, Decision, Direction, Endpoint, Flow, Hook, Origin, Peer, PeerEntry, Protocol, Reason, RuleId,
-    SocketState, decide,
+    Address, Decision, Direction, Endpoint, Flow, Hook, Origin, Peer, PeerEntry, PeerFlowKey, Protocol,
+    Reason, RuleId, SocketState, decide,
 };
 
 use crate::{
-    PASS, REFUSE,
+    PASS, REFUSE, exchange,
     generation::Generation,
     identity::{self, Local},
     report::{self, Refused},
@@ -124,10 +124,13 @@ fn call(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
     }
     call.flow.port = call.port;
     identify(&mut call);
+    let owner = identity::of_owner(generation, &call.process);
+    if protocol != Protocol::TCP && answers(&call, &owner) {
+        return PASS;
+    }
     if refused(&mut call) {
         return REFUSE;
     }
-    let owner = identity::of_owner(generation, &call.process);
     if owner.cgroup != task.cgroup {
         call.local = owner;
         if refused(&mut call) {
@@ -212,6 +215,24 @@ fn identify(call: &mut Call) {
         call.flow.peer.subject = listener.endpoint.subject;
         call.flow.peer.class = listener.endpoint.peer;
     }
+}
+
+/// Does a datagram sent now answer one that both the caller's and the owner's workload may receive?
+#[inline(never)]
+fn answers(call: &Call, owner: &Local) -> bool {
+    let key = PeerFlowKey {
+        // SAFETY: the program's context.
+        cookie: unsafe { bpf_get_socket_cookie(call.ctx.cast()) },
+        address: call.target,
+        port: call.port,
+        protocol: call.flow.protocol.0,
+        reserved: [0; 5],
+    };
+    let Some(port) = exchange::answered(&key, Direction::Egress, call.port) else { return false };
+    let opened = Flow { direction: Direction::Ingress, port, ..call.flow };
+    call.marked
+        && !decide(&call.generation, &call.local.endpoint, &opened).reason.refuses()
+        && !decide(&call.generation, &owner.endpoint, &opened).reason.refuses()
 }
 
 /// Asks `local` for the verdict on `flow` and reports a refusal; true if it stops the call.

@@ -8,6 +8,7 @@
 
 mod connect;
 mod create;
+mod exchange;
 mod generation;
 mod identity;
 mod maps;

@@ -11,15 +11,14 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use bulkhead_common::{
-    Address, Decision, Direction, Endpoint, Flow, Hook, Origin, Peer, PeerFlow, PeerFlowKey, Protocol,
-    Reason, RuleId, SocketState, decide,
+    Address, Decision, Direction, Endpoint, Flow, Hook, Origin, Peer, PeerFlowKey, Protocol, Reason, RuleId,
+    SocketState, decide,
 };
 
 use crate::{
-    PASS, REFUSE,
-    generation::{Generation, boot_ns},
+    PASS, REFUSE, exchange,
+    generation::Generation,
     identity::{self, Local},
-    maps::PEER_FLOWS,
     parse::{Packet, parse},
     report::{self, Refused},
     socket,
@@ -299,40 +298,16 @@ fn mark_listener(passage: &mut Passage) {
     }
 }
 
-/// The service port of the exchange that the datagram answers, if it answers one that is not idle.
+/// See [`exchange::answered`].
 #[inline(never)]
 fn answered(passage: &Passage, port: u16) -> Option<u16> {
-    let known = PEER_FLOWS.get_ptr_mut(passage.exchange())?;
-    // SAFETY: the entry stays valid for this run; its fields are independent of each other.
-    let known = unsafe { &mut *known };
-    let now = boot_ns();
-    if known.direction == passage.way as u8
-        || now.wrapping_sub(known.last_seen) >= PeerFlow::IDLE_NS
-        || !answers(passage.packet.protocol, port, known.port)
-    {
-        return None;
-    }
-    known.last_seen = now;
-    Some(known.port)
+    exchange::answered(&passage.exchange(), passage.way, port)
 }
 
-/// Remembers the datagram as one that may be answered.
+/// See [`exchange::remember`].
 #[inline(never)]
 fn remember(passage: &Passage, port: u16) {
-    let opened = PeerFlow { last_seen: boot_ns(), port, direction: passage.way as u8, reserved: [0; 5] };
-    // A table that is full of busy flows forgets one of them, which is then decided anew.
-    let _busy = PEER_FLOWS.insert(passage.exchange(), opened, 0);
-}
-
-/// Can a datagram with service port `port` answer one with `opened`? UDP answers by address and port, which the
-/// table's key holds; an ICMP echo reply answers an echo request (RFC 792, RFC 4443 section 4).
-#[inline(always)]
-fn answers(protocol: Protocol, port: u16, opened: u16) -> bool {
-    match protocol {
-        Protocol::ICMP => matches!((port >> 8, opened >> 8), (0, 8) | (14, 13)),
-        Protocol::ICMPV6 => matches!((port >> 8, opened >> 8), (129, 128)),
-        _ => true,
-    }
+    exchange::remember(&passage.exchange(), passage.way, port);
 }
 
 /// Reports a refusal.
