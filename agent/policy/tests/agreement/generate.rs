@@ -1,0 +1,321 @@
+//! Small worlds: policies, hosts and packets from few names, ranges and ports, so that they meet often.
+
+use std::{
+    fmt::{self, Write},
+    net::IpAddr,
+};
+
+use bulkhead_common::{Direction, Protocol};
+use bulkhead_policy::{Inventory, Policy, Source, WorkloadId, load};
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+/// Packets in each world.
+pub(crate) const PACKETS: usize = 60;
+
+const ENVIRONMENTS: usize = 3;
+const WORKLOADS: usize = 5;
+const PEERS: usize = 4;
+
+const RANGES: [&str; 18] = [
+    "0.0.0.0/0",
+    "0.0.0.0/1",
+    "10.0.0.0/8",
+    "10.1.0.0/16",
+    "10.1.2.0/24",
+    "10.1.2.3",
+    "192.0.2.0/24",
+    "127.0.0.1",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "::/0",
+    "::/64",
+    "::/1",
+    "2000::/3",
+    "fd00::/8",
+    "fd00:1::/32",
+    "fd00:1::1",
+    "::1",
+];
+
+const ADDRESSES: [&str; 22] = [
+    "10.1.2.3",
+    "10.1.2.4",
+    "10.1.3.1",
+    "10.2.0.1",
+    "11.0.0.1",
+    "192.0.2.9",
+    "198.51.100.1",
+    "127.0.0.1",
+    "127.0.0.2",
+    "169.254.169.254",
+    "224.0.0.1",
+    "0.0.0.0",
+    "255.255.255.255",
+    "100.64.0.1",
+    "::1",
+    "::2",
+    "::",
+    "fd00:1::1",
+    "fd00:1::2",
+    "fd00::1",
+    "2001:4860::8888",
+    "ff02::1",
+];
+
+const PORTS: [&str; 15] = [
+    "tcp/443",
+    "tcp/5432",
+    "tcp/440-450",
+    "tcp/1-1023",
+    "tcp/*",
+    "udp/53",
+    "udp/*",
+    "sctp/*",
+    "icmp",
+    "icmp/echo-request",
+    "icmp/8",
+    "icmpv6/1",
+    "gre",
+    "tcp/65535",
+    "udp/8000-8100",
+];
+
+const SERVICES: [(u8, u16); 15] = [
+    (6, 443),
+    (6, 5432),
+    (6, 440),
+    (6, 451),
+    (6, 1),
+    (6, 1024),
+    (6, 65535),
+    (17, 53),
+    (17, 8100),
+    (132, 7),
+    (1, 0x800),
+    (58, 0x8000),
+    (58, 0x0104),
+    (47, 0),
+    (1, 0),
+];
+
+/// 2026-01-01 and 2027-01-01, and the times around them.
+const EXPIRIES: [&str; 2] = ["2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"];
+const TIMES: [u64; 4] = [1_700_000_000, 1_767_225_599, 1_767_225_600, 1_900_000_000];
+
+/// One policy on one host, and packets.
+#[derive(Clone)]
+pub(crate) struct World {
+    environments: Vec<(&'static str, Vec<&'static str>)>,
+    workloads: Vec<(Option<usize>, bool, bool)>,
+    peers: Vec<(Option<usize>, Vec<&'static str>, bool)>,
+    pub(crate) rules: Vec<RuleText>,
+    owners: Vec<(&'static str, Option<usize>)>,
+    local: Vec<&'static str>,
+    resolvers: Vec<&'static str>,
+    resolved: Vec<&'static str>,
+    pub(crate) packets: Vec<Packet>,
+}
+
+/// A rule's parts as text.
+#[derive(Clone, Debug)]
+pub(crate) struct RuleText {
+    from: Vec<String>,
+    to: Vec<String>,
+    ports: Vec<&'static str>,
+    expires: Option<&'static str>,
+}
+
+/// One packet at one local end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packet {
+    pub(crate) local: WorkloadId,
+    /// The workload of the socket at the other end, if it is on this host.
+    pub(crate) socket: Option<WorkloadId>,
+    /// The other end's address.
+    pub(crate) address: IpAddr,
+    pub(crate) direction: Direction,
+    pub(crate) protocol: Protocol,
+    pub(crate) port: u16,
+    pub(crate) now_ns: u64,
+}
+
+fn end() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => (0..WORKLOADS).prop_map(|n| format!("w{n}")),
+        2 => (0..ENVIRONMENTS).prop_map(|n| format!("env:e{n}")),
+        2 => (0..PEERS).prop_map(|n| format!("p{n}")),
+        2 => select(&RANGES[..]).prop_map(str::to_owned),
+        2 => select(&["any", "host", "dns", "private", "internet"][..]).prop_map(str::to_owned),
+    ]
+}
+
+/// A rule.
+pub(crate) fn rule() -> impl Strategy<Value = RuleText> {
+    let ports = prop_oneof![1 => Just(vec![]), 3 => vec(select(&PORTS[..]), 1..3)];
+    (vec(end(), 1..3), vec(end(), 1..3), ports, option::weighted(0.3, select(&EXPIRIES[..])))
+        .prop_map(|(from, to, ports, expires)| RuleText { from, to, ports, expires })
+}
+
+fn packet() -> impl Strategy<Value = Packet> {
+    let ends = (0..WORKLOADS, option::of(0..WORKLOADS), select(&ADDRESSES[..]));
+    let service = select(&SERVICES[..]);
+    (ends, any::<bool>(), service, select(&TIMES[..])).prop_map(
+        |((local, socket, address), out, service, now)| Packet {
+            local: WorkloadId(local),
+            socket: socket.map(WorkloadId),
+            address: address.parse().unwrap(),
+            direction: if out { Direction::Egress } else { Direction::Ingress },
+            protocol: Protocol(service.0),
+            port: service.1,
+            now_ns: now * 1_000_000_000,
+        },
+    )
+}
+
+/// A world.
+pub(crate) fn world() -> impl Strategy<Value = World> {
+    let ranges = || vec(select(&RANGES[..]), 0..3);
+    let environment = (select(&["enforce", "enforce", "audit", "off"][..]), ranges());
+    let open = || any::<u8>().prop_map(|n| n < 30);
+    let workload = (option::weighted(0.8, 0..ENVIRONMENTS), open(), open());
+    let peer = (option::of(0..ENVIRONMENTS), ranges(), open());
+    let addresses = || vec(select(&ADDRESSES[..]), 0..4);
+    let host = (
+        vec((select(&ADDRESSES[..]), option::weighted(0.8, 0..WORKLOADS)), 0..4),
+        addresses(),
+        addresses(),
+        addresses(),
+    );
+    let declared = (vec(environment, ENVIRONMENTS), vec(workload, WORKLOADS), vec(peer, PEERS));
+    (declared, vec(rule(), 0..10), host, vec(packet(), PACKETS)).prop_map(
+        |((environments, workloads, peers), rules, (owners, local, resolvers, resolved), packets)| {
+            World { environments, workloads, peers, rules, owners, local, resolvers, resolved, packets }
+                .unambiguous()
+        },
+    )
+}
+
+/// As its author would write it; a failure names the packet.
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\n{}{}{:#?}", self.declarations(), Self::text(&self.rules), self.inventory())
+    }
+}
+
+impl World {
+    /// Two workloads, one of which may reach the other's port 443.
+    pub(crate) fn shop() -> Self {
+        let rule = RuleText {
+            from: vec!["w0".into()],
+            to: vec!["w1".into()],
+            ports: vec!["tcp/443"],
+            expires: None,
+        };
+        Self {
+            environments: vec![],
+            workloads: vec![(None, false, false); 2],
+            peers: vec![],
+            rules: vec![rule],
+            owners: vec![],
+            local: vec![],
+            resolvers: vec![],
+            resolved: vec![],
+            packets: vec![],
+        }
+    }
+
+    /// The same world with other rules.
+    pub(crate) fn with_rules<'r>(&self, rules: impl Iterator<Item = &'r RuleText>) -> Self {
+        Self { rules: rules.cloned().collect(), ..self.clone() }
+    }
+
+    /// A range in two environments is an error: the later one goes.
+    fn unambiguous(mut self) -> Self {
+        let mut taken: Vec<(&str, usize)> = Vec::new();
+        let mut keep = |ranges: &mut Vec<&'static str>, environment: usize| {
+            ranges.retain(|range| {
+                let holder = taken.iter().find(|(r, _)| r == range).map(|(_, e)| *e);
+                if holder.is_none() {
+                    taken.push((range, environment));
+                }
+                holder.is_none_or(|e| e == environment)
+            });
+        };
+        for (n, (_, ranges)) in self.environments.iter_mut().enumerate() {
+            keep(ranges, n);
+        }
+        for (environment, ranges, _) in &mut self.peers {
+            if let Some(e) = environment {
+                keep(ranges, *e);
+            }
+        }
+        self
+    }
+
+    pub(crate) fn inventory(&self) -> Inventory {
+        let ips = |texts: &[&str]| texts.iter().map(|a| a.parse().unwrap()).collect();
+        Inventory {
+            addresses: self.owners.iter().map(|(ip, w)| (ip.parse().unwrap(), w.map(WorkloadId))).collect(),
+            local: ips(&self.local),
+            resolvers: ips(&self.resolvers),
+            names: [("x.example.org".to_owned(), ips(&self.resolved))].into(),
+        }
+    }
+
+    pub(crate) fn policy(&self) -> Policy {
+        self.load(&[Source::new("p", self.declarations() + &Self::text(&self.rules))])
+    }
+
+    /// Half of the rules in a file before that of the declarations.
+    pub(crate) fn policy_of_two_files(&self) -> Policy {
+        let (a, b) = self.rules.split_at(self.rules.len() / 2);
+        self.load(&[Source::new("a", Self::text(a)), Source::new("b", self.declarations() + &Self::text(b))])
+    }
+
+    fn load(&self, sources: &[Source]) -> Policy {
+        match load(sources) {
+            Ok(loaded) => loaded.policy,
+            Err(e) => panic!("{}\n{self:?}", e.render(sources, false)),
+        }
+    }
+
+    fn declarations(&self) -> String {
+        let mut text = String::new();
+        for (n, (mode, cidrs)) in self.environments.iter().enumerate() {
+            let _ = writeln!(text, "[environment.e{n}]\nmode = {mode:?}\ncidrs = {cidrs:?}");
+        }
+        for (n, (environment, ingress, egress)) in self.workloads.iter().enumerate() {
+            let _ = writeln!(text, "[workload.w{n}]\nselect = {{ systemd = \"w{n}.service\" }}");
+            for (key, open) in [("ingress", ingress), ("egress", egress)] {
+                let _ = writeln!(text, "{key} = {:?}", if *open { "allow" } else { "isolate" });
+            }
+            if let Some(e) = environment {
+                let _ = writeln!(text, "environment = \"e{e}\"");
+            }
+        }
+        for (n, (environment, cidrs, named)) in self.peers.iter().enumerate() {
+            let _ = writeln!(text, "[peer.p{n}]\ncidrs = {cidrs:?}");
+            if *named {
+                let _ = writeln!(text, "names = [\"x.example.org\"]");
+            }
+            if let Some(e) = environment {
+                let _ = writeln!(text, "environment = \"e{e}\"");
+            }
+        }
+        text
+    }
+
+    fn text(rules: &[RuleText]) -> String {
+        let mut text = String::new();
+        for RuleText { from, to, ports, expires } in rules {
+            let _ = writeln!(text, "[[allow]]\nfrom = {from:?}\nto = {to:?}");
+            if !ports.is_empty() {
+                let _ = writeln!(text, "ports = {ports:?}");
+            }
+            if let Some(expires) = expires {
+                let _ = writeln!(text, "expires = {expires}");
+            }
+        }
+        text
+    }
+}

@@ -1,0 +1,159 @@
+//! The compiled tables, asked through the verdict function, against the reference read word by word.
+//!
+//! Failing seeds are kept in `main.regressions` beside this file and tried first.
+
+mod generate;
+mod reference;
+
+use bulkhead_common::{Decision, Direction, Flow, Peer, Reason, RuleId, SubjectId, Verdict, decide};
+use bulkhead_policy::{Compiled, Inventory, Policy, WorkloadId, compile};
+use generate::{Packet, World};
+use proptest::{
+    prelude::*,
+    test_runner::{Config, FileFailurePersistence},
+};
+
+/// Worlds a run, so that packets are 120,000; each with [`generate::PACKETS`] packets.
+const WORLDS: u32 = 2_000;
+
+fn config(worlds: u32) -> Config {
+    Config {
+        cases: worlds,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        max_shrink_iters: 20_000,
+        ..Config::default()
+    }
+}
+
+/// What the tables say.
+fn tables(compiled: &Compiled, packet: &Packet) -> Decision {
+    let local = compiled.endpoints[packet.local.0];
+    let by_address = compiled.peer(packet.address.into());
+    let peer = match packet.socket {
+        Some(WorkloadId(w)) => Peer {
+            subject: compiled.endpoints[w].subject,
+            class: compiled.endpoints[w].peer,
+            address: by_address.class,
+        },
+        None => Peer { subject: by_address.subject, class: by_address.class, address: by_address.class },
+    };
+    let flow = Flow { direction: packet.direction, protocol: packet.protocol, port: packet.port, peer };
+    decide(&compiled.at(packet.now_ns), &local, &flow)
+}
+
+#[track_caller]
+fn agree(
+    policy: &Policy,
+    inventory: &Inventory,
+    compiled: &Compiled,
+    packet: &Packet,
+) -> Result<(), TestCaseError> {
+    let found = tables(compiled, packet);
+    let expected = reference::evaluate(policy, inventory, packet);
+    prop_assert_eq!((found.verdict, found.reason), (expected.verdict, expected.reason), "{:?}", packet);
+    if matches!(found.reason, Reason::Rule | Reason::Expired) {
+        prop_assert!(
+            expected.rules.contains(&(found.rule.0 as usize)),
+            "{:?} names rule {:?}",
+            packet,
+            found.rule
+        );
+    } else {
+        prop_assert_eq!(found.rule, RuleId::NONE);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(config(WORLDS))]
+
+    #[test]
+    fn the_tables_say_what_the_reference_says(world in generate::world()) {
+        let policy = world.policy();
+        let inventory = world.inventory();
+        let compiled = compile(&policy, &inventory);
+        for packet in &world.packets {
+            agree(&policy, &inventory, &compiled, packet)?;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(config(WORLDS / 10))]
+
+    /// Workloads are declared in the order of their names here, so that their numbers stay what they are.
+    #[test]
+    fn the_order_of_rules_and_files_changes_no_verdict(world in generate::world()) {
+        let (policy, inventory) = (world.policy(), world.inventory());
+        let compiled = compile(&policy, &inventory);
+        let turned = world.with_rules(world.rules.iter().rev());
+        let split = turned.policy_of_two_files();
+        for other in [turned.policy(), split] {
+            let recompiled = compile(&other, &inventory);
+            for packet in &world.packets {
+                let (a, b) = (tables(&compiled, packet), tables(&recompiled, packet));
+                prop_assert_eq!((a.verdict, a.reason), (b.verdict, b.reason), "{:?}", packet);
+            }
+        }
+    }
+
+    #[test]
+    fn one_more_allow_refuses_nothing_that_was_allowed(world in generate::world(), rule in generate::rule()) {
+        let inventory = world.inventory();
+        let compiled = compile(&world.policy(), &inventory);
+        let more = world.with_rules(world.rules.iter().chain([&rule]));
+        let recompiled = compile(&more.policy(), &inventory);
+        for packet in &world.packets {
+            if tables(&compiled, packet).verdict == Verdict::Allowed {
+                prop_assert_eq!(tables(&recompiled, packet).verdict, Verdict::Allowed, "{:?}", packet);
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_input_gives_the_same_tables(world in generate::world()) {
+        let (policy, inventory) = (world.policy(), world.inventory());
+        let (a, b) = (compile(&policy, &inventory), compile(&world.policy(), &inventory));
+        prop_assert_eq!(&a.policy, &b.policy);
+        prop_assert_eq!(&a.peers, &b.peers);
+        prop_assert_eq!(&a.endpoints, &b.endpoints);
+    }
+
+    #[test]
+    fn an_address_is_what_the_longest_entry_says(world in generate::world()) {
+        let compiled = compile(&world.policy(), &world.inventory());
+        for packet in &world.packets {
+            let address = bulkhead_common::Address::from(packet.address);
+            let bits = |a: bulkhead_common::Address| u128::from_be_bytes(a.0);
+            let covering = compiled.peers.iter().filter(|(first, len, _)| {
+                *len == 0 || (bits(*first) ^ bits(address)) >> (128 - len) == 0
+            });
+            let longest = covering.max_by_key(|(_, len, _)| *len).map(|(_, _, entry)| *entry);
+            prop_assert_eq!(longest.unwrap_or_default(), compiled.peer(address));
+            prop_assert!(longest.is_none_or(|e| e.subject != SubjectId::UNIDENTIFIED));
+        }
+    }
+}
+
+/// The reference itself, on cases whose answers are plain.
+#[test]
+fn the_reference_knows_plain_cases() {
+    let world = World::shop();
+    let (policy, inventory) = (world.policy(), Inventory::default());
+    let ask = |local: usize, direction, socket: usize, port| {
+        let packet = Packet {
+            local: WorkloadId(local),
+            socket: Some(WorkloadId(socket)),
+            address: [127, 0, 0, 1].into(),
+            direction,
+            protocol: bulkhead_common::Protocol::TCP,
+            port,
+            now_ns: 0,
+        };
+        reference::evaluate(&policy, &inventory, &packet).verdict
+    };
+    assert_eq!(ask(0, Direction::Egress, 1, 443), Verdict::Allowed);
+    assert_eq!(ask(1, Direction::Ingress, 0, 443), Verdict::Allowed);
+    assert_eq!(ask(0, Direction::Egress, 1, 80), Verdict::Denied);
+    assert_eq!(ask(1, Direction::Egress, 0, 443), Verdict::Denied);
+}
