@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
@@ -24,45 +25,45 @@ use crate::{artifact, denials::Denials, place::Place};
 const START: Duration = Duration::from_secs(30);
 /// How long a stop may take.
 const STOP: Duration = Duration::from_secs(10);
-/// What the agent says on standard error once every connection meets its programs.
-const READY: &str = "ready";
 
 /// An agent about to be started.
 #[derive(Debug)]
 pub struct Launch {
     command: Command,
-    files: Files,
+    /// What it writes: gone with it.
+    files: TempDir,
+    policy: PathBuf,
     cgroup_root: PathBuf,
 }
 
-/// An agent's own files.
-#[derive(Debug)]
-struct Files {
-    dir: TempDir,
-}
-
-impl Files {
-    fn policy(&self) -> PathBuf {
-        self.dir.path().join("policy.toml")
-    }
-
-    fn control_socket(&self) -> PathBuf {
-        self.dir.path().join("control.sock")
-    }
-}
-
 impl Launch {
-    /// An agent in `place` for the workloads below `cgroup_root`, under a policy.
-    pub fn new(place: &Place<'_>, cgroup_root: &Path, bpffs: &Path, policy: &str) -> Result<Self> {
-        let files = Files { dir: TempDir::new()? };
-        fs::write(files.policy(), policy)?;
+    /// An agent in `place` for the workloads below `cgroup_root`, under the policy in a file.
+    pub fn new(place: &Place<'_>, cgroup_root: &Path, bpffs: &Path, policy: &Path) -> Result<Self> {
+        Self::with(place, cgroup_root, bpffs, policy.to_owned(), TempDir::new()?)
+    }
+
+    /// The same under a policy as text.
+    pub fn with_text(place: &Place<'_>, cgroup_root: &Path, bpffs: &Path, policy: &str) -> Result<Self> {
+        let files = TempDir::new()?;
+        let path = files.path().join("policy.toml");
+        fs::write(&path, policy)?;
+        Self::with(place, cgroup_root, bpffs, path, files)
+    }
+
+    fn with(
+        place: &Place<'_>,
+        cgroup_root: &Path,
+        bpffs: &Path,
+        policy: PathBuf,
+        files: TempDir,
+    ) -> Result<Self> {
         let mut command = place.command(artifact::agent()?);
-        command.arg("run").arg("--policy").arg(files.policy());
+        command.arg("run").arg("--policy").arg(&policy);
         command.arg("--cgroup-root").arg(cgroup_root).arg("--bpffs").arg(bpffs);
-        command.arg("--state-dir").arg(files.dir.path().join("state"));
-        command.arg("--control-socket").arg(files.control_socket());
+        command.arg("--state-dir").arg(files.path().join("state"));
+        command.arg("--control-socket").arg(control_socket(&files));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Ok(Self { command, files, cgroup_root: cgroup_root.to_owned() })
+        Ok(Self { command, files, policy, cgroup_root: cgroup_root.to_owned() })
     }
 
     /// Refuse nothing, report what would be.
@@ -77,14 +78,20 @@ impl Launch {
         self
     }
 
+    /// Keeps the terminal's Ctrl-C from it: whoever started it stops it.
+    pub fn in_own_group(mut self) -> Self {
+        self.command.process_group(0);
+        self
+    }
+
     /// Starts it and waits until it says that it is ready.
     pub fn start(mut self) -> Result<Agent> {
         self.command.args(["--output", "json"]);
         let mut child = self.command.spawn().context("nsenter cannot be started (package util-linux)")?;
         let denials = Denials::collect(child.stdout.take().context("no standard output")?);
         let log = read_log(child.stderr.take().context("no standard error")?);
-        let mut agent =
-            Agent { child, denials, log, said: Vec::new(), files: self.files, cgroup_root: self.cgroup_root };
+        let Self { files, policy, cgroup_root, .. } = self;
+        let mut agent = Agent { child, denials, log, said: Vec::new(), files, policy, cgroup_root };
         agent.wait_until_ready()?;
         Ok(agent)
     }
@@ -108,7 +115,8 @@ pub struct Agent {
     denials: Denials,
     log: Receiver<String>,
     said: Vec<String>,
-    files: Files,
+    files: TempDir,
+    policy: PathBuf,
     cgroup_root: PathBuf,
 }
 
@@ -124,15 +132,20 @@ impl Agent {
     }
 
     /// The policy file that it was started with.
-    pub fn policy_file(&self) -> PathBuf {
-        self.files.policy()
+    pub fn policy_file(&self) -> &Path {
+        &self.policy
+    }
+
+    /// Where it answers.
+    pub fn control_socket(&self) -> PathBuf {
+        control_socket(&self.files)
     }
 
     /// What `bulkhead status --output json` answers.
     pub fn status(&self) -> Result<Value> {
         let output = Command::new(artifact::agent()?)
             .args(["status", "--output", "json", "--control-socket"])
-            .arg(self.files.control_socket())
+            .arg(self.control_socket())
             .output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "bulkhead status: {}\n{said}", output.status);
@@ -170,7 +183,7 @@ impl Agent {
         loop {
             match self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
-                    let ready = line.contains(READY);
+                    let ready = is_ready(&line);
                     self.said.push(line);
                     if ready {
                         return Ok(());
@@ -195,6 +208,15 @@ impl Drop for Agent {
             eprintln!("the agent said:\n{}", self.said());
         }
     }
+}
+
+fn control_socket(files: &TempDir) -> PathBuf {
+    files.path().join("control.sock")
+}
+
+/// Does the agent say that every connection meets its programs from now on?
+fn is_ready(line: &str) -> bool {
+    serde_json::from_str::<Value>(line).is_ok_and(|said| said["status"] == "ready")
 }
 
 /// Names of the programs that the kernel has attached to a cgroup or below, as another tool than ours sees it.

@@ -1,5 +1,7 @@
 //! One host with its LAN, its cgroups and its agent.
 
+use std::path::Path;
+
 use anyhow::Result;
 use tempfile::TempDir;
 
@@ -73,9 +75,18 @@ impl Lab {
         Probe::start(&Place::new(self.outside()?, network))
     }
 
-    /// An agent under a policy.
+    /// An agent under a policy given as text.
     pub fn agent(&self, policy: &str) -> Result<Launch> {
-        let place = Place::new(self.outside()?, self.host()).with_mounts(&self.mounts);
-        Launch::new(&place, self.root()?.path(), self.files.path(), policy)
+        Launch::with_text(&self.office()?, self.root()?.path(), self.files.path(), policy)
+    }
+
+    /// An agent under the policy in a file.
+    pub fn agent_under(&self, policy: &Path) -> Result<Launch> {
+        Launch::new(&self.office()?, self.root()?.path(), self.files.path(), policy)
+    }
+
+    /// Where the agent runs.
+    fn office(&self) -> Result<Place<'_>> {
+        Ok(Place::new(self.outside()?, self.host()).with_mounts(&self.mounts))
     }
 }
