@@ -38,7 +38,7 @@ pub use identity::{CgroupDir, Identity};
 pub use inventory::Inventory;
 pub use language::{
     Cidr, CidrError, End, Environment, EnvironmentId, Expectation, Forbid, Glob, Loaded, Mode, Pattern, Peer,
-    Policy, PortSpan, Ports, PortsError, Rule, Selector, Test, Workload, WorkloadId, load,
+    Policy, PortSpan, Ports, PortsError, Rule, Selector, Test, Workload, WorkloadId, expired_rules, load,
 };
 pub use nearest::{Asked, NearestRule, nearest_rule};
 pub use text::{Code, Diagnostic, Diagnostics, Place, Severity, Source};

@@ -35,6 +35,19 @@ const ZONES: [(&str, Zone); 17] = [
 ];
 
 impl Zone {
+    /// The addresses of this kind as ranges.
+    pub(crate) fn disjoint(self) -> Vec<Cidr> {
+        let mut ranges = Vec::new();
+        for (cidr, _) in Self::ranges().filter(|(_, zone)| *zone == self) {
+            let holes =
+                Self::ranges().map(|(hole, _)| hole).filter(|hole| *hole != cidr && cidr.covers(*hole));
+            ranges.extend(holes.fold(vec![cidr], |parts, hole| {
+                parts.into_iter().flat_map(|part| part.without(hole)).collect()
+            }));
+        }
+        ranges
+    }
+
     /// The kind of one address.
     pub(crate) fn of(address: Address) -> Self {
         let holding = Self::ranges().filter(|(cidr, _)| cidr.holds(address));

@@ -68,6 +68,19 @@ impl Cidr {
         self.covers(Self { first: address, len: 128 })
     }
 
+    /// What is left without `hole`, as ranges.
+    pub(crate) fn without(self, hole: Self) -> Vec<Self> {
+        if !self.covers(hole) {
+            return if hole.covers(self) { Vec::new() } else { vec![self] };
+        }
+        // At each step towards the hole the half that it is not in is left.
+        let halves = (self.len + 1..=hole.len).map(|len| {
+            let sibling = bits(hole.first) & mask(len) ^ 1 << (128 - len);
+            Self { first: address(sibling), len }
+        });
+        halves.collect()
+    }
+
     /// Have both an address in common?
     pub fn meets(self, other: Self) -> bool {
         self.covers(other) || other.covers(self)
@@ -170,6 +183,16 @@ mod tests {
         for s in ["", "10.0.0", "10.0.0.0/", "10.0.0.0/+8", "10.0.0.0/8/8", "web", "010.0.0.1"] {
             assert_eq!(error(s), CidrError::NotAnAddress, "{s}");
         }
+    }
+
+    #[test]
+    fn a_range_without_a_hole_is_the_rest() {
+        let rest = cidr("10.0.0.0/8").without(cidr("10.64.0.0/10"));
+        let rest: Vec<_> = rest.iter().map(Cidr::to_string).collect();
+        assert_eq!(rest, ["10.128.0.0/9", "10.0.0.0/10"]);
+        assert_eq!(cidr("10.0.0.0/8").without(cidr("192.0.2.0/24")), [cidr("10.0.0.0/8")]);
+        assert_eq!(cidr("10.0.0.0/8").without(cidr("10.0.0.0/8")), []);
+        assert_eq!(cidr("::/0").without(cidr("10.0.0.0/8")), [cidr("::/0")]);
     }
 
     #[test]

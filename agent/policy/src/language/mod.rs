@@ -2,8 +2,10 @@
 
 mod cidr;
 mod decode;
+mod forbid;
 mod glob;
 mod model;
+mod overlap;
 mod ports;
 mod resolve;
 mod selector;
@@ -21,6 +23,7 @@ pub use model::{
 pub use ports::{PortSpan, Ports, PortsError};
 pub(crate) use selector::MAX_DEPTH;
 pub use selector::Selector;
+pub use warn::expired_rules;
 
 use crate::text::{Diagnostics, Findings, Source};
 
@@ -42,6 +45,9 @@ pub fn load(sources: &[Source]) -> Result<Loaded, Diagnostics> {
     let document = decode::decode(sources, &mut findings);
     // What a misread file declares is unknown: names would be called unknown that are not.
     let resolved = (!document.unreadable).then(|| resolve::resolve(document, &mut findings));
+    if let Some(policy) = &resolved {
+        forbid::check(policy, &mut findings);
+    }
     match resolved {
         Some(policy) if !findings.has_errors() => {
             warn::check(&policy, &mut findings);

@@ -123,3 +123,117 @@ fn a_rule_without_an_id_gets_one_that_edits_elsewhere_do_not_change() {
     assert_ne!(id(rule), id(other));
     assert_ne!(id(rule), id(&format!("{rule}{rule}")), "twins are told apart");
 }
+
+const TWO: &str = r#"
+[environment.prod]
+[environment.dev]
+[environment.lan]
+cidrs = ["10.0.0.0/8"]
+[environment.iot]
+cidrs = ["10.40.0.0/16"]
+[workload.db]
+environment = "prod"
+select = { systemd = "db.service" }
+[workload.ci]
+environment = "dev"
+select = { systemd = "ci.service" }
+[peer.mirror]
+names = ["*.example.org"]
+"#;
+
+/// The findings about rules between two environments.
+#[track_caller]
+fn between(rules: &str) -> String {
+    findings(&format!("{TWO}{rules}"))
+}
+
+fn allow(from: &str, to: &str, more: &str) -> String {
+    format!("[[allow]]\nid = \"r\"\nfrom = \"{from}\"\nto = \"{to}\"\n{more}\n")
+}
+
+#[test]
+fn an_allow_that_contradicts_a_forbid_does_not_compile() {
+    let forbid = |from, to, more| format!("[[forbid]]\nfrom = \"{from}\"\nto = \"{to}\"\n{more}\n");
+    let dev_prod = forbid("env:dev", "env:prod", "");
+    for (rule, forbid, contradicts) in [
+        (allow("ci", "db", ""), dev_prod.clone(), true),
+        (allow("any", "db", ""), dev_prod.clone(), true),
+        (allow("env:dev", "env:prod", ""), dev_prod.clone(), true),
+        (allow("db", "ci", ""), dev_prod.clone(), false),
+        (allow("ci", "10.0.0.0/8", ""), dev_prod.clone(), false),
+        (allow("ci", "db", ""), forbid("env:dev", "env:prod", "except = [\"r\"]"), false),
+        (
+            allow("ci", "db", "ports = [\"tcp/443\"]"),
+            forbid("env:dev", "env:prod", "ports = [\"tcp/5432\"]"),
+            false,
+        ),
+        (
+            allow("ci", "db", "ports = [\"tcp/*\"]"),
+            forbid("env:dev", "env:prod", "ports = [\"tcp/5432\"]"),
+            true,
+        ),
+        (allow("ci", "10.1.0.0/16", ""), forbid("env:dev", "env:lan", ""), true),
+        (allow("ci", "10.40.1.0/24", ""), forbid("env:dev", "env:lan", ""), false),
+        (allow("ci", "10.40.1.0/24", ""), forbid("env:dev", "env:iot", ""), true),
+        (allow("ci", "0.0.0.0/0", ""), forbid("env:dev", "env:iot", ""), true),
+        (allow("ci", "private", ""), forbid("env:dev", "env:iot", ""), true),
+        (allow("ci", "internet", ""), forbid("env:dev", "env:iot", ""), false),
+        (allow("ci", "192.0.2.0/24", ""), forbid("env:dev", "internet", ""), true),
+    ] {
+        let found = between(&format!("{rule}{forbid}"));
+        assert_eq!(found.contains("forbids"), contradicts, "{rule}{forbid}{found}");
+    }
+}
+
+#[test]
+fn a_contradiction_names_both_places() {
+    let text = format!("{TWO}{}[[forbid]]\nfrom = \"env:dev\"\nto = \"env:prod\"\n", allow("ci", "db", ""));
+    let files = [Source::new("p", text)];
+    let found = load(&files).unwrap_err();
+    assert!(
+        found.to_string().contains("p:16:1: rule `r` allows ci to reach db, which p:21 forbids"),
+        "{found}"
+    );
+    let shown = found.render(&files, false);
+    assert!(shown.contains("allowed here") && shown.contains("forbidden here"), "{shown}");
+}
+
+#[test]
+fn what_is_probably_not_meant_is_warned_of() {
+    let rest = allow("ci", "db", "ports = [\"tcp/1\"]").replace("\"r\"", "\"rest\"");
+    for (rules, expected) in [
+        (allow("10.0.0.1", "10.0.0.2", ""), "rule `r` opens nothing: neither end is a workload"),
+        (allow("ci", "db", "ports = [\"tcp/1\"]"), "rule `rest` opens nothing that `r` does not open"),
+        (allow("env:dev", "env:prod", ""), "rule `rest` opens nothing that `r` does not open"),
+        (allow("any", "env:prod", ""), "rule `r` opens env:prod to every other environment"),
+        (allow("any", "db", ""), "rule `r` opens db to every other environment"),
+        (allow("ci", "mirror", "ports = [\"tcp/443\"]"), "may not ask a resolver"),
+        ("[workload.x]\nselect = { cgroup = \"/**/x\" }".into(), "no rule names workload `x`"),
+        ("[workload.x]\nselect = { cgroup = \"/**/x\" }".into(), "whoever may create cgroups"),
+    ] {
+        let found = between(&format!("{rules}\n{rest}"));
+        assert!(found.contains(expected), "{rules}{found}");
+    }
+}
+
+#[test]
+fn what_is_meant_is_not_warned_of() {
+    for rules in [
+        allow("ci", "db", "ports = [\"tcp/1\"]"),
+        allow("any", "db", "ports = [\"tcp/443\"]")
+            + &allow("any", "ci", "ports = [\"tcp/443\"]").replace("\"r\"", "\"s\""),
+        allow("env:dev", "mirror", "ports = [\"tcp/443\"]")
+            + "[[allow]]\nfrom = [\"ci\", \"db\"]\nto = \"dns\"\nports = [\"udp/53\"]\n",
+    ] {
+        assert_eq!(between(&rules), "", "{rules}");
+    }
+}
+
+#[test]
+fn a_rule_is_expired_from_its_second_on() {
+    let policy =
+        crate::testing::policy(&format!("{TWO}{}", allow("ci", "db", "expires = 2026-01-01T00:00:00Z")));
+    let second = 1_767_225_600_000_000_000;
+    assert!(crate::expired_rules(&policy, second - 1).is_empty());
+    assert_eq!(crate::expired_rules(&policy, second).len(), 1);
+}

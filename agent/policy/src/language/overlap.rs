@@ -1,0 +1,102 @@
+//! Which ends have somebody in common, and which contain which, as far as the policy alone tells.
+
+use super::{Cidr, End, EnvironmentId, Policy, Ports, WorkloadId};
+use crate::compile::Zone;
+
+/// What two ends have in common. Environments are looked up once.
+pub(super) struct Overlap<'p> {
+    policy: &'p Policy,
+    /// Every range that is in an environment.
+    environments: Vec<(Cidr, EnvironmentId)>,
+}
+
+impl<'p> Overlap<'p> {
+    pub(super) fn new(policy: &'p Policy) -> Self {
+        let own = policy.environments.iter().enumerate().map(|(n, e)| (EnvironmentId(n), &e.cidrs));
+        let peers = policy.peers.iter().filter_map(|p| Some((p.environment?, &p.cidrs)));
+        let environments =
+            own.chain(peers).flat_map(|(e, cidrs)| cidrs.iter().map(move |c| (*c, e))).collect();
+        Self { policy, environments }
+    }
+
+    /// Can somebody be both? A workload is met by its names and by `any` only: an address opens nothing at its end.
+    pub(super) fn meets(&self, a: End, b: End) -> bool {
+        match (a, b) {
+            (End::Any, _) | (_, End::Any) => true,
+            (End::Workload(w), other) | (other, End::Workload(w)) => self.names_workload(other, w),
+            (End::Environment(a), End::Environment(b)) => a == b,
+            (End::Environment(e), other) | (other, End::Environment(e)) => {
+                let is_member = matches!(other, End::Peer(p) if self.policy.peers[p].environment == Some(e));
+                is_member || self.ranges(other).iter().any(|c| self.environment_reaches(e, *c))
+            }
+            (End::Peer(a), End::Peer(b)) if a == b => true,
+            (a, b) if a == b => true,
+            (a, b) => {
+                let others = self.ranges(b);
+                self.ranges(a).iter().any(|x| others.iter().any(|y| x.meets(*y)))
+            }
+        }
+    }
+
+    /// Is an address of `cidr` in the environment: is there no narrower range of another one between?
+    fn environment_reaches(&self, environment: EnvironmentId, cidr: Cidr) -> bool {
+        let around = self.environments.iter().filter(|(range, _)| range.covers(cidr));
+        let narrowest = around.max_by_key(|(range, _)| range.prefix_len()).map(|(_, e)| *e);
+        let inside = || self.environments.iter().any(|(range, e)| *e == environment && cidr.covers(*range));
+        narrowest == Some(environment) || inside()
+    }
+
+    fn names_workload(&self, end: End, workload: WorkloadId) -> bool {
+        match end {
+            End::Workload(w) => w == workload,
+            End::Environment(e) => self.policy.workloads[workload.0].environment == Some(e),
+            _ => false,
+        }
+    }
+
+    /// The addresses of an end that is neither a workload nor an environment. What only the host knows is left out.
+    fn ranges(&self, end: End) -> Vec<Cidr> {
+        match end {
+            End::Peer(p) => self.policy.peers[p].cidrs.clone(),
+            End::Cidr(cidr) => vec![cidr],
+            End::Private => Zone::Private.disjoint(),
+            End::Internet => Zone::Internet.disjoint(),
+            End::Host => ["127.0.0.0/8", "::1"].iter().filter_map(|c| c.parse().ok()).collect(),
+            End::Any | End::Dns | End::Environment(_) | End::Workload(_) => Vec::new(),
+        }
+    }
+
+    /// Does naming `wide` open everything that naming `narrow` opens? Addresses and `any` open no workload's end.
+    pub(super) fn covers(&self, wide: End, narrow: End) -> bool {
+        match (wide, narrow) {
+            (a, b) if a == b => true,
+            (End::Any, b) => !matches!(b, End::Workload(_) | End::Environment(_)),
+            (End::Environment(_), End::Workload(w)) => self.names_workload(wide, w),
+            (End::Cidr(_) | End::Peer(_), End::Cidr(_) | End::Peer(_)) => {
+                let inner = self.ranges(narrow);
+                let outer = self.ranges(wide);
+                let named = matches!(narrow, End::Peer(p) if !self.policy.peers[p].names.is_empty());
+                !named && !inner.is_empty() && inner.iter().all(|i| outer.iter().any(|o| o.covers(*i)))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Have the lists a port in common? None stands for all of them.
+pub(super) fn ports_meet(a: &[Ports], b: &[Ports]) -> bool {
+    let spans = |ports: &[Ports]| ports.iter().flat_map(Ports::spans).copied().collect::<Vec<_>>();
+    a.is_empty() || b.is_empty() || spans(a).iter().any(|x| spans(b).iter().any(|y| x.meets(*y)))
+}
+
+/// Does `wide` hold every port of `narrow`, range by range?
+pub(super) fn ports_cover(wide: &[Ports], narrow: &[Ports]) -> bool {
+    let holds = |first: u16, last: u16, protocol| {
+        wide.iter()
+            .flat_map(Ports::spans)
+            .any(|s| s.protocol == protocol && s.first <= first && last <= s.last)
+    };
+    wide.is_empty()
+        || (!narrow.is_empty()
+            && narrow.iter().flat_map(Ports::spans).all(|s| holds(s.first, s.last, s.protocol)))
+}
