@@ -66,8 +66,8 @@ impl Programs<'_> {
     /// clippy on the programs. Not `cargo clippy`: that would start rustup's default one, built for another compiler.
     pub fn clippy(&self, toolchain: &Toolchain) -> Command {
         let mut clippy = Command::new(toolchain.compiler.beside(CLIPPY));
-        clippy.env("CARGO", &toolchain.compiler.cargo);
         self.configure(&mut clippy, toolchain, "clippy");
+        clippy.env("CARGO", &toolchain.compiler.cargo);
         clippy
     }
 

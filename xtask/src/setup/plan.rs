@@ -149,7 +149,11 @@ impl Choice {
     fn packages(&self, facts: &Facts) -> Vec<Wanted> {
         let mut packages = Vec::new();
         if self.way == Way::Debian && !complete(Way::Debian, facts) {
-            let why = "compiles the BPF programs";
+            let why = if complete(Way::Rustup, facts) {
+                "compiles the BPF programs: no linker reads the bitcode of rustup's nightly"
+            } else {
+                "compiles the BPF programs"
+            };
             packages.extend(DEBIAN_PACKAGES.map(|name| Wanted::new(name, why)));
             packages.push(Wanted::new(DEBIAN_CLIPPY, "checks the BPF programs"));
         }
