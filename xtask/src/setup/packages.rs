@@ -21,7 +21,7 @@ pub(crate) enum Proof {
 }
 
 /// All of them. bpf-linker's and Debian's compiler's own are not here: they depend on the way taken.
-pub(crate) const PACKAGES: [Package; 7] = [
+pub(crate) const PACKAGES: [Package; 8] = [
     Package { name: "gcc", proof: Proof::Program("cc"), why: "links what rustc compiles" },
     Package {
         name: "libc6-dev",
@@ -34,7 +34,16 @@ pub(crate) const PACKAGES: [Package; 7] = [
         why: "fetching crates over HTTPS",
     },
     Package { name: "iproute2", proof: Proof::Program("ip"), why: "network namespaces of tests and demo" },
-    Package { name: "iputils-ping", proof: Proof::Program("ping"), why: "ICMP from a real program" },
+    Package {
+        name: "util-linux",
+        proof: Proof::Program("nsenter"),
+        why: "processes in namespaces of their own",
+    },
+    Package {
+        name: "bpftool",
+        proof: Proof::Program("bpftool"),
+        why: "the tests ask another tool than ours what is attached",
+    },
     Package { name: "curl", proof: Proof::Program("curl"), why: "the demo's client" },
     Package {
         name: "debootstrap",
