@@ -1,1 +1,21 @@
-//! Placeholder until the first commit of this room.
+//! Where workloads come from: the cgroup tree, who its directories belong to, and the addresses that a workload has
+//! to itself.
+//!
+//! [`Watcher`] keeps the [`Tree`] of cgroups as the kernel has it, [`Members`] says which of its cgroups the policy
+//! names, and [`addresses`] finds the addresses of network namespaces that one workload has to itself.
+
+#![forbid(unsafe_code)]
+
+mod addresses;
+mod hierarchy;
+mod members;
+mod netns;
+mod resolvers;
+mod tree;
+mod watch;
+
+pub use addresses::addresses;
+pub use hierarchy::{CgroupRoot, HierarchyError};
+pub use members::{Edit, Members};
+pub use tree::{CgroupId, SharedTree, Tree};
+pub use watch::{Changes, WatchError, Watcher};
