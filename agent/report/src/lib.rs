@@ -1,1 +1,23 @@
-//! Placeholder until the first commit of this room.
+//! Refusals as people and programs read them.
+//!
+//! A record from the kernel passes the [`Coalescer`], which lets the first of a kind through at once and repeats once a
+//! second; [`Enricher`] makes it a [`Denial`] with everything that is known of it; [`Lines`] prints it, one line or
+//! one JSON object each, without ever holding up who reports.
+
+#![forbid(unsafe_code)]
+
+mod clock;
+mod coalesce;
+mod denial;
+mod enrich;
+mod human;
+mod lines;
+mod process;
+mod protocol;
+mod unit;
+
+pub use coalesce::Coalescer;
+pub use denial::{Denial, NearestRule, Peer, Process, Rule, Workload};
+pub use enrich::Enricher;
+pub use human::plain;
+pub use lines::{Format, Lines};

@@ -1,0 +1,153 @@
+//! From the kernel's record to everything that is known of a refusal.
+
+use std::{fmt, net::IpAddr, path::Path, sync::Arc};
+
+use bulkhead_common::{Direction, Event, Protocol, Reason, RuleId, SubjectId, Verdict};
+use bulkhead_policy::{Asked, Place, Policy, WorkloadId, describe_peer, nearest_rule};
+
+use crate::{Denial, NearestRule, Peer, Process, Rule, Workload, clock, process, protocol, unit::unit_of};
+
+/// Finds the path of a cgroup by its id; the process may be asked, unless it is 0.
+type PathOfCgroup = dyn Fn(u64, u32) -> Option<String> + Send;
+
+/// Makes denials of records.
+pub struct Enricher {
+    policy: Arc<Policy>,
+    path_of_cgroup: Box<PathOfCgroup>,
+}
+
+impl fmt::Debug for Enricher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Enricher").finish_non_exhaustive()
+    }
+}
+
+impl Enricher {
+    /// For records of generations compiled from `policy`. `path_of_cgroup` gets a cgroup's id and the process that made
+    /// the call, or 0.
+    pub fn new(
+        policy: Arc<Policy>,
+        path_of_cgroup: impl Fn(u64, u32) -> Option<String> + Send + 'static,
+    ) -> Self {
+        Self { policy, path_of_cgroup: Box::new(path_of_cgroup) }
+    }
+
+    /// What is known of this record, looked up now: in a moment the process may be gone. None if the record makes no
+    /// sense, as of programs of another version.
+    pub fn look_up(&self, event: &Event) -> Option<Denial> {
+        let reason = *Reason::ALL.get(usize::from(event.reason))?;
+        let (verdict, mode) = match event.verdict {
+            v if v == Verdict::Denied as u8 => ("denied", "enforce"),
+            v if v == Verdict::WouldDeny as u8 => ("would-deny", "audit"),
+            _ => return None,
+        };
+        let direction = match event.direction {
+            d if d == Direction::Egress as u8 => Direction::Egress,
+            d if d == Direction::Ingress as u8 => Direction::Ingress,
+            _ => return None,
+        };
+        let protocol = Protocol(event.protocol);
+        let address = IpAddr::from(event.peer_address);
+        let subject = self.workload(event.subject);
+        let peer_workload = self.workload(event.peer_subject);
+        let asked = subject.map(|subject| Asked {
+            direction,
+            subject,
+            peer_workload,
+            peer_address: address,
+            protocol,
+            port: event.port,
+            now_ns: clock::now(),
+        });
+        Some(Denial {
+            time: clock::time_of_day(event.time),
+            verdict,
+            mode,
+            direction: match direction {
+                Direction::Egress => "egress",
+                Direction::Ingress => "ingress",
+            },
+            protocol: protocol::name(protocol),
+            workload: self.local_end(event, subject),
+            process: (event.pid != 0).then(|| Process {
+                pid: event.pid,
+                comm: command(&event.comm),
+                exe: process::exe(event.pid, event.time),
+                uid: event.uid,
+            }),
+            peer: self.other_end(event, peer_workload, address, protocol),
+            rule: self.rule(event.rule),
+            reason: reason.name(),
+            nearest_rule: asked
+                .filter(|_| matches!(reason, Reason::NoRule | Reason::Expired))
+                .and_then(|asked| nearest_rule(&self.policy, &asked))
+                .and_then(|nearest| {
+                    Some(NearestRule {
+                        rule: self.rule(u32::try_from(nearest.rule).ok()?)?,
+                        differs: nearest.differs,
+                    })
+                }),
+            count: 1,
+            suppressed: 0,
+            generation: event.generation,
+            service: protocol::service(protocol, event.port),
+        })
+    }
+
+    fn workload(&self, subject: u32) -> Option<WorkloadId> {
+        let known = subject != SubjectId::NONE.0 && subject != SubjectId::UNIDENTIFIED.0;
+        let index = usize::try_from(subject.checked_sub(1)?).ok()?;
+        (known && index < self.policy.workloads.len()).then_some(WorkloadId(index))
+    }
+
+    /// Name and environment of a workload.
+    fn names(&self, workload: WorkloadId) -> (String, Option<String>) {
+        let workload = &self.policy.workloads[workload.0];
+        let environment = workload.environment.map(|e| self.policy.environments[e.0].name.clone());
+        (workload.name.clone(), environment)
+    }
+
+    fn local_end(&self, event: &Event, subject: Option<WorkloadId>) -> Workload {
+        let (name, environment) = subject.map(|s| self.names(s)).unzip();
+        let cgroup = (self.path_of_cgroup)(event.cgroup, event.pid);
+        let unit = cgroup.as_deref().and_then(unit_of).map(str::to_owned);
+        Workload { name, environment: environment.flatten(), cgroup, unit }
+    }
+
+    fn other_end(
+        &self,
+        event: &Event,
+        workload: Option<WorkloadId>,
+        address: IpAddr,
+        protocol: Protocol,
+    ) -> Peer {
+        let (name, environment) = if let Some(workload) = workload {
+            let (name, environment) = self.names(workload);
+            (Some(name), environment)
+        } else {
+            let (name, environment) = describe_peer(&self.policy, address);
+            (name.map(str::to_owned), environment.map(str::to_owned))
+        };
+        Peer { address, port: protocol.has_ports().then_some(event.peer_port), name, environment }
+    }
+
+    fn rule(&self, rule: u32) -> Option<Rule> {
+        if rule == RuleId::NONE.0 {
+            return None;
+        }
+        let rule = self.policy.rules.get(usize::try_from(rule).ok()?)?;
+        Some(Rule { id: rule.id.clone(), file: file_name(&rule.place), line: rule.place.line })
+    }
+}
+
+/// Reports name the file without its folder: that is the same on every host.
+fn file_name(place: &Place) -> String {
+    let path = Path::new(&*place.file);
+    path.file_name().map_or_else(|| place.file.to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+/// A command name, NUL-padded.
+fn command(comm: &[u8]) -> String {
+    let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+    String::from_utf8_lossy(&comm[..end]).into_owned()
+}
