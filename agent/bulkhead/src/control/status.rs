@@ -1,0 +1,59 @@
+//! What an agent tells of itself.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// What a running agent enforces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    /// Seconds since the agent enforces.
+    pub(crate) uptime: u64,
+    pub(crate) cgroup_root: PathBuf,
+    /// Is nothing refused, only reported?
+    pub(crate) dry_run: bool,
+    /// Number of the policy in force; it grows as addresses change.
+    pub(crate) generation: u32,
+    pub(crate) policy: Vec<String>,
+    pub(crate) rules: usize,
+    pub(crate) environments: Vec<Environment>,
+    pub(crate) workloads: Vec<Workload>,
+    /// What the operator should look after, as long as it lasts.
+    pub(crate) warnings: Vec<String>,
+    pub(crate) events: Events,
+}
+
+/// One environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Environment {
+    pub(crate) name: String,
+    /// `enforce`, `audit` or `off`.
+    pub(crate) mode: String,
+    /// Workloads declared in it.
+    pub(crate) workloads: usize,
+}
+
+/// One workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Workload {
+    pub(crate) name: String,
+    pub(crate) environment: Option<String>,
+    pub(crate) mode: String,
+    /// The cgroups that its selectors match now; all below them belong to it as well.
+    pub(crate) cgroups: Vec<String>,
+    /// Addresses that it has to itself.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// Refusals, counted since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Events {
+    /// Refused, or reported as would be refused.
+    pub(crate) refusals: u64,
+    /// Records that the kernel had no room for.
+    pub(crate) dropped: u64,
+    /// Refusals whose report could not be printed.
+    pub(crate) unprinted: u64,
+}

@@ -1,0 +1,286 @@
+//! The policy in force: who is in which workload, what that compiles to, and the kernel's copy of it.
+
+use std::{path::PathBuf, sync::Arc, time::Instant};
+
+use bulkhead_common::Endpoint;
+use bulkhead_datapath::{Datapath, DatapathError, Events, Generation};
+use bulkhead_policy::{Compiled, Identity, Inventory, Mode, Policy, WorkloadId, compile};
+use bulkhead_workloads::{CgroupRoot, Changes, Edit, Members, SharedTree, addresses};
+use tokio::task::JoinHandle;
+
+use super::RunError;
+use crate::control::{self, Environment, Status, Workload};
+
+/// The policy in force. Dropping it takes it out of force.
+pub(super) struct Enforcement {
+    policy: Arc<Policy>,
+    root: CgroupRoot,
+    tree: SharedTree,
+    members: Members,
+    inventory: Inventory,
+    compiled: Compiled,
+    datapath: Datapath,
+    generation: u32,
+    search: Option<JoinHandle<Option<(Inventory, Compiled)>>>,
+    /// The last thing that the kernel did not take.
+    fault: Option<String>,
+}
+
+impl Enforcement {
+    /// Loads the programs and fills their tables; nothing is enforced before [`Self::attach`].
+    pub(super) fn start(
+        policy: Arc<Policy>,
+        root: CgroupRoot,
+        tree: SharedTree,
+        there: &Changes,
+    ) -> Result<Self, RunError> {
+        let mut members = Members::new(&root);
+        members.update(&tree.read(), &policy, there);
+        let inventory = addresses(&directories(&root, &tree, &members)).map_err(RunError::Addresses)?;
+        let compiled = compile(&policy, &inventory);
+        let datapath = Datapath::load(root.path())?;
+        let mut enforcement = Self {
+            policy,
+            root,
+            tree,
+            members,
+            inventory,
+            compiled,
+            datapath,
+            generation: 0,
+            search: None,
+            fault: None,
+        };
+        enforcement.install()?;
+        Ok(enforcement)
+    }
+
+    /// Enforces from now on.
+    pub(super) fn attach(&mut self) -> Result<(), DatapathError> {
+        let tagged = self.datapath.attach()?;
+        tracing::debug!(sockets = tagged.sockets, "tagged the sockets that were there");
+        if tagged.unreadable_namespaces > 0 {
+            tracing::warn!(
+                namespaces = tagged.unreadable_namespaces,
+                "sockets opened before now in these network namespaces cannot be told apart by the calls that they \
+                 make, only by their packets"
+            );
+        }
+        Ok(())
+    }
+
+    /// The stream of refusals; can be taken once.
+    pub(super) fn take_events(&mut self) -> Result<Events, RunError> {
+        self.datapath.take_events().ok_or(RunError::ReportsEnded)
+    }
+
+    /// Brings the kernel's tables up to date with changes in the tree of cgroups.
+    pub(super) fn follow(&mut self, changes: &Changes) {
+        let edits = self.members.update(&self.tree.read(), &self.policy, changes);
+        for edit in edits {
+            let done = match edit {
+                Edit::Place(cgroup, identity) => match self.endpoint(identity) {
+                    Some(endpoint) => self.datapath.place(cgroup.0, endpoint),
+                    None => continue,
+                },
+                Edit::Forget(cgroup) => self.datapath.forget(cgroup.0),
+            };
+            tracing::debug!(?edit, "cgroup");
+            self.note(done);
+        }
+    }
+
+    /// Begins to look for addresses, off the thread that follows cgroups: that must not wait for /proc.
+    pub(super) fn look_for_addresses(&mut self) {
+        if self.search.is_some() {
+            return;
+        }
+        let directories = directories(&self.root, &self.tree, &self.members);
+        let (policy, known) = (Arc::clone(&self.policy), self.inventory.clone());
+        self.search = Some(tokio::task::spawn_blocking(move || {
+            let found = addresses(&directories)
+                .inspect_err(|error| tracing::warn!(%error, "cannot read the addresses of this machine"))
+                .ok()?;
+            (found != known).then(|| {
+                let compiled = compile(&policy, &found);
+                (found, compiled)
+            })
+        }));
+    }
+
+    /// Waits until a search for addresses has found others than before; for ever if there is no search.
+    pub(super) async fn addresses_found(&mut self) -> Found {
+        loop {
+            let Some(search) = &mut self.search else { return std::future::pending().await };
+            let found = search.await;
+            self.search = None;
+            match found {
+                Ok(Some((inventory, compiled))) => return Found { inventory, compiled },
+                Ok(None) => {}
+                Err(error) => tracing::error!(%error, "the search for addresses has failed: this is a bug"),
+            }
+        }
+    }
+
+    /// Puts a generation in force that knows the addresses found.
+    pub(super) fn take_addresses(&mut self, found: Found) {
+        self.inventory = found.inventory;
+        self.compiled = found.compiled;
+        let done = self.install();
+        tracing::debug!(generation = self.generation, "addresses have changed");
+        self.note(done);
+    }
+
+    fn install(&mut self) -> Result<(), DatapathError> {
+        let endpoints: Vec<(u64, Endpoint)> = self
+            .members
+            .placed()
+            .filter_map(|(cgroup, identity)| Some((cgroup.0, self.endpoint(identity)?)))
+            .collect();
+        self.generation += 1;
+        self.datapath.install(&Generation {
+            number: self.generation,
+            endpoints: &endpoints,
+            peers: &self.compiled.peers,
+            policy: &self.compiled.policy,
+        })
+    }
+
+    fn endpoint(&self, identity: Identity) -> Option<Endpoint> {
+        match identity {
+            Identity::None => None,
+            Identity::Workload(workload) => Some(self.compiled.endpoints[workload.0]),
+            Identity::Unidentified => Some(self.compiled.unidentified),
+        }
+    }
+
+    fn note(&mut self, done: Result<(), DatapathError>) {
+        if let Err(error) = done {
+            let message = format!("{:#}", anyhow::Error::new(error));
+            tracing::error!("{message}");
+            self.fault = Some(message);
+        }
+    }
+
+    pub(super) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    pub(super) fn root(&self) -> &CgroupRoot {
+        &self.root
+    }
+
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// What is enforced now.
+    pub(super) fn status(
+        &self,
+        files: &[String],
+        dry_run: bool,
+        started: Instant,
+        events: control::Events,
+    ) -> Status {
+        let policy = &self.policy;
+        let environments = policy.environments.iter().enumerate().map(|(n, environment)| {
+            let members = policy.workloads.iter().filter(|w| w.environment.is_some_and(|e| e.0 == n));
+            let mode = match environment.mode {
+                Mode::Enforce if dry_run => Mode::Audit,
+                mode => mode,
+            };
+            Environment {
+                name: environment.name.clone(),
+                mode: mode.name().to_owned(),
+                workloads: members.count(),
+            }
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: started.elapsed().as_secs(),
+            cgroup_root: self.root.path().to_owned(),
+            dry_run,
+            generation: self.generation,
+            policy: files.to_vec(),
+            rules: policy.rules.len(),
+            environments: environments.collect(),
+            workloads: (0..policy.workloads.len()).map(|n| self.workload(WorkloadId(n))).collect(),
+            warnings: self.warnings(),
+            events,
+        }
+    }
+
+    fn workload(&self, id: WorkloadId) -> Workload {
+        let workload = &self.policy.workloads[id.0];
+        let owned = self.inventory.addresses.iter().filter(|(_, owner)| **owner == Some(id));
+        Workload {
+            name: workload.name.clone(),
+            environment: workload.environment.map(|e| self.policy.environments[e.0].name.clone()),
+            mode: self.policy.mode(id).name().to_owned(),
+            cgroups: self.cgroups(Identity::Workload(id)),
+            addresses: owned.map(|(address, _)| *address).collect(),
+        }
+    }
+
+    /// Paths of the cgroups that selectors match as this identity.
+    fn cgroups(&self, wanted: Identity) -> Vec<String> {
+        let tree = self.tree.read();
+        let selected = self.members.selected().filter(|(_, identity)| *identity == wanted);
+        let mut paths: Vec<String> = selected.filter_map(|(id, _)| tree.path(id)).collect();
+        paths.sort();
+        paths
+    }
+
+    /// What the operator should look after.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (n, workload) in self.policy.workloads.iter().enumerate() {
+            let (id, place) = (WorkloadId(n), &workload.place);
+            if self.policy.needs_container_facts(id) {
+                warnings.push(format!(
+                    "workload {} ({place}) is selected by container or Kubernetes, which this version does not \
+                     follow: select it by systemd or cgroup",
+                    workload.name
+                ));
+            } else if self.cgroups(Identity::Workload(id)).is_empty() {
+                warnings.push(format!("workload {} ({place}) selects nothing now", workload.name));
+            }
+        }
+        for cgroup in self.cgroups(Identity::Unidentified) {
+            warnings.push(format!(
+                "{cgroup} is selected by several workloads with equal right and refused everything: make one selector \
+                 more specific"
+            ));
+        }
+        let tree = self.tree.read();
+        for cgroup in self.members.too_deep().iter().filter_map(|id| tree.path(*id)) {
+            warnings
+                .push(format!("{cgroup} is nested too deep and is not enforced: select a cgroup above it"));
+        }
+        if tree.ignored() > 0 {
+            warnings.push(format!(
+                "{} cgroups are not followed, since there are too many or they are nested too deep",
+                tree.ignored()
+            ));
+        }
+        warnings.extend(
+            self.fault.iter().map(|fault| format!("the kernel's tables may be out of date: {fault}")),
+        );
+        warnings
+    }
+}
+
+/// Addresses that have changed, with what the policy compiles to under them.
+#[derive(Debug)]
+pub(super) struct Found {
+    inventory: Inventory,
+    compiled: Compiled,
+}
+
+/// The directories of all cgroups that are in a workload.
+fn directories(root: &CgroupRoot, tree: &SharedTree, members: &Members) -> Vec<(WorkloadId, PathBuf)> {
+    let tree = tree.read();
+    let paths = members.of_workloads().filter_map(|(id, workload)| Some((workload, tree.path(id)?)));
+    paths.map(|(workload, path)| (workload, root.path().join(path.trim_start_matches('/')))).collect()
+}

@@ -1,0 +1,181 @@
+//! `bulkhead run`: wires what follows the cgroups, what compiles, what enforces and what reports.
+
+mod enforcement;
+mod refusals;
+mod signals;
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bulkhead_datapath::DatapathError;
+use bulkhead_policy::{Diagnostics, Policy, Source, load};
+use bulkhead_report::{Enricher, Format, Lines};
+use bulkhead_workloads::{CgroupId, CgroupRoot, HierarchyError, WatchError, Watcher};
+use tokio::{sync::mpsc, time::sleep_until};
+
+use self::{enforcement::Enforcement, refusals::Refusals, signals::Signals};
+use crate::{
+    check::plural,
+    cli::Output,
+    control::{Question, Server, ServerError},
+    lock::{Lock, LockError},
+    output,
+    policy_files::{self, PolicyFilesError},
+    settings::Settings,
+};
+
+/// Addresses are looked for this long after the last change of cgroups: processes come after their cgroup.
+const SETTLE: Duration = Duration::from_millis(50);
+/// And this often anyway: an address may change without a cgroup.
+const ADDRESSES: Duration = Duration::from_secs(5);
+/// How long the last reports may take to be printed.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error(transparent)]
+    Files(#[from] PolicyFilesError),
+    #[error("the policy does not compile; `bulkhead check` shows the same")]
+    Policy { sources: Vec<Source>, findings: Diagnostics },
+    #[error(transparent)]
+    Hierarchy(#[from] HierarchyError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    #[error(transparent)]
+    Control(#[from] ServerError),
+    #[error("cannot read the addresses of this machine: {0}")]
+    Addresses(io::Error),
+    #[error("the thread that reports refusals has ended: this is a bug")]
+    ReportsEnded,
+    #[error("cannot start: {0}")]
+    Start(#[from] io::Error),
+}
+
+/// Enforces a policy until told to stop.
+pub(crate) fn run(settings: &Settings, output: Output) -> Result<(), RunError> {
+    let sources = policy_files::read(&settings.policy)?;
+    let policy = read_policy(&sources, settings.dry_run)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let names = sources.into_iter().map(|source| source.name).collect();
+    runtime.block_on(serve(settings, output, policy, names))
+}
+
+fn read_policy(sources: &[Source], dry_run: bool) -> Result<Policy, RunError> {
+    let loaded =
+        load(sources).map_err(|findings| RunError::Policy { sources: sources.to_vec(), findings })?;
+    if !loaded.warnings.is_empty() {
+        eprint!("{}", loaded.warnings.render(sources, output::color(&io::stderr())));
+    }
+    let mut policy = loaded.policy;
+    if dry_run {
+        policy.dry_run();
+    }
+    Ok(policy)
+}
+
+async fn serve(
+    settings: &Settings,
+    output: Output,
+    policy: Policy,
+    files: Vec<String>,
+) -> Result<(), RunError> {
+    let root = CgroupRoot::find(settings.cgroup_root.as_deref())?;
+    let _lock = Lock::take(&root)?;
+    let mut signals = Signals::listen()?;
+    let (mut watcher, there) = Watcher::start(root.clone())?;
+    let policy = Arc::new(policy);
+    let mut enforcement = Enforcement::start(Arc::clone(&policy), root.clone(), watcher.tree(), &there)?;
+
+    let tree = watcher.tree();
+    let of_process = root.clone();
+    let enricher = Enricher::new(policy, move |cgroup, pid| {
+        let known = tree.read().path(CgroupId(cgroup));
+        known.or_else(|| of_process.path_of_process(pid, CgroupId(cgroup)))
+    });
+    let format = match output {
+        Output::Json => Format::Json,
+        Output::Human => Format::Human { color: output::color(&io::stdout()) },
+    };
+    let mut refusals =
+        Refusals::start(enforcement.take_events()?, enricher, Lines::to(io::stdout(), format)?)?;
+
+    let (questions, mut asked) = mpsc::channel(16);
+    let server = Server::start(&settings.control_socket, questions)?;
+    enforcement.attach()?;
+    let started = Instant::now();
+    announce(&enforcement, settings.dry_run, output);
+
+    let mut look_for_addresses = tokio::time::Instant::now() + ADDRESSES;
+    let ended = loop {
+        tokio::select! {
+            signal = signals.next() => {
+                tracing::info!(signal, "stopping");
+                break Ok(());
+            }
+            () = refusals.ended() => break Err(RunError::ReportsEnded),
+            changes = watcher.changed() => {
+                match changes {
+                    Ok(changes) => enforcement.follow(&changes),
+                    Err(error) => break Err(error.into()),
+                }
+                look_for_addresses = look_for_addresses.min(tokio::time::Instant::now() + SETTLE);
+            }
+            () = sleep_until(look_for_addresses) => {
+                enforcement.look_for_addresses();
+                look_for_addresses = tokio::time::Instant::now() + ADDRESSES;
+            }
+            inventory = enforcement.addresses_found() => enforcement.take_addresses(inventory),
+            Some(Question::Status(answer)) = asked.recv() => {
+                let status = enforcement.status(&files, settings.dry_run, started, refusals.counts());
+                // Who asked may be gone.
+                let _ = answer.send(status);
+            }
+        }
+    };
+    drop(server);
+    // Detaches: nothing is refused from here on, and what has been refused is reported.
+    drop(enforcement);
+    refusals.finish(PATIENCE);
+    ended
+}
+
+/// Says that every connection meets the programs from now on: one line on standard error, for who waits for it.
+fn announce(enforcement: &Enforcement, dry_run: bool, output: Output) {
+    let policy = enforcement.policy();
+    let (workloads, environments) = (policy.workloads.len(), policy.environments.len());
+    let root: PathBuf = enforcement.root().path().to_owned();
+    match output {
+        Output::Json => eprintln!(
+            "{}",
+            serde_json::json!({
+                "status": "ready",
+                "pid": std::process::id(),
+                "dry_run": dry_run,
+                "workloads": workloads,
+                "environments": environments,
+                "rules": policy.rules.len(),
+                "cgroup_root": root,
+                "generation": enforcement.generation(),
+            })
+        ),
+        Output::Human => eprintln!(
+            "ready: {} {} in {} below {}; stop with Ctrl-C",
+            if dry_run { "watching (dry run, nothing is refused)" } else { "enforcing" },
+            plural(workloads, "workload"),
+            plural(environments, "environment"),
+            root.display()
+        ),
+    }
+    for warning in enforcement.warnings() {
+        tracing::warn!("{warning}");
+    }
+}

@@ -1,0 +1,169 @@
+//! Drains the kernel's records on a thread of its own: a process that was refused is gone in a moment, and what is
+//! known of it with it.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use bulkhead_datapath::Events;
+use bulkhead_report::{Coalescer, Denial, Enricher, Lines};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use tokio::sync::oneshot;
+
+use crate::control;
+
+/// Held back repeats are looked after this often.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The thread that drains and reports.
+#[derive(Debug)]
+pub(super) struct Refusals {
+    stop: Arc<OwnedFd>,
+    thread: JoinHandle<Lines>,
+    ended: oneshot::Receiver<()>,
+    counters: Arc<Counters>,
+    unprinted: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    refusals: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl Refusals {
+    /// Begins to drain.
+    pub(super) fn start(events: Events, enricher: Enricher, lines: Lines) -> io::Result<Self> {
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let counters = Arc::new(Counters::default());
+        let (alive, ended) = oneshot::channel();
+        let unprinted = lines.lost();
+        let drain = Drain {
+            events,
+            enricher,
+            lines,
+            coalescer: Coalescer::default(),
+            counters: Arc::clone(&counters),
+            looked: Instant::now(),
+        };
+        let told = Arc::clone(&stop);
+        let thread = thread::Builder::new().name("bulkhead-drain".into()).spawn(move || {
+            // Dropped as the thread ends, however it ends.
+            let _alive: oneshot::Sender<()> = alive;
+            drain.run(&told)
+        })?;
+        Ok(Self { stop, thread, ended, counters, unprinted })
+    }
+
+    /// Waits until the thread has ended, which it should not.
+    pub(super) async fn ended(&mut self) {
+        // An error says that the sender is gone, and with it the thread.
+        let _ = (&mut self.ended).await;
+    }
+
+    /// What has been refused so far.
+    pub(super) fn counts(&self) -> control::Events {
+        control::Events {
+            refusals: self.counters.refusals.load(Ordering::Relaxed),
+            dropped: self.counters.dropped.load(Ordering::Relaxed),
+            unprinted: self.unprinted.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Reports what is left, waiting for its reader no longer than `patience`.
+    pub(super) fn finish(self, patience: Duration) {
+        if let Err(error) = rustix::io::write(&self.stop, &1_u64.to_ne_bytes()) {
+            tracing::error!(%error, "the thread that reports refusals cannot be stopped");
+            return;
+        }
+        if let Ok(lines) = self.thread.join() {
+            lines.finish(patience);
+        } else {
+            tracing::error!("the thread that reports refusals has panicked: this is a bug");
+        }
+    }
+}
+
+struct Drain {
+    events: Events,
+    enricher: Enricher,
+    lines: Lines,
+    coalescer: Coalescer<Option<Denial>>,
+    counters: Arc<Counters>,
+    looked: Instant,
+}
+
+impl Drain {
+    fn run(mut self, stop: &OwnedFd) -> Lines {
+        loop {
+            let stopping = self.wait(stop);
+            self.drain();
+            if stopping {
+                break;
+            }
+        }
+        let lines = self.lines;
+        self.coalescer.finish(|denial, count| print(&lines, denial, count));
+        lines
+    }
+
+    /// Waits for records, or until repeats are due; true if it is time to stop.
+    fn wait(&self, stop: &OwnedFd) -> bool {
+        let mut ready = [PollFd::new(stop, PollFlags::IN), PollFd::new(&self.events, PollFlags::IN)];
+        let tick = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
+        let patience = self.coalescer.is_pending().then_some(&tick);
+        match poll(&mut ready, patience) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => !ready[0].revents().is_empty(),
+            Err(error) => {
+                tracing::error!(%error, "cannot wait for refusals");
+                true
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        let Self { events, enricher, lines, coalescer, counters, looked } = self;
+        let now = Instant::now();
+        events.drain(|event| {
+            counters.refusals.fetch_add(u64::from(event.count.max(1)), Ordering::Relaxed);
+            coalescer.take(
+                &event,
+                now,
+                || enricher.look_up(&event),
+                |denial, count| print(lines, denial, count),
+            );
+        });
+        if now.duration_since(*looked) < TICK {
+            return;
+        }
+        *looked = now;
+        coalescer.due(now, |denial, count| print(lines, denial, count));
+        match events.lost() {
+            Ok(lost) => {
+                let before = counters.dropped.swap(lost, Ordering::Relaxed);
+                if lost > before {
+                    tracing::warn!(
+                        dropped = lost - before,
+                        "more refusals than could be recorded; they are counted"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot read how many records were dropped"),
+        }
+    }
+}
+
+fn print(lines: &Lines, denial: Option<Denial>, count: u64) {
+    if let Some(denial) = denial {
+        lines.print(Denial { count, suppressed: count.saturating_sub(1), ..denial });
+    } else {
+        tracing::warn!(count, "a record of refusals that makes no sense");
+    }
+}

@@ -1,0 +1,83 @@
+//! Policy files on disk.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use bulkhead_policy::Source;
+
+/// Why a policy cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PolicyFilesError {
+    #[error("there is no policy at {}: name a file or a folder of *.toml files", .0.display())]
+    Missing(PathBuf),
+    #[error("cannot read the policy {}: {source}", .path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+}
+
+/// The policy files at `paths`: each a file, or a folder of *.toml files.
+pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Source>, PolicyFilesError> {
+    let mut sources = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            for file in policies_in(path).map_err(unreadable(path))? {
+                sources.push(read_file(&file)?);
+            }
+        } else {
+            sources.push(read_file(path)?);
+        }
+    }
+    Ok(sources)
+}
+
+fn read_file(path: &Path) -> Result<Source, PolicyFilesError> {
+    Ok(Source::new(path.display().to_string(), fs::read_to_string(path).map_err(unreadable(path))?))
+}
+
+/// The *.toml files in a folder by name; hidden ones are an editor's, not the operator's.
+fn policies_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> PolicyFilesError {
+    let path = path.to_owned();
+    move |source| match source.kind() {
+        io::ErrorKind::NotFound => PolicyFilesError::Missing(path),
+        _ => PolicyFilesError::Unreadable { path, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_read_by_name_and_only_its_policies() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.toml", "a.toml", ".a.toml.swp", ".hidden.toml", "README.md"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let sources = read(&[folder.path().to_owned()]).unwrap();
+        let names: Vec<_> = sources.iter().filter_map(|s| s.name.rsplit('/').next()).collect();
+        assert_eq!(names, ["a.toml", "b.toml"]);
+    }
+
+    #[test]
+    fn a_policy_that_is_not_there_is_named() {
+        let error = read(&["/nonexistent/p.toml".into()]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "there is no policy at /nonexistent/p.toml: name a file or a folder of *.toml files"
+        );
+    }
+}

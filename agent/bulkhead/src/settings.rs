@@ -1,0 +1,138 @@
+//! Settings of the agent: defaults, agent.toml over them, the command line over both.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use crate::cli::{Common, RunArguments};
+
+const CONFIG: &str = "/etc/bulkhead/agent.toml";
+const CONTROL_SOCKET: &str = "/run/bulkhead/control.sock";
+const POLICY: &str = "/etc/bulkhead/policy";
+
+/// Why agent.toml cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingsError {
+    #[error("cannot read {}: {source}", .path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{}: {message}", .path.display())]
+    Invalid { path: PathBuf, message: String },
+}
+
+/// What `bulkhead run` goes by.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) policy: Vec<PathBuf>,
+    pub(crate) dry_run: bool,
+    pub(crate) cgroup_root: Option<PathBuf>,
+    pub(crate) control_socket: PathBuf,
+}
+
+/// agent.toml.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    agent: Agent,
+}
+
+/// Its `[agent]` table.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Agent {
+    policy: Option<Vec<PathBuf>>,
+    dry_run: Option<bool>,
+    cgroup_root: Option<PathBuf>,
+    control_socket: Option<PathBuf>,
+}
+
+/// Keys of agent.toml, for suggestions.
+const KEYS: [&str; 5] = ["agent", "policy", "dry-run", "cgroup-root", "control-socket"];
+
+impl Settings {
+    /// For `bulkhead run`.
+    pub(crate) fn of_run(common: &Common, run: &RunArguments) -> Result<Self, SettingsError> {
+        let file = File::of(common)?.agent;
+        Ok(Self {
+            policy: if run.policy.is_empty() {
+                file.policy.unwrap_or_else(|| vec![POLICY.into()])
+            } else {
+                run.policy.clone()
+            },
+            dry_run: run.dry_run || file.dry_run.unwrap_or(false),
+            cgroup_root: run.cgroup_root.clone().or(file.cgroup_root),
+            control_socket: common
+                .control_socket
+                .clone()
+                .or(file.control_socket)
+                .unwrap_or_else(|| CONTROL_SOCKET.into()),
+        })
+    }
+}
+
+/// Where the agent answers, for those who ask it.
+pub(crate) fn control_socket(common: &Common) -> Result<PathBuf, SettingsError> {
+    if let Some(socket) = &common.control_socket {
+        return Ok(socket.clone());
+    }
+    Ok(File::of(common)?.agent.control_socket.unwrap_or_else(|| CONTROL_SOCKET.into()))
+}
+
+impl File {
+    fn of(common: &Common) -> Result<Self, SettingsError> {
+        let path = common.config.as_deref().unwrap_or(Path::new(CONFIG));
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text),
+            // Only the file that nobody asked for may be missing.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && common.config.is_none() => Ok(Self::default()),
+            Err(source) => Err(SettingsError::Unreadable { path: path.to_owned(), source }),
+        }
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {
+        toml::from_str(text).map_err(|error| {
+            let unknown =
+                error.message().strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+            let hint = unknown.and_then(nearest).map(|key| format!("help: did you mean `{key}`?\n"));
+            let message = format!("{error}{}", hint.unwrap_or_default());
+            SettingsError::Invalid { path: path.to_owned(), message: message.trim_end().to_owned() }
+        })
+    }
+}
+
+fn nearest(key: &str) -> Option<&'static str> {
+    let (distance, nearest) =
+        KEYS.into_iter().map(|known| (strsim::damerau_levenshtein(key, known), known)).min()?;
+    (distance <= 3).then_some(nearest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<File, String> {
+        File::parse(Path::new("agent.toml"), text).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_file_sets_what_the_command_line_leaves_out() {
+        let file = parse("[agent]\npolicy = [\"/etc/p\"]\ndry-run = true\n").unwrap();
+        assert_eq!(file.agent.policy, Some(vec!["/etc/p".into()]));
+        assert_eq!(file.agent.dry_run, Some(true));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_one_that_was_meant() {
+        insta::assert_snapshot!(parse("[agent]\ndry_run = true\n").unwrap_err(), @r"
+        agent.toml: TOML parse error at line 2, column 1
+          |
+        2 | dry_run = true
+          | ^^^^^^^
+        unknown field `dry_run`, expected one of `policy`, `dry-run`, `cgroup-root`, `control-socket`
+        help: did you mean `dry-run`?
+        ");
+    }
+}

@@ -1,0 +1,145 @@
+//! `bulkhead status`.
+
+use std::{fmt::Write, io, path::Path};
+
+use anstyle::{AnsiColor, Style};
+use bulkhead_report::plain;
+
+use crate::{
+    check::plural,
+    cli::Output,
+    control::{ClientError, STATUS, Status, get},
+    output,
+};
+
+/// Asks the agent on `socket` what it enforces, and prints it.
+pub(crate) async fn status(socket: &Path, output: Output) -> Result<(), ClientError> {
+    let status: Status = get(socket, STATUS).await?;
+    match output {
+        Output::Json => println!(
+            "{}",
+            serde_json::to_string(&status)
+                .unwrap_or_else(|error| unreachable!("only strings and numbers: {error}"))
+        ),
+        Output::Human => print!("{}", render(&status, output::color(&io::stdout()))),
+    }
+    Ok(())
+}
+
+fn render(status: &Status, color: bool) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write(&mut out, status, color);
+    out
+}
+
+fn write(out: &mut String, status: &Status, color: bool) -> std::fmt::Result {
+    let paint = |style: Style, text: &str| {
+        if color { format!("{style}{text}{style:#}") } else { text.to_owned() }
+    };
+    let bold = |text: &str| paint(Style::new().bold(), text);
+    let doing = if status.dry_run { "dry run: nothing is refused" } else { "enforcing" };
+    writeln!(out, "bulkhead {} (pid {}), {}, for {}", status.version, status.pid, doing, age(status.uptime))?;
+    writeln!(out, "  cgroup root  {}", plain(&status.cgroup_root.to_string_lossy()))?;
+    writeln!(
+        out,
+        "  policy       {}: {}, generation {}",
+        plain(&status.policy.join(", ")),
+        plural(status.rules, "rule"),
+        status.generation
+    )?;
+    let events = status.events;
+    writeln!(
+        out,
+        "  refusals     {} ({} not recorded, {} not printed)",
+        events.refusals, events.dropped, events.unprinted
+    )?;
+    let mut environments: Vec<Option<&str>> =
+        status.environments.iter().map(|e| Some(e.name.as_str())).collect();
+    environments.push(None);
+    for environment in environments {
+        let members: Vec<_> =
+            status.workloads.iter().filter(|w| w.environment.as_deref() == environment).collect();
+        match environment {
+            Some(name) => {
+                let mode = status.environments.iter().find(|e| e.name == name).map_or("", |e| &e.mode);
+                writeln!(out, "\n{} ({mode})", bold(&plain(name)))?;
+            }
+            None if members.is_empty() => continue,
+            None => writeln!(out, "\nin no environment (enforce)")?,
+        }
+        for workload in members {
+            write!(out, "  {:<16}", plain(&workload.name))?;
+            if workload.cgroups.is_empty() {
+                write!(out, " nothing yet")?;
+            }
+            for (n, cgroup) in workload.cgroups.iter().enumerate() {
+                let blank = if n == 0 { " " } else { "\n                   " };
+                write!(out, "{blank}{}", plain(cgroup))?;
+            }
+            let addresses: Vec<String> = workload.addresses.iter().map(ToString::to_string).collect();
+            if !addresses.is_empty() {
+                write!(out, "  {}", addresses.join(" "))?;
+            }
+            writeln!(out)?;
+        }
+    }
+    if !status.warnings.is_empty() {
+        writeln!(out)?;
+    }
+    for warning in &status.warnings {
+        writeln!(out, "{} {}", paint(AnsiColor::Yellow.on_default().bold(), "warning:"), plain(warning))?;
+    }
+    Ok(())
+}
+
+fn age(seconds: u64) -> String {
+    match (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, s) => format!("{s} s"),
+        (0, 0, m, s) => format!("{m} min {s} s"),
+        (0, h, m, _) => format!("{h} h {m} min"),
+        (d, h, _, _) => format!("{d} d {h} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{Environment, Events, Workload};
+
+    #[test]
+    fn a_status_shows_each_environment_with_its_workloads() {
+        let workload = |name: &str, environment: Option<&str>, cgroups: &[&str]| Workload {
+            name: name.into(),
+            environment: environment.map(Into::into),
+            mode: "enforce".into(),
+            cgroups: cgroups.iter().map(|&c| c.into()).collect(),
+            addresses: Vec::new(),
+        };
+        let status = Status {
+            version: "0.1.0".into(),
+            pid: 812,
+            uptime: 3 * 3600 + 61,
+            cgroup_root: "/sys/fs/cgroup".into(),
+            dry_run: false,
+            generation: 4,
+            policy: vec!["shop.toml".into()],
+            rules: 1,
+            environments: vec![
+                Environment { name: "prod".into(), mode: "enforce".into(), workloads: 2 },
+                Environment { name: "dev".into(), mode: "audit".into(), workloads: 0 },
+            ],
+            workloads: vec![
+                Workload {
+                    addresses: vec![[10, 0, 3, 7].into()],
+                    ..workload("db", Some("prod"), &["/system.slice/db.service"])
+                },
+                workload("web", Some("prod"), &["/web.slice/a", "/web.slice/b\x1b[2J"]),
+                workload("batch", None, &[]),
+            ],
+            warnings: vec!["workload batch selects nothing now (shop.toml:12)".into()],
+            events: Events { refusals: 17, dropped: 0, unprinted: 2 },
+        };
+        insta::assert_snapshot!(render(&status, false));
+    }
+}
