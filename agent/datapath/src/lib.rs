@@ -4,6 +4,8 @@
 
 mod error;
 mod events;
+#[cfg(feature = "log")]
+mod log;
 mod older;
 mod preflight;
 mod sock_diag;
@@ -53,6 +55,8 @@ impl Datapath {
         for name in PROGRAMS {
             load(program(&mut ebpf, name)?).map_err(|source| DatapathError::Program { name, source })?;
         }
+        #[cfg(feature = "log")]
+        log::start(&mut ebpf);
         Ok(Self { ebpf, cgroup_root: cgroup_root.to_owned(), tables, sockets, events })
     }
 

@@ -124,6 +124,14 @@ fn call(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
     }
     call.flow.port = call.port;
     identify(&mut call);
+    say!(
+        ctx,
+        "call: subject {} protocol {} port {} peer {}",
+        call.local.endpoint.subject.0,
+        protocol.0,
+        call.port,
+        call.flow.peer.class.0
+    );
     let owner = identity::of_owner(generation, &call.process);
     if protocol != Protocol::TCP && answers(&call, &owner) {
         return PASS;

@@ -6,6 +6,14 @@
 #![no_std]
 #![no_main]
 
+/// Says something in the agent's log, in builds with feature `log`.
+macro_rules! say {
+    ($($message:tt)*) => {
+        #[cfg(feature = "log")]
+        aya_log_ebpf::debug!($($message)*);
+    };
+}
+
 mod connect;
 mod create;
 mod exchange;

@@ -95,6 +95,16 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
     if parse(skb, &mut passage.packet) {
         passage.judge();
     }
+    say!(
+        ctx,
+        "packet: subject {} direction {} port {} peer {} verdict {} reason {}",
+        passage.local.endpoint.subject.0,
+        passage.flow.direction as u8,
+        passage.flow.port,
+        passage.flow.peer.class.0,
+        passage.decision.verdict as u8,
+        passage.decision.reason as u8
+    );
     if !passage.decision.reason.refuses() {
         return PASS;
     }
