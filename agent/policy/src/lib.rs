@@ -23,17 +23,24 @@
 #![forbid(unsafe_code)]
 
 mod compile;
+mod connection;
 mod describe;
+mod diff;
 mod identity;
 mod inventory;
 mod language;
 mod nearest;
+mod parties;
+mod prove;
+mod steps;
 #[cfg(test)]
 mod testing;
 mod text;
 
 pub use compile::{Compiled, compile};
+pub use connection::{Connection, EndDecision, Explanation, Party, UnknownParty, explain};
 pub use describe::describe_peer;
+pub use diff::{Access, Change, Difference, diff};
 pub use identity::{CgroupDir, Identity};
 pub use inventory::Inventory;
 pub use language::{
@@ -41,4 +48,5 @@ pub use language::{
     Policy, PortSpan, Ports, PortsError, Rule, Selector, Test, Workload, WorkloadId, expired_rules, load,
 };
 pub use nearest::{Asked, NearestRule, nearest_rule};
+pub use prove::{TestResult, junit, run_tests};
 pub use text::{Code, Diagnostic, Diagnostics, Place, Severity, Source};

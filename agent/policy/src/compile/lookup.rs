@@ -1,11 +1,14 @@
 //! Longest-prefix lookups in the compiled tables, as the kernel's tries answer them.
 
-use std::net::IpAddr;
-
-use bulkhead_common::{Address, PeerEntry, PolicyKey, PolicyValue, SubjectId, Tables};
+use bulkhead_common::{
+    Address, Direction, Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, Protocol, SubjectId, Tables,
+};
 
 use super::Compiled;
-use crate::language::{address, bits, mask};
+use crate::{
+    language::{bits, mask},
+    steps::Steps,
+};
 
 impl Compiled {
     /// The tables as they answer at `now_ns`, in nanoseconds since the Unix epoch.
@@ -15,12 +18,26 @@ impl Compiled {
 
     /// Who an address is: the longest entry that covers it.
     pub fn peer(&self, address: Address) -> PeerEntry {
-        self.addresses.find(address)
+        self.addresses.at(bits(address))
     }
 
-    /// Who an address is.
-    pub fn peer_of(&self, ip: IpAddr) -> PeerEntry {
-        self.peer(ip.into())
+    /// Until when a local end's allowlist lets each protocol and port through towards `class`, as the verdict function asks it:
+    /// 0 where it does not, [`u64::MAX`] where there is no end. The number of a step is protocol << 16 | port.
+    pub(crate) fn access(&self, local: &Endpoint, direction: Direction, class: PeerId) -> Steps<u64> {
+        if !local.isolates(direction) {
+            return Steps::new(u64::MAX, []);
+        }
+        let until = |peer| {
+            let key = PolicyKey::new(local.subject, peer, direction, Protocol(0), 0);
+            let entries = self.allowlists.allowlist(&self.policy, &key).iter().map(|(len, key, value)| {
+                let first = u128::from(ports(key));
+                let expires = if value.expires == 0 { u64::MAX } else { value.expires };
+                (first, first | 0x00ff_ffff >> (len - PolicyKey::ANY_PROTOCOL), expires)
+            });
+            Steps::new(0, entries)
+        };
+        let everybody = until(PeerId::ANY);
+        if class == PeerId::NONE { everybody } else { everybody.with(&until(class), u64::max) }
     }
 }
 
@@ -39,53 +56,14 @@ impl Tables for At<'_> {
     }
 }
 
-/// The table of addresses as ranges without overlaps: one binary search answers.
-#[derive(Clone, Debug, Default)]
-pub(super) struct AddressIndex {
-    /// From this address on, up to the next.
-    starts: Vec<(Address, PeerEntry)>,
-}
-
-impl AddressIndex {
-    /// `table` is sorted by address and length.
-    pub(super) fn new(table: &[(Address, u32, PeerEntry)]) -> Self {
-        let mut starts: Vec<(Address, PeerEntry)> = Vec::new();
-        let mut start = |first: Address, entry: PeerEntry| {
-            // A range that begins where the one around it does replaces it.
-            match starts.last_mut() {
-                Some(last) if last.0 == first => last.1 = entry,
-                _ => starts.push((first, entry)),
-            }
-        };
-        start(Address([0; 16]), PeerEntry::UNKNOWN);
-        let mut open: Vec<(u128, PeerEntry)> = Vec::new();
-        for (first, len, entry) in table {
-            close(&mut open, Some(bits(*first)), &mut start);
-            start(*first, *entry);
-            #[expect(clippy::cast_possible_truncation, reason = "prefixes are at most 128 bits long")]
-            open.push((bits(*first) | !mask(*len as u8), *entry));
-        }
-        close(&mut open, None, &mut start);
-        Self { starts }
-    }
-
-    fn find(&self, address: Address) -> PeerEntry {
-        let after = self.starts.partition_point(|(first, _)| *first <= address);
-        self.starts[after - 1].1
-    }
-}
-
-/// Ends the open ranges that lie before `next`: what is around them goes on.
-fn close(open: &mut Vec<(u128, PeerEntry)>, next: Option<u128>, start: &mut impl FnMut(Address, PeerEntry)) {
-    while let Some((last, _)) = open.last().copied() {
-        if next.is_some_and(|next| next <= last) {
-            return;
-        }
-        open.pop();
-        if let Some(after) = last.checked_add(1) {
-            start(address(after), open.last().map_or(PeerEntry::UNKNOWN, |(_, around)| *around));
-        }
-    }
+/// The table of addresses without overlaps: one binary search answers.
+pub(super) fn address_steps(table: &[(Address, u32, PeerEntry)]) -> Steps<PeerEntry> {
+    let ranges = table.iter().map(|(first, len, entry)| {
+        #[expect(clippy::cast_possible_truncation, reason = "prefixes are at most 128 bits long")]
+        let last = bits(*first) | !mask(*len as u8);
+        (bits(*first), last, *entry)
+    });
+    Steps::new(PeerEntry::UNKNOWN, ranges)
 }
 
 /// Where each subject's part of the policy table begins.
@@ -111,17 +89,24 @@ impl PolicyIndex {
     }
 
     fn find(&self, table: &[Entry], key: &PolicyKey) -> Option<PolicyValue> {
+        let allowlist = self.allowlist(table, key);
+        // Entries that cover the key come before it in the order of the table, the longest last.
+        let before = allowlist.partition_point(|(_, k, _)| (k.protocol, k.port) <= (key.protocol, key.port));
+        longest(&allowlist[..before], ports(key))
+    }
+
+    /// The entries for the key's subject, peer and direction.
+    fn allowlist<'t>(&self, table: &'t [Entry], key: &PolicyKey) -> &'t [Entry] {
         let SubjectId(subject) = key.subject;
-        let first = *self.starts.get(subject as usize)? as usize;
-        let last = *self.starts.get(subject as usize + 1)? as usize;
+        let start = |n: usize| self.starts.get(n).map(|s| *s as usize);
+        let (Some(first), Some(last)) = (start(subject as usize), start(subject as usize + 1)) else {
+            return &[];
+        };
         let own = &table[first..last];
         let towards = |k: &PolicyKey| (k.peer, k.direction);
         let begin = own.partition_point(|(_, k, _)| towards(k) < towards(key));
         let end = begin + own[begin..].partition_point(|(_, k, _)| towards(k) == towards(key));
-        let allowlist = &own[begin..end];
-        // Entries that cover the key come before it in the order of the table, the longest last.
-        let before = allowlist.partition_point(|(_, k, _)| (k.protocol, k.port) <= (key.protocol, key.port));
-        longest(&allowlist[..before], ports(key))
+        &own[begin..end]
     }
 }
 

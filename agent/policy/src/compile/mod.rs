@@ -18,9 +18,10 @@ use bulkhead_common::{Address, Endpoint, PeerEntry, PeerId, PolicyKey, PolicyVal
 use crate::{
     inventory::Inventory,
     language::{Mode, Policy, WorkloadId},
+    steps::Steps,
 };
 pub(crate) use addresses::Claim;
-use lookup::{AddressIndex, PolicyIndex};
+use lookup::{PolicyIndex, address_steps};
 use terms::{Classes, Terms};
 pub(crate) use zones::Zone;
 
@@ -36,7 +37,7 @@ pub struct Compiled {
     /// The allowlists (length of the prefix, key, value), sorted by key and length. Rules are numbered as in
     /// [`Policy::rules`]; times are nanoseconds since the Unix epoch.
     pub policy: Vec<(u32, PolicyKey, PolicyValue)>,
-    addresses: AddressIndex,
+    addresses: Steps<PeerEntry>,
     allowlists: PolicyIndex,
 }
 
@@ -57,7 +58,7 @@ pub fn compile(policy: &Policy, inventory: &Inventory) -> Compiled {
     Compiled {
         endpoints,
         unidentified: unidentified(policy),
-        addresses: AddressIndex::new(&peers),
+        addresses: address_steps(&peers),
         allowlists: PolicyIndex::new(&entries),
         peers,
         policy: entries,

@@ -68,6 +68,23 @@ impl Cidr {
         self.covers(Self { first: address, len: 128 })
     }
 
+    /// The fewest ranges that hold the addresses from `first` to `last`, both of one family.
+    pub(crate) fn between(first: Address, last: Address) -> Vec<Self> {
+        let (mut next, last) = (bits(first), bits(last));
+        let mut ranges = Vec::new();
+        loop {
+            // As large as the alignment of its first address and the rest permit.
+            let rest = last - next;
+            let size = next.trailing_zeros().min(128).min(rest.checked_add(1).map_or(128, u128::ilog2));
+            ranges.push(Self { first: address(next), len: 128 - u8::try_from(size).unwrap_or(128) });
+            let used = u128::MAX.checked_shr(128 - size).unwrap_or(0);
+            match next.checked_add(used).and_then(|n| n.checked_add(1)) {
+                Some(after) if after <= last => next = after,
+                _ => return ranges,
+            }
+        }
+    }
+
     /// What is left without `hole`, as ranges.
     pub(crate) fn without(self, hole: Self) -> Vec<Self> {
         if !self.covers(hole) {

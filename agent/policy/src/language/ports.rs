@@ -38,6 +38,32 @@ impl PortSpan {
     }
 }
 
+/// As `ports` in a rule writes it.
+impl fmt::Display for PortSpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, first, last } = *self;
+        let named = WITH_PORTS.iter().chain(&WITHOUT_PORTS).find(|(_, p)| *p == protocol);
+        match (named, protocol) {
+            (Some((name, p)), _) if !p.has_ports() => f.write_str(name),
+            (Some((name, _)), _) if (first, last) == (0, u16::MAX) => write!(f, "{name}/*"),
+            (Some((name, _)), _) if first == last => write!(f, "{name}/{first}"),
+            (Some((name, _)), _) => write!(f, "{name}/{first}-{last}"),
+            (None, Protocol::ICMP | Protocol::ICMPV6) => {
+                f.write_str(if protocol == Protocol::ICMP { "icmp" } else { "icmpv6" })?;
+                let ([first_type, first_code], [last_type, last_code]) =
+                    (first.to_be_bytes(), last.to_be_bytes());
+                match (first == last, first_type == last_type) {
+                    _ if (first, last) == (0, u16::MAX) => Ok(()),
+                    (true, _) => write!(f, "/{first_type}.{first_code}"),
+                    (_, true) if (first_code, last_code) == (0, u8::MAX) => write!(f, "/{first_type}"),
+                    _ => write!(f, "/{first_type}.{first_code}-{last_type}.{last_code}"),
+                }
+            }
+            (None, Protocol(number)) => write!(f, "ip/{number}"),
+        }
+    }
+}
+
 /// What is wrong with the text of an entry of `ports`, in two sentences: the fault, and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortsError {

@@ -1,0 +1,350 @@
+//! What comes of one connection, asked at both of its ends.
+
+use std::{fmt, net::IpAddr};
+
+use bulkhead_common::{
+    Decision, Direction, Flow, Peer, PeerEntry, Protocol, Reason, SubjectId, Verdict, decide,
+};
+use serde::Serialize;
+
+use crate::{
+    compile::Compiled,
+    language::{Policy, WorkloadId},
+    nearest::{Asked, NearestRule, nearest_rule},
+    text::nearest,
+};
+
+/// Who is at one end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Party {
+    /// A workload on this host, known by its socket.
+    Workload(WorkloadId),
+    /// Whoever has this address.
+    Address(IpAddr),
+}
+
+/// A name that is neither a workload's nor an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownParty {
+    name: String,
+    help: String,
+}
+
+impl fmt::Display for UnknownParty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` is neither a workload of the policy nor an address: {}", self.name, self.help)
+    }
+}
+
+impl std::error::Error for UnknownParty {}
+
+/// One connection: who opens it, to whom, and to which port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Connection {
+    /// Who opens it.
+    pub from: Party,
+    /// To whom.
+    pub to: Party,
+    /// IP protocol.
+    pub protocol: Protocol,
+    /// The service port ([`Flow::port`]).
+    pub port: u16,
+}
+
+/// What one end's allowlist says of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndDecision {
+    /// The workload whose allowlist it is.
+    pub subject: WorkloadId,
+    /// Which way the connection is opened, seen from there.
+    pub direction: Direction,
+    /// What it says.
+    pub decision: Decision,
+    /// If it refuses, the rule that comes nearest to allowing it.
+    pub nearest: Option<NearestRule>,
+}
+
+/// What comes of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The connection.
+    pub connection: Connection,
+    /// What the ends say that are workloads: the opener's first. None: nobody here decides on it.
+    pub ends: Vec<EndDecision>,
+}
+
+impl Policy {
+    /// The workload or address written as `text`; a `[peer]` of one address stands for it.
+    pub fn party(&self, text: &str) -> Result<Party, UnknownParty> {
+        if let Some(workload) = self.workload(text) {
+            return Ok(Party::Workload(workload));
+        }
+        if let Ok(ip) = text.parse() {
+            return Ok(Party::Address(ip));
+        }
+        let peer = self.peers.iter().find(|p| p.name == text);
+        if let Some(cidr) = peer.and_then(|p| p.cidrs.first()) {
+            return Ok(Party::Address(cidr.first().into()));
+        }
+        let names =
+            self.workloads.iter().map(|w| w.name.as_str()).chain(self.peers.iter().map(|p| p.name.as_str()));
+        let help = match peer {
+            Some(_) => "it has no `cidrs`; give one of its addresses".into(),
+            None => nearest(text, names).unwrap_or_else(|| "give a workload's name or an address".into()),
+        };
+        Err(UnknownParty { name: text.to_owned(), help })
+    }
+
+    /// A party as policies and reports name it.
+    pub fn party_name(&self, party: Party) -> String {
+        match party {
+            Party::Workload(w) => self.workloads[w.0].name.clone(),
+            Party::Address(ip) => ip.to_string(),
+        }
+    }
+}
+
+/// What the kernel would do with a connection at `now_ns` (nanoseconds since the Unix epoch), and why.
+pub fn explain(policy: &Policy, compiled: &Compiled, connection: &Connection, now_ns: u64) -> Explanation {
+    let (from, to) = (compiled.end(connection.from), compiled.end(connection.to));
+    let ends = [(Direction::Egress, from, to), (Direction::Ingress, to, from)];
+    let ends = ends.into_iter().filter_map(|(direction, own, far)| {
+        let subject = own.workload?;
+        let flow = Flow { direction, protocol: connection.protocol, port: connection.port, peer: far.peer };
+        let decision = decide(&compiled.at(now_ns), &compiled.endpoints[subject.0], &flow);
+        let asked = Asked {
+            direction,
+            subject,
+            peer_workload: far.workload,
+            peer_address: far.address.unwrap_or(IpAddr::from([0; 16])),
+            protocol: connection.protocol,
+            port: connection.port,
+            now_ns,
+        };
+        let nearest = decision.reason.refuses().then(|| nearest_rule(policy, &asked)).flatten();
+        Some(EndDecision { subject, direction, decision, nearest })
+    });
+    Explanation { connection: *connection, ends: ends.collect() }
+}
+
+/// One end as the tables know it.
+#[derive(Clone, Copy)]
+struct End {
+    workload: Option<WorkloadId>,
+    address: Option<IpAddr>,
+    peer: Peer,
+}
+
+impl Compiled {
+    fn end(&self, party: Party) -> End {
+        match party {
+            Party::Workload(w) => {
+                let end = self.endpoints[w.0];
+                let peer = Peer { subject: end.subject, class: end.peer, address: PeerEntry::UNKNOWN.class };
+                End { workload: Some(w), address: None, peer }
+            }
+            Party::Address(ip) => {
+                let entry = self.peer(ip.into());
+                let owner = entry.subject.0.checked_sub(1).map(|n| WorkloadId(n as usize));
+                let peer = Peer { subject: entry.subject, class: entry.class, address: entry.class };
+                End { workload: owner.filter(|_| entry.subject != SubjectId::NONE), address: Some(ip), peer }
+            }
+        }
+    }
+}
+
+impl Explanation {
+    /// What comes of the connection: it passes if it passes at both ends.
+    pub fn verdict(&self) -> Verdict {
+        let worst = |v: &Verdict| match v {
+            Verdict::Allowed => 0,
+            Verdict::WouldDeny => 1,
+            Verdict::Denied => 2,
+        };
+        self.ends.iter().map(|e| e.decision.verdict).max_by_key(worst).unwrap_or(Verdict::Allowed)
+    }
+
+    /// In words, one line for the connection and one for each end.
+    pub fn in_words(&self, policy: &Policy) -> String {
+        let Connection { from, to, protocol, port } = self.connection;
+        let (from, to) = (policy.party_name(from), policy.party_name(to));
+        let service = service(protocol, port);
+        let mut lines = vec![format!("{}: {from} -> {to} {service}", verdict_name(self.verdict()))];
+        lines.extend(self.ends.iter().map(|end| format!("  {}", end.in_words(policy))));
+        if self.ends.is_empty() {
+            lines.push("  neither end is a workload of this host: nothing is decided here".into());
+        }
+        lines.join("\n")
+    }
+
+    /// As reports write it.
+    pub fn to_report<'p>(&self, policy: &'p Policy) -> impl Serialize + use<'p> {
+        Report {
+            verdict: verdict_name(self.verdict()),
+            from: policy.party_name(self.connection.from),
+            to: policy.party_name(self.connection.to),
+            service: service(self.connection.protocol, self.connection.port),
+            ends: self.ends.iter().map(|e| e.to_report(policy)).collect(),
+        }
+    }
+}
+
+impl EndDecision {
+    fn in_words(&self, policy: &Policy) -> String {
+        let who = &policy.workloads[self.subject.0].name;
+        let side = match self.direction {
+            Direction::Egress => "egress",
+            Direction::Ingress => "ingress",
+        };
+        let place = |n: usize| format!("`{}` ({})", policy.rules[n].id, policy.rules[n].place);
+        let why = match (self.decision.reason, &self.nearest) {
+            (Reason::Rule, _) => format!("allowed by rule {}", place(self.decision.rule.0 as usize)),
+            (Reason::Expired, _) => format!("rule {} has expired", place(self.decision.rule.0 as usize)),
+            (Reason::NotIsolated, _) => "allowed: this side is not isolated".into(),
+            (Reason::SameWorkload, _) => "allowed: traffic of a workload with itself".into(),
+            (reason, Some(n)) => {
+                format!(
+                    "{}; nearest is rule {}, which differs in {}",
+                    reason.name(),
+                    place(n.rule),
+                    n.differs.join(", ")
+                )
+            }
+            (reason, None) => reason.name().into(),
+        };
+        format!("{side} of {who}: {why}")
+    }
+
+    fn to_report<'p>(&self, policy: &'p Policy) -> EndReport<'p> {
+        let rule = |n: usize| RuleReport {
+            id: &policy.rules[n].id,
+            file: &policy.rules[n].place.file,
+            line: policy.rules[n].place.line,
+            differs: None,
+        };
+        let named = matches!(self.decision.reason, Reason::Rule | Reason::Expired);
+        EndReport {
+            workload: &policy.workloads[self.subject.0].name,
+            mode: policy.mode(self.subject).name(),
+            direction: match self.direction {
+                Direction::Egress => "egress",
+                Direction::Ingress => "ingress",
+            },
+            verdict: verdict_name(self.decision.verdict),
+            reason: self.decision.reason.name(),
+            rule: named.then(|| rule(self.decision.rule.0 as usize)),
+            nearest_rule: self
+                .nearest
+                .as_ref()
+                .map(|n| RuleReport { differs: Some(n.differs.clone()), ..rule(n.rule) }),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Report<'p> {
+    verdict: &'static str,
+    from: String,
+    to: String,
+    service: String,
+    ends: Vec<EndReport<'p>>,
+}
+
+#[derive(Serialize)]
+struct EndReport<'p> {
+    workload: &'p str,
+    mode: &'static str,
+    direction: &'static str,
+    verdict: &'static str,
+    reason: &'static str,
+    rule: Option<RuleReport<'p>>,
+    nearest_rule: Option<RuleReport<'p>>,
+}
+
+#[derive(Serialize)]
+struct RuleReport<'p> {
+    id: &'p str,
+    file: &'p str,
+    line: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    differs: Option<Vec<&'static str>>,
+}
+
+/// The name that reports use.
+pub(crate) const fn verdict_name(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allowed => "allowed",
+        Verdict::Denied => "denied",
+        Verdict::WouldDeny => "would-deny",
+    }
+}
+
+/// Protocol and port as `ports` in a rule writes them.
+pub(crate) fn service(protocol: Protocol, port: u16) -> String {
+    crate::language::PortSpan { protocol, first: port, last: port }.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Inventory, compile, testing::policy};
+
+    const SHOP: &str = r#"
+[workload.web]
+select = { systemd = "web.service" }
+[workload.db]
+select = { systemd = "db.service" }
+[peer.nas]
+cidrs = ["192.0.2.0/24"]
+[[allow]]
+id = "web-db"
+from = "web"
+to = "db"
+ports = ["tcp/5432"]
+expires = 2026-01-01T00:00:00Z
+[[allow]]
+id = "nas-out"
+from = "web"
+to = "nas"
+"#;
+
+    #[track_caller]
+    fn words(from: &str, to: &str, port: u16, now_ns: u64) -> String {
+        let p = policy(SHOP);
+        let connection = Connection {
+            from: p.party(from).unwrap(),
+            to: p.party(to).unwrap(),
+            protocol: Protocol::TCP,
+            port,
+        };
+        explain(&p, &compile(&p, &Inventory::default()), &connection, now_ns).in_words(&p)
+    }
+
+    #[test]
+    fn both_ends_say_why() {
+        assert_eq!(
+            words("web", "db", 5432, 0),
+            "allowed: web -> db tcp/5432\n  egress of web: allowed by rule `web-db` (policy.toml:8)\n  \
+             ingress of db: allowed by rule `web-db` (policy.toml:8)"
+        );
+        assert_eq!(
+            words("db", "web", 5432, 0),
+            "denied: db -> web tcp/5432\n  egress of db: no-rule\n  ingress of web: no-rule"
+        );
+        assert_eq!(
+            words("web", "db", 80, 0).lines().nth(1).unwrap(),
+            "  egress of web: no-rule; nearest is rule `web-db` (policy.toml:8), which differs in ports"
+        );
+        assert!(words("web", "db", 5432, u64::MAX).contains("rule `web-db` (policy.toml:8) has expired"));
+    }
+
+    #[test]
+    fn an_address_is_asked_at_the_workloads_end_only() {
+        assert!(words("web", "nas", 80, 0).starts_with("allowed: web -> 192.0.2.0 tcp/80\n  egress of web"));
+        assert!(words("192.0.2.1", "192.0.2.2", 80, 0).contains("neither end is a workload"));
+        assert_eq!(
+            policy(SHOP).party("wbe").unwrap_err().to_string(),
+            "`wbe` is neither a workload of the policy nor an address: did you mean `web`?"
+        );
+    }
+}

@@ -1,0 +1,93 @@
+//! Who stands for everybody whom an end names: one of each kind that a policy can tell apart.
+
+use std::collections::BTreeSet;
+
+use bulkhead_common::Address;
+
+use crate::{
+    compile::Zone,
+    connection::Party,
+    describe::names_address,
+    inventory::Inventory,
+    language::{Cidr, End, Policy, Ports, WorkloadId, address, bits},
+};
+
+/// One address of each kind that the policies tell apart.
+#[derive(Debug)]
+pub(crate) struct Addresses(BTreeSet<Address>);
+
+impl Addresses {
+    /// The kinds that any of `policies` tells apart on a host.
+    pub(crate) fn new<'p>(policies: impl IntoIterator<Item = &'p Policy>, inventory: &Inventory) -> Self {
+        let mut starts: BTreeSet<Address> = [Address::default(), Address::v4([0; 4])].into();
+        let mut range = |cidr: Cidr| {
+            starts.insert(cidr.first());
+            starts.extend(bits(cidr.last()).checked_add(1).map(address));
+        };
+        Zone::ranges().for_each(|(cidr, _)| range(cidr));
+        for policy in policies {
+            policy.environments.iter().flat_map(|e| &e.cidrs).for_each(|c| range(*c));
+            policy.peers.iter().flat_map(|p| &p.cidrs).for_each(|c| range(*c));
+            let rules = policy.rules.iter().flat_map(|r| r.from.iter().chain(&r.to));
+            let tests = policy.tests.iter().flat_map(|t| t.from.iter().chain(&t.to));
+            for end in rules.chain(tests) {
+                if let End::Cidr(cidr) = end {
+                    range(*cidr);
+                }
+            }
+        }
+        let known = inventory.names.values().flatten().chain(&inventory.local).chain(&inventory.resolvers);
+        known.chain(inventory.addresses.keys()).for_each(|ip| range(Cidr::single(*ip)));
+        range(Cidr::single([127, 0, 0, 1].into()));
+        range(Cidr::single(std::net::Ipv6Addr::LOCALHOST.into()));
+        Self(starts)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Address> {
+        self.0.iter().copied()
+    }
+
+    /// Those that `end` names.
+    pub(crate) fn named(&self, policy: &Policy, inventory: &Inventory, end: End) -> Vec<Address> {
+        match end {
+            End::Workload(_) => Vec::new(),
+            End::Dns => inventory.resolvers.iter().map(|ip| (*ip).into()).collect(),
+            End::Cidr(cidr) => {
+                self.0.range(cidr.first()..=cidr.last()).copied().filter(|a| cidr.holds(*a)).collect()
+            }
+            End::Peer(p) => {
+                let mut found: Vec<_> = policy.peers[p]
+                    .cidrs
+                    .iter()
+                    .flat_map(|c| self.named(policy, inventory, End::Cidr(*c)))
+                    .collect();
+                let names = policy.peers[p].names.iter().filter_map(|n| inventory.names.get(n));
+                found.extend(names.flatten().map(|ip| Address::from(*ip)));
+                found
+            }
+            _ => self.iter().filter(|a| names_address(policy, end, *a)).collect(),
+        }
+    }
+}
+
+/// Everybody whom `end` names: each workload, and one address of each kind.
+pub(crate) fn parties(policy: &Policy, inventory: &Inventory, addresses: &Addresses, end: End) -> Vec<Party> {
+    let workloads = (0..policy.workloads.len()).map(WorkloadId);
+    let workloads = workloads.filter(|w| end == End::Any || crate::nearest::names_workload(policy, end, *w));
+    let named = addresses.named(policy, inventory, end).into_iter().map(|a| Party::Address(a.into()));
+    workloads.map(Party::Workload).chain(named).collect()
+}
+
+/// One port of each kind that the rules tell apart, among those that `ports` open.
+pub(crate) fn services(policy: &Policy, ports: &Ports) -> BTreeSet<(u8, u16)> {
+    let mut found = BTreeSet::new();
+    for span in ports.spans() {
+        found.insert((span.protocol.0, span.first));
+        let rules = policy.rules.iter().flat_map(|r| &r.ports).flat_map(Ports::spans);
+        for other in rules.filter(|other| other.protocol == span.protocol) {
+            let starts = [Some(other.first), other.last.checked_add(1)].into_iter().flatten();
+            found.extend(starts.filter(|p| span.holds(span.protocol, *p)).map(|p| (span.protocol.0, p)));
+        }
+    }
+    found
+}

@@ -1,0 +1,202 @@
+//! The policy's own `[[test]]`s.
+
+use std::{fmt::Write, net::IpAddr};
+
+use bulkhead_common::{Protocol, Verdict};
+use serde::Serialize;
+
+use crate::{
+    compile::compile,
+    connection::{Connection, Explanation, explain},
+    inventory::Inventory,
+    language::{Expectation, Policy, Test},
+    parties::{Addresses, parties, services},
+};
+
+/// What came of one test.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TestResult {
+    /// Its name.
+    pub name: String,
+    /// The file that it is in.
+    pub file: String,
+    /// Its line.
+    pub line: u32,
+    /// Did every connection come out as expected?
+    pub passed: bool,
+    /// How many connections were asked for: one of each kind that the policy tells apart.
+    pub connections: usize,
+    /// Those that came out otherwise, explained in words; at most [`TestResult::SHOWN`].
+    pub failures: Vec<String>,
+}
+
+impl TestResult {
+    /// The most failures that one test lists.
+    pub const SHOWN: usize = 5;
+}
+
+/// Asks every `[[test]]` of the policy at `now_ns` (nanoseconds since the Unix epoch). Ends that stand for several
+/// (environments, ranges, `any`) are each of them. What would be refused if it were enforced counts as refused.
+pub fn run_tests(policy: &Policy, inventory: &Inventory, now_ns: u64) -> Vec<TestResult> {
+    let mut inventory = inventory.clone();
+    if inventory.resolvers.is_empty() {
+        inventory.resolvers.insert(SOME_RESOLVER);
+    }
+    let compiled = compile(policy, &inventory);
+    let addresses = Addresses::new([policy], &inventory);
+    let ask = |test: &Test| {
+        let everybody = |ends: &[_]| -> Vec<_> {
+            ends.iter().flat_map(|end| parties(policy, &inventory, &addresses, *end)).collect()
+        };
+        let (from, to) = (everybody(&test.from), everybody(&test.to));
+        let services: Vec<_> = test.ports.iter().flat_map(|p| services(policy, p)).collect();
+        let mut result = TestResult {
+            name: test.name.clone(),
+            file: test.place.file.to_string(),
+            line: test.place.line,
+            passed: true,
+            connections: 0,
+            failures: Vec::new(),
+        };
+        for (from, to) in from.iter().flat_map(|f| to.iter().map(move |t| (*f, *t))).filter(|(f, t)| f != t) {
+            for (protocol, port) in &services {
+                let connection = Connection { from, to, protocol: Protocol(*protocol), port: *port };
+                let found = explain(policy, &compiled, &connection, now_ns);
+                // Between two addresses nothing is decided on this host.
+                if !found.ends.is_empty() {
+                    result.count(policy, test.expect, &found);
+                }
+            }
+        }
+        if result.connections == 0 {
+            result.passed = false;
+            result.failures.push("asks for no connection: no workload is at either end".into());
+        }
+        result
+    };
+    policy.tests.iter().map(ask).collect()
+}
+
+/// Stands for the resolvers of a host that is not known: an address that is nothing else (RFC 1112 section 4).
+const SOME_RESOLVER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(240, 0, 0, 53));
+
+impl TestResult {
+    fn count(&mut self, policy: &Policy, expect: Expectation, found: &Explanation) {
+        self.connections += 1;
+        if (found.verdict() == Verdict::Allowed) == (expect == Expectation::Allow) {
+            return;
+        }
+        self.passed = false;
+        if self.failures.len() < Self::SHOWN {
+            self.failures.push(found.in_words(policy));
+        }
+    }
+}
+
+/// The results in the form that CI systems read (JUnit XML).
+pub fn junit(results: &[TestResult]) -> String {
+    let failed = results.iter().filter(|r| !r.passed).count();
+    let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
+    let _ = writeln!(xml, "<testsuite name=\"bulkhead\" tests=\"{}\" failures=\"{failed}\">", results.len());
+    for r in results {
+        let (name, file) = (escape(&r.name), escape(&r.file));
+        let _ = write!(
+            xml,
+            "  <testcase name=\"{name}\" classname=\"{file}\" file=\"{file}\" line=\"{}\"",
+            r.line
+        );
+        if r.passed {
+            xml.push_str("/>\n");
+        } else {
+            let text = escape(&r.failures.join("\n"));
+            let _ =
+                writeln!(xml, ">\n    <failure message=\"not as expected\">{text}</failure>\n  </testcase>");
+        }
+    }
+    xml.push_str("</testsuite>\n");
+    xml
+}
+
+fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            // XML 1.0 has no way to write other control characters.
+            c if c.is_control() && !matches!(c, '\n' | '\t') => safe.push('\u{fffd}'),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::policy;
+
+    const SHOP: &str = r#"
+[environment.dev]
+mode = "audit"
+[workload.web]
+select = { systemd = "web.service" }
+[workload.db]
+select = { systemd = "db.service" }
+[workload.ci]
+environment = "dev"
+select = { systemd = "ci.service" }
+[[allow]]
+from = "web"
+to = "db"
+ports = ["tcp/5432-5433"]
+[[allow]]
+from = "ci"
+to = "dns"
+ports = ["udp/53"]
+"#;
+
+    #[track_caller]
+    fn outcome(from: &str, to: &str, port: &str, expect: &str) -> TestResult {
+        let test = format!(
+            "[[test]]\nname = \"t\"\nfrom = {from:?}\nto = {to:?}\nport = {port:?}\nexpect = {expect:?}"
+        );
+        run_tests(&policy(&format!("{SHOP}{test}")), &Inventory::default(), 0).remove(0)
+    }
+
+    #[test]
+    fn a_test_passes_if_each_connection_comes_out_as_expected() {
+        for (from, to, port, expect, passes) in [
+            ("web", "db", "tcp/5432", "allow", true),
+            ("web", "db", "tcp/5432", "deny", false),
+            ("web", "db", "tcp/5432-5433", "allow", true),
+            ("web", "db", "tcp/5432-5434", "allow", false),
+            ("web", "db", "tcp/5432-5434", "deny", false),
+            ("env:dev", "db", "tcp/*", "deny", true),
+            ("any", "db", "tcp/5432", "deny", false),
+            ("any", "ci", "tcp/*", "deny", true),
+            ("ci", "internet", "tcp/443", "deny", true),
+            ("ci", "dns", "udp/53", "allow", true),
+            ("ci", "192.0.2.0/24", "udp/53", "deny", true),
+        ] {
+            let result = outcome(from, to, port, expect);
+            assert_eq!(result.passed, passes, "{from} -> {to} {port} {expect}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn a_test_of_nothing_fails() {
+        let result = outcome("10.0.0.1", "10.0.0.2", "tcp/1", "deny");
+        assert!(!result.passed && result.failures[0].contains("no workload"), "{result:?}");
+    }
+
+    #[test]
+    fn ci_systems_are_told_what_failed_in_xml() {
+        let xml =
+            junit(&[outcome("web", "db", "tcp/5432", "deny"), outcome("web", "db", "tcp/5432", "allow")]);
+        assert!(xml.contains("tests=\"2\" failures=\"1\""), "{xml}");
+        assert!(xml.contains("web -&gt; db tcp/5432"), "{xml}");
+    }
+}
