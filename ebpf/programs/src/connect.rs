@@ -19,6 +19,7 @@ use crate::{
     identity::{self, Local},
     report::{self, Refused},
     socket,
+    verifier::{forget_address, forget32},
 };
 
 /// connect() to an IPv4 address.
@@ -107,7 +108,7 @@ fn call(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
         ctx: ctx.sock_addr,
         hook,
         generation,
-        target: destination(address),
+        target: forget_address(destination(address)),
         // SAFETY: the program's context; only the lower half of `user_port` is the port.
         port: u16::from_be(unsafe { (*ctx.sock_addr).user_port } as u16),
         process: SocketState { owner: task.cgroup, anchor: task.anchor, ..SocketState::default() },
@@ -246,6 +247,10 @@ fn answers(call: &Call, owner: &Local) -> bool {
 /// Asks `local` for the verdict on `flow` and reports a refusal; true if it stops the call.
 #[inline(never)]
 fn refused(call: &mut Call) -> bool {
+    let peer = &mut call.flow.peer;
+    peer.subject.0 = forget32(peer.subject.0);
+    peer.class.0 = forget32(peer.class.0);
+    peer.address.0 = forget32(peer.address.0);
     let mut decision = decide(&call.generation, &call.local.endpoint, &call.flow);
     if !call.marked && !matches!(decision.reason, Reason::NotIsolated) {
         decision = Decision::new(&call.local.endpoint, Reason::SocketMemory, RuleId::NONE);

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use bulkhead_common::{Endpoint, MAX_CGROUP_LEVEL, SocketState};
 
-use crate::generation::Generation;
+use crate::{generation::Generation, verifier::forget_local};
 
 /// An end on this host.
 #[derive(Clone, Copy)]
@@ -64,31 +64,34 @@ pub fn of_owner(generation: Generation, socket: &SocketState) -> Local {
 /// The owner of a socket by its tag: its cgroup, or else the ancestor that was identified as the socket was made.
 #[inline(always)]
 pub fn of_tag(generation: Generation, owner: u64, anchor: u64) -> Local {
-    if let Some(endpoint) = generation.endpoint(owner) {
-        return Local { endpoint, cgroup: owner, anchor: owner };
-    }
-    match generation.endpoint(anchor) {
-        Some(endpoint) => Local { endpoint, cgroup: owner, anchor },
-        None => Local { endpoint: Endpoint::UNMATCHED, cgroup: owner, anchor: 0 },
-    }
+    let found = if let Some(endpoint) = generation.endpoint(owner) {
+        Local { endpoint, cgroup: owner, anchor: owner }
+    } else if let Some(endpoint) = generation.endpoint(anchor) {
+        Local { endpoint, cgroup: owner, anchor }
+    } else {
+        Local { endpoint: Endpoint::UNMATCHED, cgroup: owner, anchor: 0 }
+    };
+    forget_local(found)
 }
 
 /// The nearest identified ancestor of `cgroup`. `ancestor(level)` is 0 for levels below the cgroup itself.
 #[inline(always)]
 fn find(generation: Generation, cgroup: u64, ancestor: impl Fn(i32) -> u64) -> Local {
+    let mut found = Local { endpoint: Endpoint::UNMATCHED, cgroup, anchor: 0 };
     if let Some(endpoint) = generation.endpoint(cgroup) {
-        return Local { endpoint, cgroup, anchor: cgroup };
-    }
-    let mut level = MAX_CGROUP_LEVEL;
-    while level > 0 {
-        let id = ancestor(level);
-        if id != 0
-            && id != cgroup
-            && let Some(endpoint) = generation.endpoint(id)
-        {
-            return Local { endpoint, cgroup, anchor: id };
+        found = Local { endpoint, cgroup, anchor: cgroup };
+    } else {
+        let mut level = MAX_CGROUP_LEVEL;
+        while level > 0 {
+            let id = ancestor(level);
+            if id != 0
+                && let Some(endpoint) = generation.endpoint(id)
+            {
+                found = Local { endpoint, cgroup, anchor: id };
+                break;
+            }
+            level -= 1;
         }
-        level -= 1;
     }
-    Local { endpoint: Endpoint::UNMATCHED, cgroup, anchor: 0 }
+    forget_local(found)
 }

@@ -5,6 +5,7 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 /// Says something in the agent's log, in builds with feature `log`.
 macro_rules! say {
@@ -24,6 +25,7 @@ mod packet;
 mod parse;
 mod report;
 mod socket;
+mod verifier;
 
 /// What a cgroup program returns to let pass.
 const PASS: i32 = 1;

@@ -22,6 +22,7 @@ use crate::{
     parse::{Packet, parse},
     report::{self, Refused},
     socket,
+    verifier::{forget16, forget32},
 };
 
 /// Index of the loopback device in every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
@@ -244,6 +245,11 @@ impl Passage {
 /// The verdict on `passage.flow`.
 #[inline(never)]
 fn settle(passage: &mut Passage) {
+    let peer = &mut passage.flow.peer;
+    peer.subject.0 = forget32(peer.subject.0);
+    peer.class.0 = forget32(peer.class.0);
+    peer.address.0 = forget32(peer.address.0);
+    passage.flow.port = forget16(passage.flow.port);
     passage.decision = decide(&passage.generation, &passage.local.endpoint, &passage.flow);
 }
 

@@ -3,6 +3,8 @@
 use aya_ebpf::{bindings::__sk_buff, programs::sk_buff::SkBuff};
 use bulkhead_common::{Address, Protocol};
 
+use crate::verifier::{forget_address, forget16, forget32};
+
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
 
@@ -36,6 +38,11 @@ pub fn parse(skb: *mut __sk_buff, packet: &mut Packet) -> bool {
         ETH_P_IPV6 => ipv6(&skb, packet),
         _ => None,
     };
+    packet.source = forget_address(packet.source);
+    packet.target = forget_address(packet.target);
+    packet.protocol = Protocol(forget32(u32::from(packet.protocol.0)) as u8);
+    packet.source_port = forget16(packet.source_port);
+    packet.target_port = forget16(packet.target_port);
     parsed.is_some()
 }
 
