@@ -31,14 +31,13 @@ fn embed() -> Result<(), Box<dyn std::error::Error>> {
         big_endian: variable("CARGO_CFG_TARGET_ENDIAN")? == "big",
     };
     // <target>/<profile>/build/<package>/out: one directory below <target> for every profile, since the programs are
-    // always built alike; and one for each feature, since two builds would overwrite each other's object.
-    let target =
-        out.ancestors().nth(4).ok_or("OUT_DIR lies too high")?.join(if log { "bpf-log" } else { "bpf" });
+    // always built alike.
+    let target = out.ancestors().nth(4).ok_or("OUT_DIR lies too high")?.join("bpf");
     let features: &[&str] = if log { &["log"] } else { &[] };
 
     let object = Programs { directory: &programs, features, target_directory: &target, arch: &arch }
         .compile(OBJECT)?;
-    fs::copy(object, out.join(OBJECT))?;
+    fs::write(out.join(OBJECT), object)?;
     watch(&root);
     Ok(())
 }

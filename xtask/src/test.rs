@@ -32,6 +32,9 @@ const CHECKS: [Check; 6] = [
     ("documentation's tests", documentation_tests),
 ];
 
+/// For clippy: a warning is a failure.
+const DENY: [&str; 3] = ["--", "-D", "warnings"];
+
 /// Stops at the first failure. nextest comes last: its summary closes the output.
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(args.yes)?;
@@ -53,7 +56,7 @@ fn format() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
-    succeed(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    succeed(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--all-features"]).args(DENY))
 }
 
 /// Apart from the rest: another compiler, another target, and code that differs by feature.
@@ -63,11 +66,11 @@ fn clippy_programs() -> Result<()> {
     let programs = Programs {
         directory: &workspace::root().join(PROGRAMS),
         features: &[],
-        target_directory: &workspace::target_directory().join("bpf-clippy"),
+        target_directory: &workspace::target_directory().join("bpf"),
         arch: &arch,
     };
     for variant in ["--no-default-features", "--all-features"] {
-        succeed(programs.clippy(&toolchain).args(["--quiet", variant, "--", "-D", "warnings"]))?;
+        succeed(programs.clippy(&toolchain).args(["--quiet", variant]).args(DENY))?;
     }
     Ok(())
 }

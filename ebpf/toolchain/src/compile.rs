@@ -2,8 +2,10 @@
 
 use std::{
     error::Error,
-    fmt, io,
-    path::{Path, PathBuf},
+    fmt,
+    fs::{self, File},
+    io,
+    path::Path,
     process::Command,
 };
 
@@ -52,15 +54,19 @@ pub struct Programs<'a> {
 }
 
 impl Programs<'_> {
-    /// Compiles the object `name` with this machine's toolchain and returns where it is. Silent unless it fails: the
-    /// warnings of these crates belong to their own clippy pass, not into everybody's build.
-    pub fn compile(&self, name: &str) -> Result<PathBuf, CompileError> {
+    /// Compiles the object `name` with this machine's toolchain and returns it. Silent unless it fails: the warnings of
+    /// these crates belong to their own clippy pass, not into everybody's build.
+    pub fn compile(&self, name: &str) -> Result<Vec<u8>, CompileError> {
         let toolchain = Toolchain::find(self.arch.target())?;
+        // Builds that differ in features or profile put their object in the same place: nobody else's until it is read.
+        fs::create_dir_all(self.target_directory)?;
+        let lock = File::create(self.target_directory.join(".bulkhead-object"))?;
+        lock.lock()?;
         let output = self.build(&toolchain).args(["--quiet", "--bin", name]).output()?;
         if !output.status.success() {
             return Err(CompileError::Failed(String::from_utf8_lossy(&output.stderr).into_owned()));
         }
-        Ok(self.target_directory.join(self.arch.target()).join("release").join(name))
+        Ok(fs::read(self.target_directory.join(self.arch.target()).join("release").join(name))?)
     }
 
     /// clippy on the programs. Not `cargo clippy`: that would start rustup's default one, built for another compiler.
@@ -108,8 +114,8 @@ impl Programs<'_> {
 pub enum CompileError {
     /// The machine lacks a piece of the toolchain.
     Missing(Missing),
-    /// cargo could not be started.
-    Start(io::Error),
+    /// cargo could not be started, or its output not be read.
+    Io(io::Error),
     /// The programs do not compile; what the compiler said.
     Failed(String),
 }
@@ -118,7 +124,7 @@ impl fmt::Display for CompileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing(missing) => missing.fmt(f),
-            Self::Start(error) => write!(f, "cannot start cargo for the BPF programs: {error}"),
+            Self::Io(error) => write!(f, "cannot build the BPF programs: {error}"),
             Self::Failed(output) => write!(f, "the BPF programs do not compile:\n{}", output.trim_end()),
         }
     }
@@ -134,7 +140,7 @@ impl From<Missing> for CompileError {
 
 impl From<io::Error> for CompileError {
     fn from(error: io::Error) -> Self {
-        Self::Start(error)
+        Self::Io(error)
     }
 }
 

@@ -219,5 +219,4 @@ fn linker(compiler: Option<u32>, facts: &Facts, failed: Failed) -> Option<Linker
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;
