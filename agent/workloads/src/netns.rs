@@ -3,6 +3,7 @@
 //! Reading them there needs neither setns() nor a netlink socket in the namespace.
 
 use std::{
+    ffi::CString,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::OwnedFd,
@@ -20,6 +21,13 @@ pub(crate) struct NetworkNamespace(String);
 /// A process, held by its directory in /proc: it cannot become another one that takes over its number.
 #[derive(Debug)]
 pub(crate) struct Process(OwnedFd);
+
+impl NetworkNamespace {
+    /// Of the process that has this number now.
+    pub(crate) fn of(pid: &str) -> io::Result<Self> {
+        Ok(Self(spell(readlinkat(CWD, format!("/proc/{pid}/ns/net"), Vec::new())?)?))
+    }
+}
 
 impl Process {
     pub(crate) fn open(pid: &str) -> io::Result<Self> {
@@ -50,14 +58,17 @@ impl Process {
     }
 
     fn link(&self, name: &str) -> io::Result<String> {
-        let target = readlinkat(&self.0, name, Vec::new())?;
-        target.into_string().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+        spell(readlinkat(&self.0, name, Vec::new())?)
     }
 
     fn read(&self, name: &str) -> io::Result<String> {
         let file = openat(&self.0, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         io::read_to_string(std::fs::File::from(file))
     }
+}
+
+fn spell(link: CString) -> io::Result<String> {
+    link.into_string().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
 /// Local addresses in /proc/net/fib_trie: a leaf `|-- 10.0.3.7` followed by `/32 host LOCAL`.
