@@ -1,9 +1,8 @@
 //! `bulkhead check`.
 
-use std::{io, process::ExitCode};
+use std::{fmt::Write, io};
 
 use bulkhead_policy::{Diagnostics, Severity, load};
-use serde_json::json;
 
 use crate::{
     cli::{CheckArguments, Output},
@@ -11,33 +10,39 @@ use crate::{
     policy_files::PolicyFilesError,
 };
 
+/// What came of a check.
+pub(crate) struct Checked {
+    pub(crate) compiles: bool,
+    pub(crate) findings: String,
+}
+
 /// Validates a policy and says what is wrong with it.
-pub(crate) fn check(arguments: &CheckArguments, output: Output) -> Result<ExitCode, PolicyFilesError> {
+pub(crate) fn check(arguments: &CheckArguments, output: Output) -> Result<Checked, PolicyFilesError> {
     let sources = policy_files::read(&arguments.policy)?;
     let (policy, findings) = match load(&sources) {
         Ok(loaded) => (Some(loaded.policy), loaded.warnings),
         Err(findings) => (None, findings),
     };
-    let [errors, warnings] = [Severity::Error, Severity::Warning].map(|severity| count(&findings, severity));
-    let (workloads, rules) =
-        policy.as_ref().map_or((0, 0), |policy| (policy.workloads.len(), policy.rules.len()));
+    let mut text = String::new();
     match output {
         Output::Json => {
             for finding in &findings {
-                println!("{}", json!(finding));
+                text += &output::json(finding);
             }
         }
         Output::Human => {
-            print!("{}", findings.render(&sources, output::color(&io::stdout())));
-            let found = format!("{}, {}", plural(errors, "error"), plural(warnings, "warning"));
-            if policy.is_some() {
-                println!("ok: {}, {}; {found}", plural(workloads, "workload"), plural(rules, "rule"));
-            } else {
-                println!("{found}");
+            text += &findings.render(&sources, output::color(&io::stdout()));
+            if let Some(policy) = &policy {
+                let workloads = plural(policy.workloads.len(), "workload");
+                let rules = plural(policy.rules.len(), "rule");
+                // Writing to a string cannot fail.
+                let _ = write!(text, "ok: {workloads}, {rules}; ");
             }
+            let [errors, warnings] = [Severity::Error, Severity::Warning].map(|bad| count(&findings, bad));
+            let _ = writeln!(text, "{}, {}", plural(errors, "error"), plural(warnings, "warning"));
         }
     }
-    Ok(if policy.is_some() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(Checked { compiles: policy.is_some(), findings: text })
 }
 
 fn count(findings: &Diagnostics, severity: Severity) -> usize {

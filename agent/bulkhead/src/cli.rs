@@ -32,23 +32,24 @@ pub(crate) struct Common {
     /// Socket on which the agent answers [default: /run/bulkhead/control.sock]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) control_socket: Option<PathBuf>,
-    /// Where the agent keeps what must outlive it [default: /var/lib/bulkhead]
+    /// Where the agent keeps what is to outlive it; nothing yet [default: /var/lib/bulkhead]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
-    /// Where the BPF file system is mounted [default: /sys/fs/bpf]
+    /// Where the agent pins what is to outlive it; nothing yet [default: /sys/fs/bpf]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) bpffs: Option<PathBuf>,
     /// For people, or one JSON object a line
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "human", hide_possible_values = false)]
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "human")]
     pub(crate) output: Output,
 }
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// For people.
+    // Not as documentation: the help would take a paragraph for each.
+    // For people.
     Human,
-    /// One JSON object a line.
+    // One JSON object a line.
     Json,
 }
 

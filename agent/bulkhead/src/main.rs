@@ -12,11 +12,9 @@ mod policy_files;
 mod settings;
 mod status;
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
+use anstyle::{AnsiColor, Style};
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
 
@@ -27,8 +25,11 @@ use crate::{
     settings::{Settings, SettingsError},
 };
 
-/// Wrong usage or input.
+/// Exit status where something was found, or does not work here.
+const FINDING: u8 = 1;
+/// Exit status of wrong usage or input.
 const USAGE: u8 = 2;
+const ERROR: Style = AnsiColor::Red.on_default().bold();
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -48,16 +49,30 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Status => {
             let socket = settings::control_socket(common)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(status::status(&socket, common.output))?;
+            let status = runtime.block_on(status::ask(&socket, common.output))?;
+            print(&status)?;
         }
-        Command::Check(arguments) => return Ok(check::check(arguments, common.output)?),
+        Command::Check(arguments) => {
+            let checked = check::check(arguments, common.output)?;
+            print(&checked.findings)?;
+            return Ok(if checked.compiles { ExitCode::SUCCESS } else { ExitCode::from(FINDING) });
+        }
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "bulkhead", &mut io::stdout());
+            let mut completions = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "bulkhead", &mut completions);
+            print(&String::from_utf8(completions)?)?;
         }
-        Command::Man => clap_mangen::Man::new(Cli::command()).render(&mut io::stdout())?,
+        Command::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+            print(&String::from_utf8(page)?)?;
+        }
     }
-    io::stdout().flush().context("cannot print")?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn print(result: &str) -> anyhow::Result<()> {
+    output::print(result).context("cannot print the result")
 }
 
 /// Tells what went wrong.
@@ -65,11 +80,9 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     if let Some(RunError::Policy { sources, findings }) = error.downcast_ref() {
         eprint!("{}", findings.render(sources, output::color(&io::stderr())));
     }
-    anstream::eprintln!("{}error:{} {error:#}", ERROR, anstyle::Reset);
+    anstream::eprintln!("{ERROR}error:{ERROR:#} {error:#}");
     let usage = error.is::<SettingsError>()
         || error.is::<PolicyFilesError>()
         || matches!(error.downcast_ref(), Some(RunError::Files(_)));
-    ExitCode::from(if usage { USAGE } else { 1 })
+    ExitCode::from(if usage { USAGE } else { FINDING })
 }
-
-const ERROR: anstyle::Style = anstyle::AnsiColor::Red.on_default().bold();

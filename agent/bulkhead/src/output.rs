@@ -1,12 +1,28 @@
-//! Colours, where they are wanted.
+//! What the commands print, in colour where that is wanted.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 
 use anstream::{AutoStream, ColorChoice, stream::RawStream};
+use serde::Serialize;
 
 /// Does this stream want colours? A terminal does, unless NO_COLOR, CLICOLOR or TERM say otherwise.
 pub(crate) fn color(stream: &impl RawStream) -> bool {
     !matches!(AutoStream::choice(stream), ColorChoice::Never)
+}
+
+/// Prints a command's result. A reader that has seen enough (`| head`) is no error.
+pub(crate) fn print(result: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(result.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
+/// One JSON object and its line end.
+pub(crate) fn json(value: &impl Serialize) -> String {
+    let object = serde_json::to_string(value);
+    object.unwrap_or_else(|error| unreachable!("only strings and numbers: {error}")) + "\n"
 }
 
 /// Says on standard error what the agent does: for people in few words, else with time and origin.

@@ -12,18 +12,13 @@ use crate::{
     output,
 };
 
-/// Asks the agent on `socket` what it enforces, and prints it.
-pub(crate) async fn status(socket: &Path, output: Output) -> Result<(), ClientError> {
+/// Asks the agent on `socket` what it enforces.
+pub(crate) async fn ask(socket: &Path, output: Output) -> Result<String, ClientError> {
     let status: Status = get(socket, STATUS).await?;
-    match output {
-        Output::Json => println!(
-            "{}",
-            serde_json::to_string(&status)
-                .unwrap_or_else(|error| unreachable!("only strings and numbers: {error}"))
-        ),
-        Output::Human => print!("{}", render(&status, output::color(&io::stdout()))),
-    }
-    Ok(())
+    Ok(match output {
+        Output::Json => output::json(&status),
+        Output::Human => render(&status, output::color(&io::stdout())),
+    })
 }
 
 fn render(status: &Status, color: bool) -> String {

@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::unix::{fs::DirBuilderExt, net::UnixStream},
+    os::unix::{
+        fs::{DirBuilderExt, FileTypeExt},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
 };
 
@@ -37,6 +40,8 @@ pub(crate) enum Question {
 pub(crate) enum ServerError {
     #[error("another agent answers on {}: give this one another --control-socket", .0.display())]
     Taken(PathBuf),
+    #[error("{} is there and no socket: give another --control-socket", .0.display())]
+    NoSocket(PathBuf),
     #[error("cannot serve the control socket {}: {source}", .path.display())]
     Unusable { path: PathBuf, source: io::Error },
 }
@@ -75,7 +80,10 @@ fn listen(path: &Path) -> Result<UnixListener, ServerError> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(unusable)?;
     }
-    if path.exists() {
+    if let Ok(there) = fs::symlink_metadata(path) {
+        if !there.file_type().is_socket() {
+            return Err(ServerError::NoSocket(path.to_owned()));
+        }
         if UnixStream::connect(path).is_ok() {
             return Err(ServerError::Taken(path.to_owned()));
         }

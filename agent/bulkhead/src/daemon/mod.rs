@@ -28,10 +28,11 @@ use crate::{
     settings::Settings,
 };
 
-/// Addresses are looked for this long after the last change of cgroups: processes come after their cgroup.
-const SETTLE: Duration = Duration::from_millis(50);
+/// Addresses are looked for this long after a change of cgroups, then in growing distances: a process comes after its
+/// cgroup, and its addresses after it.
+const SOON: Duration = Duration::from_millis(50);
 /// And this often anyway: an address may change without a cgroup.
-const ADDRESSES: Duration = Duration::from_secs(5);
+const SELDOM: Duration = Duration::from_secs(5);
 /// How long the last reports may take to be printed.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -66,7 +67,10 @@ pub(crate) fn run(settings: &Settings, output: Output) -> Result<(), RunError> {
     let policy = read_policy(&sources, settings.dry_run)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let names = sources.into_iter().map(|source| source.name).collect();
-    runtime.block_on(serve(settings, output, policy, names))
+    let ended = runtime.block_on(serve(settings, output, policy, names));
+    // Whoever still reads /proc has nobody left to tell.
+    runtime.shutdown_background();
+    ended
 }
 
 fn read_policy(sources: &[Source], dry_run: bool) -> Result<Policy, RunError> {
@@ -114,7 +118,8 @@ async fn serve(
     let started = Instant::now();
     announce(&enforcement, settings.dry_run, output);
 
-    let mut look_for_addresses = tokio::time::Instant::now() + ADDRESSES;
+    let mut pace = SOON;
+    let mut look_for_addresses = tokio::time::Instant::now() + pace;
     let ended = loop {
         tokio::select! {
             signal = signals.next() => {
@@ -127,11 +132,13 @@ async fn serve(
                     Ok(changes) => enforcement.follow(&changes),
                     Err(error) => break Err(error.into()),
                 }
-                look_for_addresses = look_for_addresses.min(tokio::time::Instant::now() + SETTLE);
+                pace = SOON;
+                look_for_addresses = look_for_addresses.min(tokio::time::Instant::now() + pace);
             }
             () = sleep_until(look_for_addresses) => {
                 enforcement.look_for_addresses();
-                look_for_addresses = tokio::time::Instant::now() + ADDRESSES;
+                pace = (pace * 2).min(SELDOM);
+                look_for_addresses = tokio::time::Instant::now() + pace;
             }
             inventory = enforcement.addresses_found() => enforcement.take_addresses(inventory),
             Some(Question::Status(answer)) = asked.recv() => {
