@@ -6,7 +6,7 @@ use std::{
 };
 
 use bulkhead_common::{Direction, Protocol};
-use bulkhead_policy::{Inventory, Policy, Source, WorkloadId, load};
+use bulkhead_policy::{Connection, Inventory, Party, Policy, Source, WorkloadId, load};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 /// Packets in each world.
@@ -131,8 +131,8 @@ pub(crate) struct Packet {
     pub(crate) local: WorkloadId,
     /// The workload of the socket at the other end, if it is on this host.
     pub(crate) socket: Option<WorkloadId>,
-    /// The other end's address.
-    pub(crate) address: IpAddr,
+    /// The other end's address; none: one that no rule names.
+    pub(crate) address: Option<IpAddr>,
     pub(crate) direction: Direction,
     pub(crate) protocol: Protocol,
     pub(crate) port: u16,
@@ -163,7 +163,7 @@ fn packet() -> impl Strategy<Value = Packet> {
         |((local, socket, address), out, service, now)| Packet {
             local: WorkloadId(local),
             socket: socket.map(WorkloadId),
-            address: address.parse().unwrap(),
+            address: Some(address.parse().unwrap()),
             direction: if out { Direction::Egress } else { Direction::Ingress },
             protocol: Protocol(service.0),
             port: service.1,
@@ -193,6 +193,59 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
                 .unambiguous()
         },
     )
+}
+
+/// A connection of every kind that worlds tell apart: workloads with each other, and with an address of every kind.
+pub(crate) fn connections(inventory: &Inventory) -> impl Iterator<Item = Connection> {
+    const TCP: [u16; 11] = [0, 1, 440, 443, 444, 451, 1024, 5432, 5433, 65534, 65535];
+    let ports = TCP.iter().map(|p| (6, *p)).chain(SERVICES).chain([
+        (99, 0),
+        (17, 54),
+        (17, 8000),
+        (1, 0x0900),
+        (58, 0),
+    ]);
+    let ports: Vec<_> = ports.collect();
+    let around = [
+        "0.0.0.0",
+        "128.0.0.0",
+        "10.0.0.0",
+        "10.1.0.0",
+        "10.1.2.0",
+        "192.0.2.0",
+        "127.0.0.0",
+        "169.254.0.0",
+        "8000::",
+        "2000::",
+        "fd00::",
+        "fd00:1::",
+        "::1:0:0:0:0",
+        "4000::",
+        "64:ff9b::",
+        "64:ff9b:1::",
+        "fe80::",
+        "192.168.0.0",
+        "172.16.0.0",
+        "100.64.0.0",
+        "224.0.0.0",
+        "240.0.0.0",
+        "1.0.0.0",
+        "fc00::",
+    ];
+    let known =
+        inventory.local.iter().chain(&inventory.resolvers).chain(inventory.names.values().flatten()).copied();
+    let addresses: Vec<IpAddr> =
+        ADDRESSES.iter().chain(&around).map(|a| a.parse().unwrap()).chain(known).collect();
+    let addresses = addresses.into_iter().map(Party::Address);
+    let parties: Vec<_> = (0..WORKLOADS).map(|w| Party::Workload(WorkloadId(w))).chain(addresses).collect();
+    let local = |party: Party| matches!(party, Party::Workload(_));
+    let all = parties.clone();
+    let pairs = parties.into_iter().flat_map(move |from| all.clone().into_iter().map(move |to| (from, to)));
+    let pairs = pairs.filter(move |(from, to)| from != to && (local(*from) || local(*to)));
+    pairs.flat_map(move |(from, to)| {
+        let of = move |(protocol, port)| Connection { from, to, protocol: Protocol(protocol), port };
+        ports.clone().into_iter().map(of)
+    })
 }
 
 /// As its author would write it; a failure names the packet.

@@ -5,8 +5,10 @@
 mod generate;
 mod reference;
 
-use bulkhead_common::{Decision, Direction, Flow, Peer, Reason, RuleId, SubjectId, Verdict, decide};
-use bulkhead_policy::{Compiled, Inventory, Policy, WorkloadId, compile};
+use bulkhead_common::{
+    Decision, Direction, Flow, Peer, PeerEntry, Reason, RuleId, SubjectId, Verdict, decide,
+};
+use bulkhead_policy::{Access, Compiled, Connection, Inventory, Party, Policy, WorkloadId, compile, diff};
 use generate::{Packet, World};
 use proptest::{
     prelude::*,
@@ -28,7 +30,7 @@ fn config(worlds: u32) -> Config {
 /// What the tables say.
 fn tables(compiled: &Compiled, packet: &Packet) -> Decision {
     let local = compiled.endpoints[packet.local.0];
-    let by_address = compiled.peer(packet.address.into());
+    let by_address = packet.address.map_or(PeerEntry::UNKNOWN, |ip| compiled.peer(ip.into()));
     let peer = match packet.socket {
         Some(WorkloadId(w)) => Peer {
             subject: compiled.endpoints[w].subject,
@@ -39,6 +41,23 @@ fn tables(compiled: &Compiled, packet: &Packet) -> Decision {
     };
     let flow = Flow { direction: packet.direction, protocol: packet.protocol, port: packet.port, peer };
     decide(&compiled.at(packet.now_ns), &local, &flow)
+}
+
+/// Does it pass at both ends?
+fn passes(compiled: &Compiled, connection: &Connection, now_ns: u64) -> bool {
+    let &Connection { from, to, protocol, port } = connection;
+    [(Direction::Egress, from, to), (Direction::Ingress, to, from)].into_iter().all(
+        |(direction, own, far)| {
+            let Party::Workload(local) = own else { return true };
+            // A socket's address is none that a rule names.
+            let (socket, address) = match far {
+                Party::Workload(w) => (Some(w), None),
+                Party::Address(ip) => (None, Some(ip)),
+            };
+            let packet = Packet { local, socket, address, direction, protocol, port, now_ns };
+            tables(compiled, &packet).verdict == Verdict::Allowed
+        },
+    )
 }
 
 #[track_caller]
@@ -123,7 +142,8 @@ proptest! {
     fn an_address_is_what_the_longest_entry_says(world in generate::world()) {
         let compiled = compile(&world.policy(), &world.inventory());
         for packet in &world.packets {
-            let address = bulkhead_common::Address::from(packet.address);
+            let Some(ip) = packet.address else { continue };
+            let address = bulkhead_common::Address::from(ip);
             let bits = |a: bulkhead_common::Address| u128::from_be_bytes(a.0);
             let covering = compiled.peers.iter().filter(|(first, len, _)| {
                 *len == 0 || (bits(*first) ^ bits(address)) >> (128 - len) == 0
@@ -131,6 +151,28 @@ proptest! {
             let longest = covering.max_by_key(|(_, len, _)| *len).map(|(_, _, entry)| *entry);
             prop_assert_eq!(longest.unwrap_or_default(), compiled.peer(address));
             prop_assert!(longest.is_none_or(|e| e.subject != SubjectId::UNIDENTIFIED));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(config(WORLDS / 20))]
+
+    #[test]
+    fn policies_differ_exactly_if_a_connection_tells_them_apart(world in generate::world(), rule in generate::rule()) {
+        let less = world.with_rules(world.rules.iter().skip(1));
+        let more = world.with_rules(world.rules.iter().chain([&rule]));
+        let inventory = Inventory { addresses: [].into(), ..world.inventory() };
+        let now_ns = world.packets[0].now_ns;
+        for other in [less, more] {
+            let (old, new) = (world.policy(), other.policy());
+            let found = diff(&old, &new, &inventory, now_ns);
+            let (a, b) = (compile(&old, &inventory), compile(&new, &inventory));
+            let told_apart = generate::connections(&inventory).find(|connection| {
+                passes(&a, connection, now_ns) != passes(&b, connection, now_ns)
+            });
+            let now = found.access.iter().find(|c| c.change != Access::Expiry);
+            prop_assert_eq!(told_apart.is_some(), now.is_some(), "{:?} {:?}\n{:?}", told_apart, now, other);
         }
     }
 }
@@ -144,7 +186,7 @@ fn the_reference_knows_plain_cases() {
         let packet = Packet {
             local: WorkloadId(local),
             socket: Some(WorkloadId(socket)),
-            address: [127, 0, 0, 1].into(),
+            address: Some([127, 0, 0, 1].into()),
             direction,
             protocol: bulkhead_common::Protocol::TCP,
             port,

@@ -25,7 +25,7 @@ pub(crate) fn evaluate(policy: &Policy, inventory: &Inventory, packet: &Packet) 
     if open || mode == Mode::Off {
         return allowed(Reason::NotIsolated);
     }
-    let who = packet.socket.or_else(|| owner(inventory, packet.address));
+    let who = packet.socket.or_else(|| owner(inventory, packet.address?));
     if who == Some(packet.local) {
         return allowed(Reason::SameWorkload);
     }
@@ -39,7 +39,7 @@ pub(crate) fn evaluate(policy: &Policy, inventory: &Inventory, packet: &Packet) 
             own.iter().any(|end| names(policy, *end, packet.local))
                 && far.iter().any(|end| {
                     packet.socket.is_some_and(|w| names(policy, *end, w))
-                        || holds(policy, inventory, *end, packet.address)
+                        || packet.address.map_or(*end == End::Any, |ip| holds(policy, inventory, *end, ip))
                 })
                 && (rule.ports.is_empty()
                     || rule.ports.iter().flat_map(Ports::spans).any(|s| {
