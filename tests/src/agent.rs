@@ -72,12 +72,6 @@ impl Launch {
         self
     }
 
-    /// Another argument.
-    pub fn argument(mut self, argument: &str) -> Self {
-        self.command.arg(argument);
-        self
-    }
-
     /// Keeps the terminal's Ctrl-C from it: whoever started it stops it.
     pub fn in_own_group(mut self) -> Self {
         self.command.process_group(0);
@@ -91,7 +85,8 @@ impl Launch {
         let denials = Denials::collect(child.stdout.take().context("no standard output")?);
         let log = read_log(child.stderr.take().context("no standard error")?);
         let Self { files, policy, cgroup_root, .. } = self;
-        let mut agent = Agent { child, denials, log, said: Vec::new(), files, policy, cgroup_root };
+        let mut agent =
+            Agent { child, denials, log, said: Vec::new(), stopped: false, files, policy, cgroup_root };
         agent.wait_until_ready()?;
         Ok(agent)
     }
@@ -115,6 +110,7 @@ pub struct Agent {
     denials: Denials,
     log: Receiver<String>,
     said: Vec<String>,
+    stopped: bool,
     files: TempDir,
     policy: PathBuf,
     cgroup_root: PathBuf,
@@ -169,6 +165,7 @@ impl Agent {
         ensure!(status.success(), "the agent ended with {status} after {signal}:\n{}", self.said());
         let left = attached(&self.cgroup_root)?;
         ensure!(left.is_empty(), "programs are left attached: {left:?}");
+        self.stopped = true;
         Ok(self.denials.clone())
     }
 
@@ -204,8 +201,9 @@ impl Drop for Agent {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if thread::panicking() {
-            eprintln!("the agent said:\n{}", self.said());
+        if !self.stopped {
+            // A test has failed: what was seen here tells why.
+            eprintln!("the agent said:\n{}\nit reported:{}", self.said(), self.denials);
         }
     }
 }
@@ -219,7 +217,8 @@ fn is_ready(line: &str) -> bool {
     serde_json::from_str::<Value>(line).is_ok_and(|said| said["status"] == "ready")
 }
 
-/// Names of the programs that the kernel has attached to a cgroup or below, as another tool than ours sees it.
+/// Names of the programs that the kernel has attached to a cgroup or below, as another tool than ours sees it. Those
+/// that a systemd in the lab attaches to its units are not counted.
 pub fn attached(cgroup: &Path) -> Result<Vec<String>> {
     let output = Command::new("bpftool")
         .args(["--json", "cgroup", "tree"])
@@ -233,7 +232,8 @@ pub fn attached(cgroup: &Path) -> Result<Vec<String>> {
         if output.stdout.is_empty() { empty } else { serde_json::from_slice(&output.stdout)? };
     let programs =
         cgroups.as_array().into_iter().flatten().filter_map(|cgroup| cgroup["programs"].as_array());
-    Ok(programs.flatten().map(|program| program["name"].as_str().unwrap_or("?").to_owned()).collect())
+    let names = programs.flatten().map(|program| program["name"].as_str().unwrap_or("?").to_owned());
+    Ok(names.filter(|name| !name.starts_with("sd_")).collect())
 }
 
 /// How a process ends, or nothing if it does not in time.

@@ -1,7 +1,7 @@
 //! What the agent reports, as it comes.
 
 use std::{
-    fmt::Write as _,
+    fmt,
     io::{BufRead as _, BufReader, Read},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -80,7 +80,7 @@ impl Denials {
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!("no denial like {wanted}\nreported were:{}", self.list());
+                bail!("no denial like {wanted}\nreported were:{self}");
             }
             let read = self.read();
             // Woken by a new line or not: the loop looks again.
@@ -93,23 +93,23 @@ impl Denials {
         thread::sleep(Duration::from_millis(150));
         ensure!(
             self.matching(unwanted)?.is_empty(),
-            "unexpected denial like {unwanted}\nreported were:{}",
-            self.list()
+            "unexpected denial like {unwanted}\nreported were:{self}"
         );
         Ok(())
     }
 
-    fn list(&self) -> String {
-        let mut text = String::new();
-        for denial in &self.read().denials {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "\n  {}", denial.record);
-        }
-        if text.is_empty() { " none".to_owned() } else { text }
-    }
-
     fn read(&self) -> MutexGuard<'_, Lines> {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Denials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let read = self.read();
+        if read.denials.is_empty() {
+            f.write_str(" nothing")?;
+        }
+        read.denials.iter().try_for_each(|denial| write!(f, "\n  {}", denial.record))
     }
 }
 

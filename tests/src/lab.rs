@@ -1,6 +1,6 @@
 //! One host with its LAN, its cgroups and its agent.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use tempfile::TempDir;
@@ -42,7 +42,10 @@ impl Lab {
 
     /// The cgroup at `path` below the root, made if it is not there.
     pub fn cgroup(&self, path: &str) -> Result<Cgroup> {
-        Cgroup::make(self.subtree.path().join("root").join(path.trim_start_matches('/')))
+        let below = Path::new(path).strip_prefix("/")?;
+        Cgroup::make(
+            self.subtree.path().join("root").components().chain(below.components()).collect::<PathBuf>(),
+        )
     }
 
     /// A cgroup that no agent here watches: for other machines, and for the agent itself.
@@ -83,6 +86,11 @@ impl Lab {
     /// An agent under the policy in a file.
     pub fn agent_under(&self, policy: &Path) -> Result<Launch> {
         Launch::new(&self.office()?, self.root()?.path(), self.files.path(), policy)
+    }
+
+    /// An agent that is told to watch something else than this lab.
+    pub fn agent_below(&self, cgroup_root: &Path, policy: &str) -> Result<Launch> {
+        Launch::with_text(&self.office()?, cgroup_root, self.files.path(), policy)
     }
 
     /// Where the agent runs.

@@ -1,6 +1,6 @@
 //! Start, stop, a second agent, a killed one, and starts that must not succeed.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
 use bulkhead_tests::{Lab, agent, probe::Kind};
@@ -101,7 +101,7 @@ fn a_policy_with_an_error_starts_nothing() -> Result<()> {
 fn a_cgroup_root_that_is_none_starts_nothing() -> Result<()> {
     let lab = Lab::new()?;
     for root in ["/tmp", "/sys/fs/cgroup/there-is-no-such-cgroup"] {
-        let ended = lab.agent(POLICY)?.argument("--cgroup-root").argument(root).end()?;
+        let ended = lab.agent_below(Path::new(root), POLICY)?.end()?;
         let said = String::from_utf8(ended.stderr)?;
         ensure!(!ended.status.success() && said.contains(root), "{root}: {said}");
     }

@@ -57,7 +57,10 @@ fn a_dry_run_reports_what_enforcing_refuses_and_refuses_nothing() -> Result<()> 
         let _ci = attempts(&lab, if dry { allowed } else { refused }, &to)?;
         let verdict = if dry { "would-deny" } else { "denied" };
         agent.denials().expect(&json!({"verdict": verdict, "protocol": "icmpv6"}))?;
-        let denials = agent.stop()?.matching(&json!({"direction": "egress"}))?;
+        let denials = agent.stop()?;
+        let answers = denials.matching(&json!({"direction": "egress", "workload": {"name": "db"}}))?;
+        ensure!(answers.is_empty(), "answers are no connections of their own: {answers:#?}");
+        let denials = denials.matching(&json!({"direction": "egress"}))?;
         ensure!(denials.iter().all(|d| d.record["verdict"] == verdict), "{denials:#?}");
         let mut lines =
             denials.iter().map(|d| Ok(lasting(&d.record)?.to_string())).collect::<Result<Vec<_>>>()?;

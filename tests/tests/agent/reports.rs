@@ -54,7 +54,7 @@ fn a_refused_connection_is_reported_as_it_happened() -> Result<()> {
         "rule": null,
         "reason": "no-rule",
         "nearest_rule": {
-            "id": "web-db", "file": agent.policy_file(), "line": line, "differs": ["from"],
+            "id": "web-db", "file": "policy.toml", "line": line, "differs": ["from"],
         },
         "count": 1,
         "suppressed": 0,
@@ -76,7 +76,7 @@ fn what_is_not_known_is_null() -> Result<()> {
     let agent = lab.agent(&policy())?.start()?;
     refused("ci to another machine", ci.tcp(at([192, 0, 2, 1], 9))?)?;
     agent.denials().expect(&json!({
-        "workload": {"name": "ci", "unit": "ci.slice"},
+        "workload": {"name": "ci", "unit": null},
         "peer": {"address": "192.0.2.1", "port": 9, "name": null, "environment": null},
         "rule": null,
     }))?;

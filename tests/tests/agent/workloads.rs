@@ -106,7 +106,7 @@ fn a_container_is_known_by_its_address_from_inside_and_outside() -> Result<()> {
         (lab.network()?, lab.network()?, lab.network()?, lab.network()?);
     let db = lab.probe_in("/db", &db_net)?;
     let (web, ci) = (lab.probe_in("/web", &web_net)?, lab.probe_in("/ci", &ci_net)?);
-    let (host_web, host_ci) = (lab.probe("/web")?, lab.probe("/ci")?);
+    let host_ci = lab.probe("/ci")?;
     let remote = lab.stranger(&elsewhere)?;
     let agent = lab.agent(POLICY)?.start()?;
     for address in [db_net.v4, db_net.v6] {
@@ -115,7 +115,6 @@ fn a_container_is_known_by_its_address_from_inside_and_outside() -> Result<()> {
         db.serve(Kind::Udp, to)?;
         allowed(&format!("web's container to db at {to}"), web.tcp(to)?)?;
         allowed(&format!("web's container to db at {to}, udp"), web.udp(to)?)?;
-        allowed(&format!("web on the host's network to db at {to}"), host_web.tcp(to)?)?;
         refused(&format!("ci's container to db at {to}"), ci.tcp(to)?)?;
         refused(&format!("ci's container to db at {to}, udp"), ci.udp_unconnected(to)?)?;
         refused(&format!("ci on the host's network to db at {to}"), host_ci.tcp(to)?)?;
@@ -123,6 +122,23 @@ fn a_container_is_known_by_its_address_from_inside_and_outside() -> Result<()> {
     }
     let named = json!({"workload": {"name": "ci"}, "peer": {"name": "db", "environment": "prod"}});
     agent.denials().expect(&named)?;
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_workload_on_the_host_is_known_to_a_container() -> Result<()> {
+    let lab = Lab::new()?;
+    let db_net = lab.network()?;
+    let (web, db) = (lab.probe("/web")?, lab.probe_in("/db", &db_net)?);
+    let agent = lab.agent(POLICY)?.start()?;
+    for address in [db_net.v4, db_net.v6] {
+        let to = at(address, PORT);
+        db.serve(Kind::Tcp, to)?;
+        db.serve(Kind::Udp, to)?;
+        allowed(&format!("web on the host's network to db at {to}"), web.tcp(to)?)?;
+        allowed(&format!("web on the host's network to db at {to}, udp"), web.udp(to)?)?;
+    }
     agent.stop()?;
     Ok(())
 }
