@@ -26,12 +26,14 @@ mod compile;
 mod connection;
 mod describe;
 mod diff;
+mod flow_record;
 mod identity;
 mod inventory;
 mod language;
 mod nearest;
 mod parties;
 mod prove;
+mod simulate;
 mod steps;
 #[cfg(test)]
 mod testing;
@@ -41,12 +43,15 @@ pub use compile::{Compiled, compile};
 pub use connection::{Connection, EndDecision, Explanation, Party, UnknownParty, explain};
 pub use describe::describe_peer;
 pub use diff::{Access, Change, Difference, diff};
+pub use flow_record::RecordError;
 pub use identity::{CgroupDir, Identity};
 pub use inventory::Inventory;
 pub use language::{
     Cidr, CidrError, End, Environment, EnvironmentId, Expectation, Forbid, Glob, Loaded, Mode, Pattern, Peer,
-    Policy, PortSpan, Ports, PortsError, Rule, Selector, Test, Workload, WorkloadId, expired_rules, load,
+    Policy, PortSpan, Ports, PortsError, Rule, Selector, Test, Workload, WorkloadId, empty_selectors,
+    expired_rules, load,
 };
 pub use nearest::{Asked, NearestRule, nearest_rule};
 pub use prove::{TestResult, junit, run_tests};
+pub use simulate::{ChangedFlow, Simulation, Summary, Tally};
 pub use text::{Code, Diagnostic, Diagnostics, Place, Severity, Source};

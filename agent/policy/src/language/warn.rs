@@ -31,6 +31,18 @@ pub fn expired_rules(policy: &Policy, now_ns: u64) -> Diagnostics {
     findings.finish()
 }
 
+/// The workloads that nothing on this host is, as `is_found` tells.
+pub fn empty_selectors(policy: &Policy, is_found: impl Fn(WorkloadId) -> bool) -> Diagnostics {
+    let mut findings = Findings::default();
+    for (n, workload) in policy.workloads.iter().enumerate().filter(|(n, _)| !is_found(WorkloadId(*n))) {
+        let Some((selector, at)) = policy.workloads[n].selectors.first() else { continue };
+        let fault = format!("nothing on this host is workload `{}` ({selector})", workload.name);
+        let help = "its rules hold from its first process on; if it should be running, check the selector";
+        findings.add(Diagnostic::warning(Code::EmptySelector, at, fault).help(help));
+    }
+    findings.finish()
+}
+
 /// Whoever may create a cgroup anywhere can satisfy a glob that is bound to no place.
 fn loose_selectors(policy: &Policy, findings: &mut Findings) {
     for (selector, at) in policy.workloads.iter().flat_map(|w| &w.selectors) {

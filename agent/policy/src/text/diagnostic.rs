@@ -45,8 +45,6 @@ pub enum Code {
     AmbiguousCidr,
     /// An allow that a forbid rules out.
     Forbidden,
-    /// A test that cannot be asked.
-    BadTest,
     /// A rule that opens nothing.
     IdleRule,
     /// A rule that other rules make superfluous.
@@ -66,6 +64,31 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them.
+    pub const ALL: [Self; 21] = [
+        Self::Syntax,
+        Self::UnknownKey,
+        Self::MissingKey,
+        Self::BadValue,
+        Self::UnknownName,
+        Self::DuplicateName,
+        Self::ReservedName,
+        Self::BadCidr,
+        Self::BadPort,
+        Self::BadSelector,
+        Self::AmbiguousSelector,
+        Self::AmbiguousCidr,
+        Self::Forbidden,
+        Self::IdleRule,
+        Self::ShadowedRule,
+        Self::ExpiredRule,
+        Self::BroadRule,
+        Self::WorkloadWithoutRule,
+        Self::LooseSelector,
+        Self::EmptySelector,
+        Self::NoWayToDns,
+    ];
+
     /// The name that reports and docs/policy.md use.
     pub const fn name(self) -> &'static str {
         match self {
@@ -82,7 +105,6 @@ impl Code {
             Self::AmbiguousSelector => "ambiguous-selector",
             Self::AmbiguousCidr => "ambiguous-cidr",
             Self::Forbidden => "forbidden",
-            Self::BadTest => "bad-test",
             Self::IdleRule => "idle-rule",
             Self::ShadowedRule => "shadowed-rule",
             Self::ExpiredRule => "expired-rule",
