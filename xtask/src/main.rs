@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod console;
+mod demo;
 mod setup;
 mod test;
 mod tidy;
@@ -16,6 +17,7 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
+    Demo(demo::Args),
     Setup(setup::Args),
     Test(test::Args),
     Tidy(tidy::Args),
@@ -23,6 +25,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Command::parse() {
+        Command::Demo(args) => demo::run(args),
         Command::Setup(args) => setup::run(args),
         Command::Test(args) => test::run(&args),
         Command::Tidy(args) => tidy::run(args),
