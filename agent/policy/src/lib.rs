@@ -33,6 +33,7 @@ mod language;
 mod nearest;
 mod parties;
 mod prove;
+mod schema;
 mod simulate;
 mod steps;
 #[cfg(test)]
@@ -53,5 +54,6 @@ pub use language::{
 };
 pub use nearest::{Asked, NearestRule, nearest_rule};
 pub use prove::{TestResult, junit, run_tests};
+pub use schema::json_schema;
 pub use simulate::{ChangedFlow, Simulation, Summary, Tally};
 pub use text::{Code, Diagnostic, Diagnostics, Place, Severity, Source};
