@@ -54,12 +54,14 @@ pub struct Changes {
     pub appeared: Vec<CgroupId>,
     /// Cgroups that are gone.
     pub vanished: Vec<CgroupId>,
+    /// Processes have moved into a cgroup, or it got its first or lost its last one.
+    pub occupied: bool,
 }
 
 impl Changes {
     /// Nothing has.
     pub fn is_empty(&self) -> bool {
-        self.appeared.is_empty() && self.vanished.is_empty()
+        self.appeared.is_empty() && self.vanished.is_empty() && !self.occupied
     }
 }
 
@@ -80,6 +82,8 @@ pub struct Watcher {
 enum Record {
     /// A directory of this name has come or gone.
     Entry { watch: i32, name: String },
+    /// Processes have come or gone.
+    Occupied,
     /// The watched directory is gone, and the watch with it.
     Ended { watch: i32 },
     /// Records were lost.
@@ -103,7 +107,7 @@ impl Watcher {
         if let Err(error) = watcher.open(watcher.root.id()) {
             return Err(WatchError::Root { path: watcher.root.path().to_owned(), source: error.into() });
         }
-        let mut changes = Changes { appeared: vec![watcher.root.id()], vanished: Vec::new() };
+        let mut changes = Changes { appeared: vec![watcher.root.id()], ..Changes::default() };
         watcher.look_through(&mut changes);
         Ok((watcher, changes))
     }
@@ -161,6 +165,7 @@ impl Watcher {
                     self.look_at(parent, &name, changes);
                 }
             }
+            Record::Occupied => changes.occupied = true,
             Record::Ended { watch } => {
                 self.watches.remove(&watch);
             }
@@ -251,7 +256,10 @@ impl Watcher {
     fn watch(&mut self, id: CgroupId, dir: &OwnedFd) {
         // Through the descriptor, so that it is this very directory and not one that has taken its place.
         let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
-        let flags = inotify::WatchFlags::CREATE | inotify::WatchFlags::DELETE | inotify::WatchFlags::ONLYDIR;
+        let flags = inotify::WatchFlags::CREATE
+            | inotify::WatchFlags::DELETE
+            | inotify::WatchFlags::MODIFY
+            | inotify::WatchFlags::ONLYDIR;
         match inotify::add_watch(self.inotify.get_ref(), path, flags) {
             Ok(watch) => {
                 self.watches.insert(watch, id);
@@ -283,8 +291,13 @@ impl Record {
         if flags.contains(inotify::ReadFlags::IGNORED) {
             return Some(Self::Ended { watch: event.wd() });
         }
-        let name = event.file_name().filter(|_| flags.contains(inotify::ReadFlags::ISDIR))?;
-        Some(Self::Entry { watch: event.wd(), name: spell(name)? })
+        let name = event.file_name()?;
+        if flags.contains(inotify::ReadFlags::MODIFY) {
+            // The first is written to move a process, the second changes as a cgroup becomes populated or empty.
+            return (name == c"cgroup.procs" || name == c"cgroup.events").then_some(Self::Occupied);
+        }
+        let name = spell(name).filter(|_| flags.contains(inotify::ReadFlags::ISDIR))?;
+        Some(Self::Entry { watch: event.wd(), name })
     }
 }
 

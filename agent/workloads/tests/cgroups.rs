@@ -147,6 +147,19 @@ async fn a_restarted_unit_is_another_cgroup_within_20_milliseconds() {
 }
 
 #[tokio::test]
+async fn a_process_that_enters_a_cgroup_is_noticed() {
+    let subtree = Subtree::new();
+    let job = subtree.add("job");
+    let (mut watcher, _) = subtree.watch();
+    let script = format!("echo $$ > {}/cgroup.procs; exec sleep 60", job.display());
+    let mut process = Command::new("sh").args(["-c", &script]).spawn().unwrap();
+    let entered = timeout(Duration::from_secs(5), watcher.changed()).await;
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert_eq!(entered.unwrap().unwrap(), Changes { occupied: true, ..Changes::default() });
+}
+
+#[tokio::test]
 async fn a_storm_of_nested_cgroups_leaves_the_tree_as_it_is() {
     let subtree = Subtree::new();
     let (mut watcher, _) = subtree.watch();

@@ -1,6 +1,10 @@
 //! The policy in force: who is in which workload, what that compiles to, and the kernel's copy of it.
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bulkhead_common::Endpoint;
 use bulkhead_datapath::{Datapath, DatapathError, Events, Generation};
@@ -21,7 +25,8 @@ pub(super) struct Enforcement {
     compiled: Compiled,
     datapath: Datapath,
     generation: u32,
-    search: Option<JoinHandle<Option<(Inventory, Compiled)>>>,
+    search: Option<JoinHandle<(Option<Found>, Duration)>>,
+    cost_of_search: Duration,
     /// The last thing that the kernel did not take.
     fault: Option<String>,
 }
@@ -49,6 +54,7 @@ impl Enforcement {
             datapath,
             generation: 0,
             search: None,
+            cost_of_search: Duration::ZERO,
             fault: None,
         };
         enforcement.install()?;
@@ -98,13 +104,12 @@ impl Enforcement {
         let directories = directories(&self.root, &self.tree, &self.members);
         let (policy, known) = (Arc::clone(&self.policy), self.inventory.clone());
         self.search = Some(tokio::task::spawn_blocking(move || {
+            let started = Instant::now();
             let found = addresses(&directories)
-                .inspect_err(|error| tracing::warn!(%error, "cannot read the addresses of this machine"))
-                .ok()?;
-            (found != known).then(|| {
-                let compiled = compile(&policy, &found);
-                (found, compiled)
-            })
+                .inspect_err(|error| tracing::warn!(%error, "cannot read the addresses of this machine"));
+            let others = found.ok().filter(|inventory| *inventory != known);
+            let found = others.map(|inventory| Found { compiled: compile(&policy, &inventory), inventory });
+            (found, started.elapsed())
         }));
     }
 
@@ -115,11 +120,20 @@ impl Enforcement {
             let found = search.await;
             self.search = None;
             match found {
-                Ok(Some((inventory, compiled))) => return Found { inventory, compiled },
-                Ok(None) => {}
+                Ok((found, took)) => {
+                    self.cost_of_search = took;
+                    if let Some(found) = found {
+                        return found;
+                    }
+                }
                 Err(error) => tracing::error!(%error, "the search for addresses has failed: this is a bug"),
             }
         }
+    }
+
+    /// How long the last search for addresses took.
+    pub(super) fn cost_of_search(&self) -> Duration {
+        self.cost_of_search
     }
 
     /// Puts a generation in force that knows the addresses found.

@@ -31,6 +31,8 @@ use crate::{
 /// Addresses are looked for this long after a change of cgroups, then in growing distances: a process comes after its
 /// cgroup, and its addresses after it.
 const SOON: Duration = Duration::from_millis(50);
+/// Looking for addresses takes at most one in so many parts of the time, however busy the cgroups are.
+const SHARE: u32 = 20;
 /// And this often anyway: an address may change without a cgroup.
 const SELDOM: Duration = Duration::from_secs(5);
 /// How long the last reports may take to be printed.
@@ -132,7 +134,7 @@ async fn serve(
                     Ok(changes) => enforcement.follow(&changes),
                     Err(error) => break Err(error.into()),
                 }
-                pace = SOON;
+                pace = enforcement.cost_of_search().saturating_mul(SHARE).max(SOON);
                 look_for_addresses = look_for_addresses.min(tokio::time::Instant::now() + pace);
             }
             () = sleep_until(look_for_addresses) => {
