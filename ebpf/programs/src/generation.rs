@@ -36,24 +36,25 @@ impl Generation {
     /// The endpoint of exactly this cgroup.
     #[inline(always)]
     pub fn endpoint(self, cgroup: u64) -> Option<Endpoint> {
-        let table = ENDPOINTS.get(self.slot)?;
-        // SAFETY: the value is copied at once; a concurrent update can at worst mix two versions of one cgroup's
-        // endpoint, and user space replaces whole generations where that could matter.
-        unsafe { table.get(cgroup) }.copied()
+        // SAFETY: the types of `ENDPOINTS`. User space replaces whole generations where a mix of two versions of one
+        // cgroup's endpoint could matter.
+        unsafe { ENDPOINTS.get(self.slot)?.get(&cgroup) }.copied()
     }
 
     /// What an address stands for.
     #[inline(always)]
     pub fn peer(self, address: Address) -> PeerEntry {
         let Some(table) = PEERS.get(self.slot) else { return PeerEntry::UNKNOWN };
-        table.get(&Key::new(128, address)).copied().unwrap_or(PeerEntry::UNKNOWN)
+        // SAFETY: the types of `PEERS`, which is never edited in place.
+        unsafe { table.get(&Key::new(128, address)) }.copied().unwrap_or(PeerEntry::UNKNOWN)
     }
 }
 
 impl Tables for Generation {
     #[inline(always)]
     fn policy(&self, key: &PolicyKey) -> Option<PolicyValue> {
-        POLICY.get(self.slot)?.get(&Key::new(PolicyKey::FULL, *key)).copied()
+        // SAFETY: the types of `POLICY`, which is never edited in place.
+        unsafe { POLICY.get(self.slot)?.get(&Key::new(PolicyKey::FULL, *key)) }.copied()
     }
 
     #[inline(always)]

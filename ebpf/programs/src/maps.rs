@@ -1,9 +1,15 @@
 //! Every map of the programs. User space fills `ENDPOINTS`, `PEERS` and `POLICY` with inner maps of its own sizes;
 //! the sizes here are templates and bounds.
 
+use core::ptr::{from_ref, null};
+
 use aya_ebpf::{
-    bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    bindings::{
+        BPF_F_CLONE, BPF_F_NO_PREALLOC,
+        bpf_map_type::{BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE, BPF_MAP_TYPE_SK_STORAGE},
+    },
+    btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+    helpers::generated::bpf_map_lookup_elem,
     macros::btf_map,
 };
 use bulkhead_common::{
@@ -12,7 +18,8 @@ use bulkhead_common::{
 };
 
 const SLOT_COUNT: usize = SLOTS as usize;
-const GROWS: usize = BPF_F_NO_PREALLOC as usize;
+const HASH: usize = BPF_MAP_TYPE_HASH as usize;
+const TRIE: usize = BPF_MAP_TYPE_LPM_TRIE as usize;
 
 /// The one word that says which generation is in force.
 #[btf_map]
@@ -28,15 +35,22 @@ pub static GENERATIONS: Array<GenerationInfo, SLOT_COUNT> = Array::new();
 
 /// By slot: cgroup id -> endpoint.
 #[btf_map]
-pub static ENDPOINTS: ArrayOfMaps<HashMap<u64, Endpoint, 65_536, GROWS>, SLOT_COUNT> = ArrayOfMaps::new();
+pub static ENDPOINTS: ArrayOfMaps<Inner<HASH, { size_of::<u64>() }, { size_of::<Endpoint>() }>, SLOT_COUNT> =
+    ArrayOfMaps::new();
 
 /// By slot: address prefix -> peer.
 #[btf_map]
-pub static PEERS: ArrayOfMaps<LpmTrie<Address, PeerEntry, 65_536>, SLOT_COUNT> = ArrayOfMaps::new();
+pub static PEERS: ArrayOfMaps<
+    Inner<TRIE, { size_of::<Key<Address>>() }, { size_of::<PeerEntry>() }>,
+    SLOT_COUNT,
+> = ArrayOfMaps::new();
 
 /// By slot: the allowlists.
 #[btf_map]
-pub static POLICY: ArrayOfMaps<LpmTrie<PolicyKey, PolicyValue, 65_536>, SLOT_COUNT> = ArrayOfMaps::new();
+pub static POLICY: ArrayOfMaps<
+    Inner<TRIE, { size_of::<Key<PolicyKey>>() }, { size_of::<PolicyValue>() }>,
+    SLOT_COUNT,
+> = ArrayOfMaps::new();
 
 /// What is known of a socket. Goes with the socket, and is cloned to those accepted from a listener.
 #[btf_map]
@@ -76,7 +90,35 @@ unsafe impl<T> Sync for ClonedSkStorage<T> {}
 
 impl<T> ClonedSkStorage<T> {
     const fn new() -> Self {
-        use core::ptr::null;
         Self { r#type: null(), key: null(), value: null(), max_entries: null(), map_flags: null() }
+    }
+}
+
+/// Template of the inner maps that user space makes: a map that grows up to a size of its own.
+///
+/// It gives sizes instead of types, so that the template has no BTF, as the maps that aya makes at run time have
+/// none: from 5.15 to 6.1 the kernel takes an inner map only if both have BTF or neither has (`bpf_map_meta_equal` in
+/// kernel/bpf/map_in_map.c compares `timer_off`, which says whether a map's BTF was looked at).
+#[repr(C)]
+pub struct Inner<const TYPE: usize, const KEY: usize, const VALUE: usize> {
+    r#type: *const [i32; TYPE],
+    key_size: *const [i32; KEY],
+    value_size: *const [i32; VALUE],
+    max_entries: *const [i32; 1],
+    map_flags: *const [i32; BPF_F_NO_PREALLOC as usize],
+}
+
+impl<const TYPE: usize, const KEY: usize, const VALUE: usize> Inner<TYPE, KEY, VALUE> {
+    /// The entry of `key`: in a trie the one with the longest prefix.
+    ///
+    /// # Safety
+    /// `K` and `V` must be what user space fills the map with. A concurrent update can mix two versions of a value.
+    #[inline(always)]
+    pub unsafe fn get<K, V>(&self, key: &K) -> Option<&V> {
+        const { assert!(size_of::<K>() == KEY && size_of::<V>() == VALUE) };
+        // SAFETY: the map's sizes are those of the types, which the caller vouches for.
+        unsafe {
+            bpf_map_lookup_elem(from_ref(self).cast_mut().cast(), from_ref(key).cast()).cast::<V>().as_ref()
+        }
     }
 }
