@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 use crate::{
@@ -42,7 +42,7 @@ impl Lab {
 
     /// The cgroup at `path` below the root, made if it is not there.
     pub fn cgroup(&self, path: &str) -> Result<Cgroup> {
-        let below = Path::new(path).strip_prefix("/")?;
+        let below = Path::new(path).strip_prefix("/").context("a cgroup's path begins with a slash")?;
         Cgroup::make(
             self.subtree.path().join("root").components().chain(below.components()).collect::<PathBuf>(),
         )

@@ -113,7 +113,7 @@ fn a_machine_runs_real_units_in_the_lab() -> Result<()> {
     let units = ["systemd/system/web.service", "systemd/system/ci.service"].map(|path| (path, unit));
     let machine = Machine::boot(&lab, &units)?;
     let cgroup = |name: &str| {
-        lab.cgroup("system.slice")?.path().join(name).canonicalize().map_err(anyhow::Error::from)
+        lab.cgroup("/system.slice")?.path().join(name).canonicalize().map_err(anyhow::Error::from)
     };
     let first = Cgroup::make(cgroup("ci.service")?)?.id()?;
     machine.systemctl(&["restart", "ci.service"])?;

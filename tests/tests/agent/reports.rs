@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use bulkhead_tests::{Lab, artifact, probe::Kind};
+use bulkhead_tests::{Lab, Place, artifact, probe::Kind};
 use serde_json::json;
 
 use crate::{
@@ -76,7 +76,7 @@ fn what_is_not_known_is_null() -> Result<()> {
     let agent = lab.agent(&policy())?.start()?;
     refused("ci to another machine", ci.tcp(at([192, 0, 2, 1], 9))?)?;
     agent.denials().expect(&json!({
-        "workload": {"name": "ci", "unit": null},
+        "workload": {"name": "ci"},
         "peer": {"address": "192.0.2.1", "port": 9, "name": null, "environment": null},
         "rule": null,
     }))?;
@@ -92,7 +92,10 @@ fn what_came_in_is_reported_by_the_end_that_refused_it() -> Result<()> {
     let to = at(lab.host().v4, PORT);
     db.serve(Kind::Tcp, to)?;
     db.serve(Kind::Udp, to)?;
+    let web = lab.probe("/web")?;
     let agent = lab.agent(&policy())?.start()?;
+    // The last process that called db is not who calls now.
+    allowed("web to db", web.tcp(to)?)?;
     blocked("another machine to db, tcp", remote.tcp(to)?)?;
     blocked("another machine to db, udp", remote.udp(to)?)?;
     for protocol in ["tcp", "udp"] {
@@ -102,7 +105,23 @@ fn what_came_in_is_reported_by_the_end_that_refused_it() -> Result<()> {
             "peer": {"address": elsewhere.v4, "name": null, "environment": null},
             "service": format!("{protocol}/{PORT}"),
         });
-        agent.denials().expect(&wanted)?;
+        let process = &agent.denials().expect(&wanted)?.record["process"];
+        ensure!(process.is_null() || process["pid"] == db.pid(), "{protocol} is not of {process}");
+    }
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_process_that_ends_at_once_is_named() -> Result<()> {
+    let lab = Lab::new()?;
+    let agent = lab.agent(&policy())?.start()?;
+    let ci = Place::new(lab.cgroup("/ci.slice/job-7.scope")?, lab.host());
+    for port in 1..=20 {
+        let mut curl = ci.command("curl").args(["--silent", &format!("http://192.0.2.1:{port}/")]).spawn()?;
+        ensure!(!curl.wait()?.success(), "curl reaches 192.0.2.1");
+        let process = json!({"pid": curl.id(), "comm": "curl", "exe": "/usr/bin/curl", "uid": 0});
+        agent.denials().expect(&json!({"process": process, "peer": {"port": port}}))?;
     }
     agent.stop()?;
     Ok(())

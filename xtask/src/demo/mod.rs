@@ -49,12 +49,14 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
     console::step("dry run: nothing is refused, everything that would be is reported");
     let dry_run = scene.lab().agent_under(&policy()?)?.dry_run().in_own_group().start()?;
-    let rehearsed = attempt::all(&scene, &dry_run, true, &interrupt)?;
+    let rehearsed = attempt::all(&scene, &dry_run, true, &interrupt);
     dry_run.stop()?;
+    let rehearsed = rehearsed?;
 
     console::step("enforced: who has no rule is refused, the others do not notice");
     let agent = scene.lab().agent_under(&policy()?)?.in_own_group().start()?;
-    let enforced = attempt::all(&scene, &agent, false, &interrupt)?;
+    let enforced = attempt::all(&scene, &agent, false, &interrupt);
+    let Ok(enforced) = enforced else { return agent.stop().and_then(|_| enforced.map(drop)) };
 
     console::step("expected and observed");
     table::print(&rehearsed, &enforced);
