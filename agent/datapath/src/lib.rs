@@ -75,7 +75,7 @@ impl Datapath {
         for name in tags {
             self.attach_program(&cgroup, name)?;
         }
-        let tagged = self.sockets.tag_open();
+        let tagged = self.sockets.tag_open()?;
         for name in judges {
             self.attach_program(&cgroup, name)?;
         }

@@ -2,8 +2,9 @@
 //!
 //! The programs tag a socket as it is made. For those made before, sock_diag tells the cgroup of every socket of a
 //! network namespace by its cookie (`INET_DIAG_CGROUP_ID`, kernel 5.8), and `pidfd_getfd` (5.6) gives the handle that
-//! writing to socket storage takes. A socket that no process holds any more (orphaned, or in flight over a Unix
-//! socket) stays untagged: its packets are still judged, by the cgroup that the kernel knows of it.
+//! writing to socket storage takes. A socket that no process holds (orphaned, not accepted yet, or in flight over a
+//! Unix socket) stays untagged: its packets are still judged, by the cgroup that the kernel knows of it, and the cookies
+//! of all connections are noted as older than the programs.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +15,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{MapData, SkStorage},
+    maps::{HashMap as BpfHashMap, MapData, SkStorage},
 };
 use bulkhead_common::{Origin, SocketState};
 use bytemuck::Zeroable as _;
@@ -34,30 +35,44 @@ pub struct Tagged {
     pub unreadable_namespaces: usize,
 }
 
-/// The socket storage.
+/// What the programs know of sockets.
 pub(crate) struct Sockets {
     storage: SkStorage<MapData, Wire<SocketState>>,
+    older: BpfHashMap<MapData, u64, u8>,
 }
 
 impl Sockets {
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        Ok(Self { storage: take(ebpf, "SOCKETS")? })
+        Ok(Self { storage: take(ebpf, "SOCKETS")?, older: take(ebpf, "OLDER")? })
     }
 
-    /// Tags every open IP socket that a process of this host holds.
-    pub(crate) fn tag_open(&mut self) -> Tagged {
+    /// Notes the connections that are there, and tags every IP socket that a process of this host holds.
+    ///
+    /// Twice: a connection that a listener accepts after the first listing and before its tag is in the second.
+    pub(crate) fn tag_open(&mut self) -> Result<Tagged, DatapathError> {
+        let first = self.tag_once()?;
+        let second = self.tag_once()?;
+        Ok(Tagged { sockets: first.sockets + second.sockets, ..second })
+    }
+
+    fn tag_once(&mut self) -> Result<Tagged, DatapathError> {
         let mut tagged = Tagged::default();
         for pids in processes_by_namespace().into_values() {
             let Some(sockets) = sockets_of(&pids) else {
                 tagged.unreadable_namespaces += 1;
                 continue;
             };
+            for (cookie, _) in sockets.iter().filter(|(_, socket)| socket.connected) {
+                self.older
+                    .insert(cookie, 0, 0)
+                    .map_err(DatapathError::map("note the connections that are there already"))?;
+            }
             let mut seen = HashSet::new();
             for pid in pids {
                 tagged.sockets += self.tag_process(pid, &sockets, &mut seen);
             }
         }
-        tagged
+        Ok(tagged)
     }
 
     /// A process that ends meanwhile, or a descriptor that is closed, is skipped: its socket is gone or held by others.

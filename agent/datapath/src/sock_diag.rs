@@ -15,6 +15,8 @@ pub(crate) struct Socket {
     pub(crate) cgroup: u64,
     /// Is it a TCP listener?
     pub(crate) listens: bool,
+    /// Is it a TCP connection, in any state?
+    pub(crate) connected: bool,
 }
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2` (include/uapi/linux/inet_diag.h); ports, addresses and cookie are
@@ -45,9 +47,10 @@ const HEADER: usize = 16;
 const MESSAGE: usize = 72;
 /// `INET_DIAG_CGROUP_ID`.
 const CGROUP_ID: u16 = 21;
+const TCP: u8 = 6;
 const TCP_LISTEN: u8 = 10;
 /// TCP, UDP, UDP-Lite.
-const PROTOCOLS: [u8; 3] = [6, 17, 136];
+const PROTOCOLS: [u8; 3] = [TCP, 17, 136];
 /// `AF_INET`, `AF_INET6`.
 const FAMILIES: [u8; 2] = [2, 10];
 /// The kernel fills at most 32 KiB for one recv (`netlink_dump`).
@@ -75,25 +78,29 @@ pub(crate) fn list(namespace: &File) -> io::Result<HashMap<u64, Socket>> {
                 ..Request::zeroed()
             };
             send(&kernel, bytemuck::bytes_of(&request), SendFlags::empty())?;
-            receive(&kernel, &mut found)?;
+            receive(&kernel, protocol, &mut found)?;
         }
     }
     Ok(found)
 }
 
 /// Reads one dump to its end. A protocol without a diag module answers with an error, and has no sockets here.
-fn receive(kernel: &impl std::os::fd::AsFd, found: &mut HashMap<u64, Socket>) -> io::Result<()> {
+fn receive(
+    kernel: &impl std::os::fd::AsFd,
+    protocol: u8,
+    found: &mut HashMap<u64, Socket>,
+) -> io::Result<()> {
     let mut buffer = vec![0_u8; BUFFER];
     loop {
         let (length, _) = recv(kernel, buffer.as_mut_slice(), RecvFlags::empty())?;
-        if !messages(&buffer[..length], found) {
+        if !messages(&buffer[..length], protocol, found) {
             return Ok(());
         }
     }
 }
 
 /// Takes the sockets out of one datagram. False: the dump is over.
-fn messages(mut datagram: &[u8], found: &mut HashMap<u64, Socket>) -> bool {
+fn messages(mut datagram: &[u8], protocol: u8, found: &mut HashMap<u64, Socket>) -> bool {
     while let Some(header) = datagram.get(..HEADER) {
         let length = u32_at(header, 0) as usize;
         let kind = u16_at(header, 4);
@@ -101,7 +108,7 @@ fn messages(mut datagram: &[u8], found: &mut HashMap<u64, Socket>) -> bool {
             return false;
         }
         let Some(body) = datagram.get(HEADER..length) else { return false };
-        if let Some((cookie, socket)) = socket(body) {
+        if let Some((cookie, socket)) = socket(body, protocol) {
             found.insert(cookie, socket);
         }
         datagram = datagram.get(align(length)..).unwrap_or_default();
@@ -110,10 +117,11 @@ fn messages(mut datagram: &[u8], found: &mut HashMap<u64, Socket>) -> bool {
 }
 
 /// One `struct inet_diag_msg` with its attributes.
-fn socket(body: &[u8]) -> Option<(u64, Socket)> {
+fn socket(body: &[u8], protocol: u8) -> Option<(u64, Socket)> {
     let message = body.get(..MESSAGE)?;
     // family, state, timer, retrans, then id: sport, dport, src, dst, interface (44 bytes), cookie (8 bytes).
-    let listens = message[1] == TCP_LISTEN;
+    let listens = protocol == TCP && message[1] == TCP_LISTEN;
+    let connected = protocol == TCP && !listens;
     let cookie = u64::from(u32_at(message, 44)) | u64::from(u32_at(message, 48)) << 32;
     let mut attributes = &body[MESSAGE..];
     while let Some(header) = attributes.get(..4) {
@@ -121,7 +129,7 @@ fn socket(body: &[u8]) -> Option<(u64, Socket)> {
         let value = attributes.get(4..length)?;
         if u16_at(header, 2) == CGROUP_ID {
             let cgroup = u64::from_ne_bytes(value.get(..8)?.try_into().ok()?);
-            return Some((cookie, Socket { cgroup, listens }));
+            return Some((cookie, Socket { cgroup, listens, connected }));
         }
         attributes = attributes.get(align(length)..).unwrap_or_default();
     }
@@ -160,23 +168,24 @@ mod tests {
         let known = |socket: &dyn Fn() -> u64| found.get(&socket()).copied().expect("listed");
         let listener = known(&|| rustix::net::sockopt::socket_cookie(&listener).unwrap());
         let datagrams = known(&|| rustix::net::sockopt::socket_cookie(&datagrams).unwrap());
-        assert!(listener.listens && !datagrams.listens);
+        assert!(listener.listens && !listener.connected);
+        assert!(!datagrams.listens && !datagrams.connected);
         assert!(listener.cgroup != 0 && listener.cgroup == datagrams.cgroup);
     }
 
     #[test]
     fn a_message_that_is_cut_short_is_no_socket() {
         let mut found = HashMap::new();
-        assert!(messages(&[], &mut found));
+        assert!(messages(&[], TCP, &mut found));
         for length in 1..HEADER {
-            assert!(messages(&vec![0; length], &mut found), "{length} bytes");
+            assert!(messages(&vec![0; length], TCP, &mut found), "{length} bytes");
         }
         let mut datagram = vec![0_u8; HEADER + 8];
         datagram[..4].copy_from_slice(&(u32::try_from(HEADER + 8).unwrap()).to_ne_bytes());
         datagram[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-        assert!(messages(&datagram, &mut found));
+        assert!(messages(&datagram, TCP, &mut found));
         datagram[0] = 200;
-        assert!(!messages(&datagram, &mut found));
+        assert!(!messages(&datagram, TCP, &mut found));
         assert!(found.is_empty());
     }
 }

@@ -6,7 +6,8 @@ use crate::Address;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Origin {
-    /// Nothing seen: the flow is older than the agent. Never taken for accepted.
+    /// Nothing seen. Never taken for accepted: either orientation will do only for a connection that is older than
+    /// the programs.
     Unknown = 0,
     /// The connect hook saw this socket call connect().
     Initiator = 1,

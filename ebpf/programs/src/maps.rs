@@ -8,7 +8,7 @@ use aya_ebpf::{
         BPF_F_CLONE, BPF_F_NO_PREALLOC,
         bpf_map_type::{BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE, BPF_MAP_TYPE_SK_STORAGE},
     },
-    btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
     helpers::generated::bpf_map_lookup_elem,
     macros::btf_map,
 };
@@ -55,6 +55,11 @@ pub static POLICY: ArrayOfMaps<
 /// What is known of a socket. Goes with the socket, and is cloned to those accepted from a listener.
 #[btf_map]
 pub static SOCKETS: ClonedSkStorage<SocketState> = ClonedSkStorage::new();
+
+/// Cookies of the TCP connections that were there before the programs. Written once at start and never cleaned: a
+/// cookie is never used again.
+#[btf_map]
+pub static OLDER: HashMap<u64, u8, 1_048_576, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 /// Peers that datagram sockets talk to. A flow that falls out is decided anew: a full table never allows.
 #[btf_map]

@@ -19,6 +19,7 @@ use crate::{
     PASS, REFUSE, exchange,
     generation::Generation,
     identity::{self, Local},
+    maps::OLDER,
     parse::{Packet, parse},
     report::{self, Refused},
     socket,
@@ -154,16 +155,18 @@ impl Passage {
         }
         let origin =
             if listens { Origin::Listener as u32 } else { self.state().map_or(0, |state| state.origin) };
-        if origin != Origin::Initiator as u32 {
-            let port = self.local_port();
-            self.ask(Direction::Ingress, port);
+        if origin == Origin::Initiator as u32 {
+            self.ask(Direction::Egress, self.remote_port);
+            return;
         }
-        // Of unknown origin, that is older than the agent: either orientation may be the true one.
-        if origin == Origin::Initiator as u32
-            || (origin != Origin::Listener as u32 && self.decision.reason.refuses())
-        {
-            let port = self.remote_port;
-            self.ask(Direction::Egress, port);
+        self.ask(Direction::Ingress, self.local_port());
+        if origin == Origin::Listener as u32 {
+            return;
+        }
+        // Of unknown origin. Before the programs were there, either orientation may be the true one. Since then no
+        // connection begins unseen: whose mark is missing has hidden it, and needs a rule for both.
+        if self.decision.reason.refuses() == self.is_older() {
+            self.ask(Direction::Egress, self.remote_port);
         }
     }
 
@@ -197,6 +200,13 @@ impl Passage {
         self.flow.direction = direction;
         self.flow.port = port;
         settle(self);
+    }
+
+    /// Is this a connection that was there before the programs?
+    #[inline(always)]
+    fn is_older(&self) -> bool {
+        // SAFETY: the program's context.
+        OLDER.get_ptr(unsafe { bpf_get_socket_cookie(self.skb.cast()) }).is_some()
     }
 
     /// The storage of the packet's socket.
