@@ -1,11 +1,8 @@
 //! Recorded flows put to a policy: what would have come of them.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-};
+use std::{collections::HashMap, fmt, net::IpAddr};
 
-use bulkhead_common::{Flow, Peer, Verdict, decide};
+use bulkhead_common::{Direction, Flow, Peer, Protocol, Verdict, decide};
 use serde::Serialize;
 
 use crate::{
@@ -24,8 +21,9 @@ pub struct Simulation<'p> {
     old: Option<Side<'p>>,
     /// Is the time of a record of any consequence?
     timed: bool,
-    pairs: HashMap<(String, String), Tally>,
-    changes: BTreeMap<(String, String, String, &'static str, &'static str), u64>,
+    names: Names,
+    pairs: HashMap<(Name, Name), Tally>,
+    changes: HashMap<ChangeKey, u64>,
     summary: Summary,
 }
 
@@ -118,8 +116,9 @@ impl<'p> Simulation<'p> {
             new: Side::new(policy, inventory),
             old: against.map(|old| Side::new(old, inventory)),
             timed: expires(policy) || against.is_some_and(expires),
+            names: Names::default(),
             pairs: HashMap::new(),
-            changes: BTreeMap::new(),
+            changes: HashMap::new(),
             summary: Summary::default(),
         }
     }
@@ -139,26 +138,16 @@ impl<'p> Simulation<'p> {
         self.summary.total.add(tally);
         let (from, to) = self.parties(workload, &record);
         if before != after {
-            let key = (
-                from.clone(),
-                to.clone(),
-                service(record.protocol, record.port),
-                verdict_name(before),
-                verdict_name(after),
-            );
-            if self.changes.len() < Self::MOST_CHANGES || self.changes.contains_key(&key) {
-                let count = self.changes.entry(key).or_default();
-                *count = count.saturating_add(record.count);
+            let key = (from, to, record.protocol, record.port, before, after);
+            let count = if self.changes.len() < Self::MOST_CHANGES || self.changes.contains_key(&key) {
+                self.changes.entry(key).or_default()
             } else {
-                self.summary.other_changes = self.summary.other_changes.saturating_add(record.count);
-            }
+                &mut self.summary.other_changes
+            };
+            *count = count.saturating_add(record.count);
         }
-        let pair = (from, to);
-        let pair = if self.pairs.len() < Self::MOST_PAIRS || self.pairs.contains_key(&pair) {
-            pair
-        } else {
-            others()
-        };
+        let known = self.pairs.len() < Self::MOST_PAIRS || self.pairs.contains_key(&(from, to));
+        let pair = if known { (from, to) } else { (Names::OTHERS, Names::OTHERS) };
         self.pairs.entry(pair).or_default().add(tally);
         Ok(())
     }
@@ -166,41 +155,97 @@ impl<'p> Simulation<'p> {
     /// What came of the records so far.
     pub fn summary(&self) -> Summary {
         let mut summary = self.summary.clone();
+        let name = |n: Name| self.names.text(n).to_owned();
         summary.pairs =
-            self.pairs.iter().map(|((from, to), tally)| (from.clone(), to.clone(), *tally)).collect();
+            self.pairs.iter().map(|((from, to), tally)| (name(*from), name(*to), *tally)).collect();
         summary.pairs.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
-        let changes = self.changes.iter().map(|((from, to, service, before, after), count)| ChangedFlow {
-            from: from.clone(),
-            to: to.clone(),
-            service: service.clone(),
-            before,
-            after,
-            count: *count,
-        });
+        let changes =
+            self.changes.iter().map(|((from, to, protocol, port, before, after), count)| ChangedFlow {
+                from: name(*from),
+                to: name(*to),
+                service: service(*protocol, *port),
+                before: verdict_name(*before),
+                after: verdict_name(*after),
+                count: *count,
+            });
         summary.changes = changes.collect();
-        summary.changes.sort_by_key(|c| std::cmp::Reverse(c.count));
+        summary.changes.sort_by(|a, b| {
+            let parts = |c: &ChangedFlow| (c.from.clone(), c.to.clone(), c.service.clone(), c.before);
+            b.count.cmp(&a.count).then_with(|| parts(a).cmp(&parts(b)))
+        });
         summary
     }
 
     /// Who opened the flow, and to whom.
-    fn parties(&self, workload: &str, record: &FlowRecord<'_>) -> (String, String) {
+    fn parties(&mut self, workload: &str, record: &FlowRecord<'_>) -> (Name, Name) {
         let peer = match &record.peer_name {
-            Some(name) => name.to_string(),
-            None => match describe_peer(self.new.policy, record.peer_address) {
-                (Some(name), _) => name.to_owned(),
-                (None, Some(environment)) => format!("env:{environment}"),
-                (None, None) => "elsewhere".to_owned(),
-            },
+            Some(name) => self.names.number(name),
+            None => self.names.of_address(self.new.policy, record.peer_address),
         };
+        let own = self.names.number(workload);
         match record.direction {
-            bulkhead_common::Direction::Egress => (workload.to_owned(), peer),
-            bulkhead_common::Direction::Ingress => (peer, workload.to_owned()),
+            Direction::Egress => (own, peer),
+            Direction::Ingress => (peer, own),
         }
     }
 }
 
-fn others() -> (String, String) {
-    ("(others)".to_owned(), "(others)".to_owned())
+/// Number of a name in [`Names`].
+type Name = u32;
+
+/// A kind of changed flows: who, to whom, protocol and port, what came and what comes of them.
+type ChangeKey = (Name, Name, Protocol, u16, Verdict, Verdict);
+
+/// Names as numbers, so that a record that says nothing new allocates nothing.
+struct Names {
+    numbers: HashMap<String, Name>,
+    texts: Vec<String>,
+    addresses: HashMap<IpAddr, Name>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { numbers: HashMap::new(), texts: vec!["(others)".to_owned()], addresses: HashMap::new() }
+    }
+}
+
+impl Names {
+    /// Stands for names beyond [`Names::MOST`].
+    const OTHERS: Name = 0;
+    /// The most names, and the most addresses, that are remembered.
+    const MOST: usize = 1 << 16;
+
+    fn number(&mut self, name: &str) -> Name {
+        if let Some(known) = self.numbers.get(name) {
+            return *known;
+        }
+        if self.texts.len() >= Self::MOST {
+            return Self::OTHERS;
+        }
+        let number = Name::try_from(self.texts.len()).unwrap_or(Self::OTHERS);
+        self.texts.push(name.to_owned());
+        self.numbers.insert(name.to_owned(), number);
+        number
+    }
+
+    fn of_address(&mut self, policy: &Policy, ip: IpAddr) -> Name {
+        if let Some(known) = self.addresses.get(&ip) {
+            return *known;
+        }
+        let number = match describe_peer(policy, ip) {
+            (Some(name), _) => self.number(name),
+            (None, Some(environment)) => self.number(&format!("env:{environment}")),
+            (None, None) => self.number("elsewhere"),
+        };
+        if self.addresses.len() < Self::MOST {
+            self.addresses.insert(ip, number);
+        }
+        number
+    }
+
+    fn text(&self, name: Name) -> &str {
+        &self.texts[name as usize]
+    }
 }
 
 fn nanoseconds(record: &FlowRecord<'_>) -> Result<u64, RecordError> {

@@ -237,3 +237,20 @@ fn a_rule_is_expired_from_its_second_on() {
     assert!(crate::expired_rules(&policy, second - 1).is_empty());
     assert_eq!(crate::expired_rules(&policy, second).len(), 1);
 }
+
+#[test]
+fn places_far_apart_are_both_shown_and_a_flood_of_findings_ends() {
+    let gap = "\n".repeat(5_000);
+    let files = [Source::new(
+        "p",
+        format!("[workload.x]\nselect = {{ systemd = \"a.service\" }}{gap}[peer.x]\ncidrs = []\n"),
+    )];
+    let shown = load(&files).unwrap_err().render(&files, false);
+    assert!(shown.contains("p:5002:7") && shown.contains("declared first here"), "{shown}");
+    assert!(shown.lines().count() < 20, "{shown}");
+    let files = [Source::new("p", "[[allow]]\nfrom = \"x\"\nto = \"y\"\n".repeat(1_000))];
+    let shown = load(&files).unwrap_err().render(&files, false);
+    assert!(shown.ends_with("… and 1800 more\n"));
+    let files = [Source::new("p", format!("[peer.p]\nnames = \"unfinished{gap}"))];
+    assert!(load(&files).unwrap_err().render(&files, false).lines().count() < 60);
+}

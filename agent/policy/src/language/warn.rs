@@ -110,6 +110,9 @@ fn idle_rules(policy: &Policy, findings: &mut Findings) {
     }
 }
 
+/// The most rules that one is compared with: a warning is not worth comparing every rule with every other.
+const MOST_RIVALS: usize = 1_000;
+
 fn shadowed_rules(policy: &Policy, findings: &mut Findings) {
     let overlap = Overlap::new(policy);
     let mut by_from: HashMap<End, Vec<usize>> = HashMap::new();
@@ -137,8 +140,9 @@ fn shadowed_rules(policy: &Policy, findings: &mut Findings) {
             // Ranges are held by other ranges under other names: only the same end and everybody are looked up.
             _ => Some(End::Any),
         };
-        let mut rivals =
+        let rivals =
             [Some(first), environment].into_iter().flatten().filter_map(|e| by_from.get(&e)).flatten();
+        let mut rivals = rivals.take(MOST_RIVALS);
         // Of two that say the same the later one is superfluous.
         let Some(wide) = rivals.find(|w| superfluous(**w, n) && (**w < n || !superfluous(n, **w))) else {
             continue;

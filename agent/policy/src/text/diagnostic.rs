@@ -1,6 +1,9 @@
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write},
+};
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use super::{Place, Source};
@@ -184,33 +187,55 @@ impl Diagnostic {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        // One snippet a file: places in one file are shown together.
-        let mut files: Vec<(&str, Vec<_>)> = Vec::new();
         let primary = (&self.place, &self.label, AnnotationKind::Primary);
         let related = self.related.iter().map(|(place, label)| (place, label, AnnotationKind::Context));
-        for mark in std::iter::once(primary).chain(related) {
-            match files.iter_mut().find(|(file, _)| **file == *mark.0.file) {
-                Some((_, marks)) => marks.push(mark),
-                None => files.push((&mark.0.file, vec![mark])),
+        let mut windows: Vec<Window<'_>> = Vec::new();
+        for (place, label, kind) in std::iter::once(primary).chain(related) {
+            match windows.iter_mut().find(|w| w.is_near(place)) {
+                Some(window) => window.marks.push((place, label, kind)),
+                None => windows.push(Window { marks: vec![(place, label, kind)] }),
             }
         }
-        let mut group = level
-            .primary_title(self.message.as_str())
-            .id(self.code.name())
-            .elements([] as [Snippet<'_, annotate_snippets::Annotation<'_>>; 0]);
-        for (file, marks) in files {
-            let Some(source) = sources.get(file) else { continue };
-            let annotations = marks.into_iter().map(|(place, label, kind)| {
-                let mark = kind.span(place.span());
-                if label.is_empty() { mark } else { mark.label(label.as_str()) }
-            });
-            group = group.element(Snippet::source(source.text.as_str()).path(file).annotations(annotations));
-        }
+        let title = level.primary_title(self.message.as_str()).id(self.code.name());
+        let snippets = windows.iter().filter_map(|w| Some(w.snippet(sources.get(&*w.marks[0].0.file)?)));
+        let group = title.elements(snippets);
         let mut report: Vec<Group<'_>> = vec![group];
         if let Some(help) = &self.help {
             report.push(Group::with_title(Level::HELP.secondary_title(help.as_str())));
         }
         renderer.render(&report)
+    }
+}
+
+/// Places near each other in one file: they are shown together. Only their lines are handed to the renderer, which
+/// looks at all of a text for each finding.
+struct Window<'d> {
+    marks: Vec<(&'d Place, &'d String, AnnotationKind)>,
+}
+
+impl<'d> Window<'d> {
+    fn is_near(&self, place: &Place) -> bool {
+        self.marks.iter().any(|(other, ..)| other.file == place.file && other.line.abs_diff(place.line) <= 5)
+    }
+
+    fn snippet(&self, source: &'d Source) -> Snippet<'d, Annotation<'d>> {
+        let text = source.text.as_str();
+        let spans = || self.marks.iter().map(|(place, ..)| place.span());
+        let start = spans().map(|s| s.start).min().unwrap_or(0);
+        let start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        // A mark is shown on its first line: an unfinished string may reach to the end of the file.
+        let end_of_line = |from: usize| text[from..].find('\n').map_or(text.len(), |n| from + n);
+        let end = spans().map(|s| end_of_line(s.start)).max().unwrap_or(text.len());
+        let first_line = self.marks.iter().map(|(place, ..)| place.line).min().unwrap_or(1);
+        let annotations = self.marks.iter().map(|(place, label, kind)| {
+            let span = place.span();
+            let mark = kind.span(span.start - start..span.end.min(end_of_line(span.start)) - start);
+            if label.is_empty() { mark } else { mark.label(label.as_str()) }
+        });
+        Snippet::source(&text[start..end])
+            .line_start(first_line as usize)
+            .path(source.name.as_str())
+            .annotations(annotations)
     }
 }
 
@@ -234,6 +259,9 @@ impl Serialize for Diagnostic {
 pub struct Diagnostics(Vec<Diagnostic>);
 
 impl Diagnostics {
+    /// The most findings that are rendered: nobody reads more before mending these.
+    const SHOWN: usize = 200;
+
     /// Is there nothing to say?
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -260,9 +288,12 @@ impl Diagnostics {
         let by_name = sources.iter().map(|s| (s.name.as_str(), s)).collect();
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let mut out = String::new();
-        for diagnostic in self {
+        for diagnostic in self.iter().take(Self::SHOWN) {
             out.push_str(&diagnostic.render(&by_name, &renderer));
             out.push_str("\n\n");
+        }
+        if self.len() > Self::SHOWN {
+            let _ = writeln!(out, "… and {} more", self.len() - Self::SHOWN);
         }
         out
     }
