@@ -128,9 +128,9 @@ fn shadowed_rules(policy: &Policy, findings: &mut Findings) {
         let (w, n) = (&policy.rules[wide], &policy.rules[narrow]);
         wide != narrow
             && lasts(w) >= lasts(n)
-            && ports_cover(&w.ports, &n.ports)
-            && covers(&w.from, &n.from)
             && covers(&w.to, &n.to)
+            && covers(&w.from, &n.from)
+            && ports_cover(&w.ports, &n.ports)
     };
     for (n, rule) in policy.rules.iter().enumerate() {
         let Some(first) = rule.from.first().copied() else { continue };
