@@ -1,9 +1,9 @@
 //! One agent for one cgroup root.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
     io::{self, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -38,6 +38,7 @@ impl std::fmt::Display for Holder {
 /// Held as long as it lives, and no longer than the process: the kernel lets go of it.
 #[derive(Debug)]
 pub(crate) struct Lock {
+    path: PathBuf,
     _file: File,
 }
 
@@ -51,31 +52,51 @@ impl Lock {
         let path = folder.join(format!("cgroup-{}.lock", root.id().0));
         let unusable = |source| LockError::Unusable { path: path.clone(), source };
         DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(unusable)?;
-        // Root's alone: who can open a file can lock it, and keep the agent from starting.
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.open(&path).map_err(unusable)?;
-        file.set_permissions(Permissions::from_mode(0o600)).map_err(unusable)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                let mut holder = String::new();
-                // Without its number the message is still true.
-                let _ = file.read_to_string(&mut holder);
-                let holder = Holder(holder.trim().parse().ok());
-                return Err(LockError::Held { holder, root: root.path().to_owned() });
+        loop {
+            let mut file = open(&path).map_err(unusable)?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => {
+                    let mut holder = String::new();
+                    // Without its number the message is still true.
+                    let _ = file.read_to_string(&mut holder);
+                    let holder = Holder(holder.trim().parse().ok());
+                    return Err(LockError::Held { holder, root: root.path().to_owned() });
+                }
+                Err(error) => return Err(unusable(error.into())),
             }
-            Err(error) => return Err(unusable(error.into())),
+            // Between opening and locking the former holder may have removed it: then it locks nothing.
+            if fs::metadata(&path).is_ok_and(|there| is_same(&file, &there)) {
+                claim(&mut file).map_err(unusable)?;
+                return Ok(Self { path, _file: file });
+            }
         }
-        let mut claim = || {
-            file.set_len(0)?;
-            file.rewind()?;
-            writeln!(file, "{}", std::process::id())
-        };
-        claim().map_err(unusable)?;
-        // The file stays: were it removed, a third agent could lock a new one while a second one locks the old.
-        Ok(Self { _file: file })
     }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is still held; gone already is fine.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    // Root's alone: who can open a file can lock it, and keep the agent from starting.
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+fn is_same(file: &File, there: &Metadata) -> bool {
+    file.metadata().is_ok_and(|locked| (locked.dev(), locked.ino()) == (there.dev(), there.ino()))
+}
+
+fn claim(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
 }
 
 #[cfg(test)]
@@ -95,7 +116,8 @@ mod tests {
         );
         assert_eq!(refused, expected);
         drop(first);
-        Lock::take_in(folder.path(), &root).unwrap();
+        drop(Lock::take_in(folder.path(), &root).unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
     }
 
     #[test]

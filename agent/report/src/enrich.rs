@@ -35,6 +35,12 @@ impl Enricher {
     /// What is known of this record, looked up now: in a moment the process may be gone. None if the record makes no
     /// sense, as of programs of another version.
     pub fn look_up(&self, event: &Event) -> Option<Denial> {
+        let process = (event.pid != 0).then(|| Process {
+            pid: event.pid,
+            comm: command(&event.comm),
+            exe: process::exe(event.pid, event.time),
+            uid: event.uid,
+        });
         let reason = *Reason::ALL.get(usize::from(event.reason))?;
         let (verdict, mode) = match event.verdict {
             v if v == Verdict::Denied as u8 => ("denied", "enforce"),
@@ -69,12 +75,7 @@ impl Enricher {
             },
             protocol: protocol::name(protocol),
             workload: self.local_end(event, subject),
-            process: (event.pid != 0).then(|| Process {
-                pid: event.pid,
-                comm: command(&event.comm),
-                exe: process::exe(event.pid, event.time),
-                uid: event.uid,
-            }),
+            process,
             peer: self.other_end(event, peer_workload, address, protocol),
             rule: self.rule(event.rule),
             reason: reason.name(),

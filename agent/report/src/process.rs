@@ -2,20 +2,16 @@
 
 use std::fs;
 
-use rustix::{
-    fs::{CWD, Mode, OFlags, openat, readlinkat},
-    param::clock_ticks_per_second,
-};
+use rustix::{fs::readlink, param::clock_ticks_per_second};
 
 /// Path of the program that process `pid` ran at `at` nanoseconds of `CLOCK_BOOTTIME`; none if it is gone, or if its
 /// number has passed to another one since.
 pub(crate) fn exe(pid: u32, at: u64) -> Option<String> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let process = openat(CWD, format!("/proc/{pid}"), flags, Mode::empty()).ok()?;
-    let exe = readlinkat(&process, "exe", Vec::new()).ok()?;
-    let stat = openat(&process, "stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let stat = std::io::read_to_string(fs::File::from(stat)).ok()?;
-    (started(&stat)? <= at).then(|| exe.to_string_lossy().into_owned())
+    // First and with one call, since it may end any moment. Who has the number afterwards and had it already when the
+    // refusal happened had it in between. Ended meanwhile, nobody has: numbers are not used again that soon.
+    let exe = readlink(format!("/proc/{pid}/exe"), Vec::new()).ok()?;
+    let since = fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|stat| started(&stat));
+    since.is_none_or(|since| since <= at).then(|| exe.to_string_lossy().into_owned())
 }
 
 /// When the process was started, in nanoseconds of `CLOCK_BOOTTIME`: field 22 of /proc/PID/stat (proc_pid_stat(5)),

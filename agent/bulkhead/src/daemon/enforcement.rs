@@ -12,7 +12,7 @@ use bulkhead_policy::{Compiled, Identity, Inventory, Mode, Policy, WorkloadId, c
 use bulkhead_workloads::{CgroupRoot, Changes, Edit, Members, SharedTree, addresses};
 use tokio::task::JoinHandle;
 
-use super::RunError;
+use super::{RunError, priority};
 use crate::control::{self, Environment, Status, Workload};
 
 /// The policy in force. Dropping it takes it out of force.
@@ -104,6 +104,7 @@ impl Enforcement {
         let directories = directories(&self.root, &self.tree, &self.members);
         let (policy, known) = (Arc::clone(&self.policy), self.inventory.clone());
         self.search = Some(tokio::task::spawn_blocking(move || {
+            priority::ordinary();
             let started = Instant::now();
             let found = addresses(&directories)
                 .inspect_err(|error| tracing::warn!(%error, "cannot read the addresses of this machine"));

@@ -1,6 +1,7 @@
 //! `bulkhead run`: wires what follows the cgroups, what compiles, what enforces and what reports.
 
 mod enforcement;
+mod priority;
 mod refusals;
 mod signals;
 
@@ -114,6 +115,7 @@ async fn serve(
     let mut refusals =
         Refusals::start(enforcement.take_events()?, enricher, Lines::to(io::stdout(), format)?)?;
 
+    priority::soon();
     let (questions, mut asked) = mpsc::channel(16);
     let server = Server::start(&settings.control_socket, questions)?;
     enforcement.attach()?;

@@ -17,6 +17,7 @@ use bulkhead_report::{Coalescer, Denial, Enricher, Lines};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::oneshot;
 
+use super::priority::{self, Pacer};
 use crate::control;
 
 /// Held back repeats are looked after this often.
@@ -102,6 +103,7 @@ struct Drain {
 
 impl Drain {
     fn run(mut self, stop: &OwnedFd) -> Lines {
+        priority::first();
         loop {
             let stopping = self.wait(stop);
             self.drain();
@@ -131,14 +133,16 @@ impl Drain {
     fn drain(&mut self) {
         let Self { events, enricher, lines, coalescer, counters, looked } = self;
         let now = Instant::now();
+        let mut pacer = Pacer::begin();
         events.drain(|event| {
             counters.refusals.fetch_add(u64::from(event.count.max(1)), Ordering::Relaxed);
             coalescer.take(
                 &event,
-                now,
+                Instant::now(),
                 || enricher.look_up(&event),
                 |denial, count| print(lines, denial, count),
             );
+            pacer.pace();
         });
         if now.duration_since(*looked) < TICK {
             return;
