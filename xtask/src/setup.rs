@@ -165,8 +165,8 @@ fn summarize() -> Result<()> {
     console::note(format!("BPF programs  {way} (LLVM {}), bpf-linker ({linker_llvm})", compiler.llvm));
     console::note("tests         cargo-nextest and the packages they use");
     let kernel = Kernel::gather();
-    let cgroup2 = kernel.cgroup2.as_deref().unwrap_or("no");
-    console::note(format!("kernel        {}, cgroup v2 at {cgroup2}", kernel.release));
+    let cgroup2 = kernel.cgroup2.as_ref().map(|path| format!(", cgroup v2 at {path}")).unwrap_or_default();
+    console::note(format!("kernel        {}{cgroup2}", kernel.release));
     for finding in kernel.findings() {
         console::note(format!("but           {finding}"));
     }
