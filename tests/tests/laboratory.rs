@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, panic};
 
 use anyhow::{Result, ensure};
 use bulkhead_tests::{
-    Lab, Machine, Outcome,
+    Lab, Outcome,
     cgroup::{self, Cgroup},
     probe::{Family, Kind},
 };
@@ -103,22 +103,5 @@ fn what_a_killed_run_left_is_removed_at_the_next_start() -> Result<()> {
     let stale = Cgroup::make(cgroup::mount_point()?.join(name))?;
     let _lab = Lab::new()?;
     ensure!(!stale.path().exists(), "{} is left", stale.path().display());
-    Ok(())
-}
-
-#[test]
-fn a_machine_runs_real_units_in_the_lab() -> Result<()> {
-    let lab = Lab::new()?;
-    let unit = "[Service]\nExecStart=sleep infinity\n";
-    let units = ["systemd/system/web.service", "systemd/system/ci.service"].map(|path| (path, unit));
-    let machine = Machine::boot(&lab, &units)?;
-    let cgroup = |name: &str| {
-        lab.cgroup("/system.slice")?.path().join(name).canonicalize().map_err(anyhow::Error::from)
-    };
-    let first = Cgroup::make(cgroup("ci.service")?)?.id()?;
-    machine.systemctl(&["restart", "ci.service"])?;
-    ensure!(Cgroup::make(cgroup("ci.service")?)?.id()? != first, "a restarted unit has a new cgroup");
-    machine.systemctl(&["stop", "web.service"])?;
-    ensure!(cgroup("web.service").is_err(), "a stopped unit has no cgroup");
     Ok(())
 }

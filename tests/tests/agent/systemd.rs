@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use bulkhead_tests::{Lab, Machine, probe::Kind};
+use bulkhead_tests::{Lab, Machine, cgroup::Cgroup, probe::Kind};
 use serde_json::json;
 
 use crate::verdicts::at;
@@ -128,5 +128,22 @@ fn a_restarted_unit_is_enforced_within_a_second() -> Result<()> {
     let web = notes(&machine, "web")?;
     ensure!(web[1..].iter().all(|note| note.word == "reached"), "web is never refused: {web:?}");
     agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_machine_runs_real_units_in_the_lab() -> Result<()> {
+    let lab = Lab::new()?;
+    let unit = "[Service]\nExecStart=sleep infinity\n";
+    let units = ["systemd/system/web.service", "systemd/system/ci.service"].map(|path| (path, unit));
+    let machine = Machine::boot(&lab, &units)?;
+    let cgroup = |name: &str| {
+        lab.cgroup("/system.slice")?.path().join(name).canonicalize().map_err(anyhow::Error::from)
+    };
+    let first = Cgroup::make(cgroup("ci.service")?)?.id()?;
+    machine.systemctl(&["restart", "ci.service"])?;
+    ensure!(Cgroup::make(cgroup("ci.service")?)?.id()? != first, "a restarted unit has a new cgroup");
+    machine.systemctl(&["stop", "web.service"])?;
+    ensure!(cgroup("web.service").is_err(), "a stopped unit has no cgroup");
     Ok(())
 }
