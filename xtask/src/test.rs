@@ -85,6 +85,8 @@ fn documentation_tests() -> Result<()> {
 }
 
 fn tests(filter: Option<&str>) -> Result<()> {
+    // Otherwise the first end-to-end test builds the agent, and all the others wait for it until their time is up.
+    succeed(cargo().args(["build", "--quiet", "--package", "bulkhead"]))?;
     let mut nextest = cargo();
     nextest.args(["nextest", "run", "--workspace"]);
     if env::var_os("CI").is_some() {
