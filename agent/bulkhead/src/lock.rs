@@ -21,7 +21,7 @@ const FOLDER: &str = "/run/bulkhead";
 pub(crate) enum LockError {
     #[error("another agent{} enforces a policy below {}: stop it first, or give this one another --cgroup-root", .holder, .root.display())]
     Held { holder: Holder, root: PathBuf },
-    #[error("cannot lock {}: {source}. Bulkhead must run as root", .path.display())]
+    #[error("bulkhead must run as root: cannot lock {}", .path.display())]
     Unusable { path: PathBuf, source: io::Error },
 }
 

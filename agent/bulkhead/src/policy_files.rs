@@ -12,7 +12,7 @@ use bulkhead_policy::Source;
 pub(crate) enum PolicyFilesError {
     #[error("there is no policy at {}: name a file or a folder of *.toml files", .0.display())]
     Missing(PathBuf),
-    #[error("cannot read the policy {}: {source}", .path.display())]
+    #[error("cannot read the policy {}", .path.display())]
     Unreadable { path: PathBuf, source: io::Error },
 }
 

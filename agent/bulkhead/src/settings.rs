@@ -16,7 +16,7 @@ const POLICY: &str = "/etc/bulkhead/policy";
 /// Why agent.toml cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
-    #[error("cannot read {}: {source}", .path.display())]
+    #[error("cannot read {}", .path.display())]
     Unreadable { path: PathBuf, source: io::Error },
     #[error("{}: {message}", .path.display())]
     Invalid { path: PathBuf, message: String },

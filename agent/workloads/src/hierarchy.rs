@@ -30,7 +30,7 @@ pub enum HierarchyError {
         mounted: PathBuf,
     },
     /// The directory asked for cannot be opened.
-    #[error("--cgroup-root {}: {source}", .asked.display())]
+    #[error("cannot open --cgroup-root {}", .asked.display())]
     Unreadable {
         /// What was asked for.
         asked: PathBuf,

@@ -35,7 +35,7 @@ pub enum WatchError {
     )]
     NoInotify(io::Error),
     /// The root cannot be read.
-    #[error("cannot read the cgroup root {}: {source}", .path.display())]
+    #[error("cannot read the cgroup root {}", .path.display())]
     Root {
         /// Its directory.
         path: PathBuf,

@@ -24,7 +24,7 @@ pub(crate) enum ClientError {
     NoAgent(PathBuf),
     #[error("cannot open {}: permission denied. Only root may ask the agent", .0.display())]
     Denied(PathBuf),
-    #[error("cannot ask the agent on {}: {source}", .path.display())]
+    #[error("cannot ask the agent on {}", .path.display())]
     Broken { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
 }
 

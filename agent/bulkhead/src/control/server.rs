@@ -42,7 +42,7 @@ pub(crate) enum ServerError {
     Taken(PathBuf),
     #[error("{} is there and no socket: give another --control-socket", .0.display())]
     NoSocket(PathBuf),
-    #[error("cannot serve the control socket {}: {source}", .path.display())]
+    #[error("cannot serve the control socket {}", .path.display())]
     Unusable { path: PathBuf, source: io::Error },
 }
 

@@ -60,7 +60,7 @@ pub(crate) enum RunError {
     Addresses(io::Error),
     #[error("the thread that reports refusals has ended: this is a bug")]
     ReportsEnded,
-    #[error("cannot start: {0}")]
+    #[error("cannot start")]
     Start(#[from] io::Error),
 }
 
