@@ -64,6 +64,8 @@ pub struct PeerFlowKey {
 pub struct PeerFlow {
     /// Nanoseconds of `CLOCK_BOOTTIME` of the last packet.
     pub last_seen: u64,
+    /// Cgroup id of the workload at the other end on this host as the exchange was opened; 0: none.
+    pub peer: u64,
     /// The service port of the opening packet (see [`crate::Flow::port`]).
     pub port: u16,
     /// [`crate::Direction`] of the opening packet.

@@ -134,7 +134,7 @@ fn call(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
         call.flow.peer.class.0
     );
     let owner = identity::of_owner(generation, &call.process);
-    if protocol != Protocol::TCP && answers(&call, &owner) {
+    if protocol != Protocol::TCP && answers(&mut call, &owner) {
         return PASS;
     }
     if refused(&mut call) {
@@ -160,10 +160,16 @@ fn call(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
     PASS
 }
 
+/// Is this 0.0.0.0 or ::?
+#[inline(always)]
+fn is_unspecified(address: Address) -> bool {
+    address.words()[3] == 0 && address.is_loopback()
+}
+
 /// The unspecified address means loopback to connect() and sendto() (net/ipv4/route.c, net/ipv6/tcp_ipv6.c).
 #[inline(always)]
 fn destination(address: Address) -> Address {
-    if address.words()[3] != 0 || !address.is_loopback() {
+    if !is_unspecified(address) {
         address
     } else if address.is_v4() {
         Address::v4([127, 0, 0, 1])
@@ -205,13 +211,16 @@ fn identify(call: &mut Call) {
     if !call.target.is_loopback() && entry.flags & PeerEntry::LOCAL == 0 {
         return;
     }
-    let source = if call.target.is_v4() { Address::v4([0; 4]) } else { Address::default() };
+    // SAFETY: the context's own socket.
+    let (source, source_port) = unsafe { socket::own_address((*call.ctx).__bindgen_anon_1.sk) };
+    // To an address of its own a host talks from that address, unless the socket is bound to another.
+    let source = if is_unspecified(source) { call.target } else { source };
     // SAFETY: the program's context; the socket is valid while the closure runs.
     let found = unsafe {
         socket::with_owner_of(
             call.ctx.cast(),
             call.flow.protocol,
-            (source, 0),
+            (source, source_port),
             (call.target, call.port),
             |listener| socket::state(listener.cast()).map(|state| (state.owner, state.anchor)),
         )
@@ -228,7 +237,7 @@ fn identify(call: &mut Call) {
 
 /// Does a datagram sent now answer one that both the caller's and the owner's workload may receive?
 #[inline(never)]
-fn answers(call: &Call, owner: &Local) -> bool {
+fn answers(call: &mut Call, owner: &Local) -> bool {
     let key = PeerFlowKey {
         // SAFETY: the program's context.
         cookie: unsafe { bpf_get_socket_cookie(call.ctx.cast()) },
@@ -237,11 +246,19 @@ fn answers(call: &Call, owner: &Local) -> bool {
         protocol: call.flow.protocol.0,
         reserved: [0; 5],
     };
-    let Some(port) = exchange::answered(&key, Direction::Egress, call.port) else { return false };
-    let opened = Flow { direction: Direction::Ingress, port, ..call.flow };
+    let Some(opened) = exchange::answered(&key, Direction::Egress, call.port) else { return false };
+    let mut flow = Flow { direction: Direction::Ingress, port: opened.port, ..call.flow };
+    if call.peer_cgroup == 0
+        && let Some(endpoint) = call.generation.endpoint(opened.peer)
+    {
+        // Who asked has closed its socket meanwhile.
+        flow.peer.subject = endpoint.subject;
+        flow.peer.class = endpoint.peer;
+    }
+    // What is only marked has been reported as the exchange was opened.
     call.marked
-        && !decide(&call.generation, &call.local.endpoint, &opened).reason.refuses()
-        && !decide(&call.generation, &owner.endpoint, &opened).reason.refuses()
+        && !report::stops(&decide(&call.generation, &call.local.endpoint, &flow))
+        && !report::stops(&decide(&call.generation, &owner.endpoint, &flow))
 }
 
 /// Asks `local` for the verdict on `flow` and reports a refusal; true if it stops the call.

@@ -5,10 +5,10 @@ use bulkhead_common::{Direction, PeerFlow, PeerFlowKey, Protocol};
 
 use crate::{generation::boot_ns, maps::PEER_FLOWS};
 
-/// The service port of the exchange that a datagram going `way` answers, if it answers one that is not idle.
-/// `port` is the datagram's own service port.
+/// The exchange that a datagram going `way` answers, if it answers one that is not idle. `port` is the datagram's own
+/// service port.
 #[inline(always)]
-pub fn answered(key: &PeerFlowKey, way: Direction, port: u16) -> Option<u16> {
+pub fn answered(key: &PeerFlowKey, way: Direction, port: u16) -> Option<PeerFlow> {
     let known = PEER_FLOWS.get_ptr_mut(key)?;
     // SAFETY: the entry stays valid for this run; its fields are independent of each other.
     let known = unsafe { &mut *known };
@@ -20,13 +20,13 @@ pub fn answered(key: &PeerFlowKey, way: Direction, port: u16) -> Option<u16> {
         return None;
     }
     known.last_seen = now;
-    Some(known.port)
+    Some(*known)
 }
 
 /// Remembers a datagram as one that may be answered.
 #[inline(always)]
-pub fn remember(key: &PeerFlowKey, way: Direction, port: u16) {
-    let opened = PeerFlow { last_seen: boot_ns(), port, direction: way as u8, reserved: [0; 5] };
+pub fn remember(key: &PeerFlowKey, way: Direction, port: u16, peer: u64) {
+    let opened = PeerFlow { last_seen: boot_ns(), peer, port, direction: way as u8, reserved: [0; 5] };
     // A table that is full of busy flows forgets one of them, which is then decided anew.
     let _busy = PEER_FLOWS.insert(key, opened, 0);
 }

@@ -65,6 +65,8 @@ struct Passage {
     /// The flow that the packet belongs to.
     flow: Flow,
     decision: Decision,
+    /// Has a refusal been reported already?
+    reported: bool,
 }
 
 #[inline(always)]
@@ -93,6 +95,7 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
         peer_cgroup: 0,
         flow: Flow { direction: way, protocol: Protocol(0), port: 0, peer: Peer::default() },
         decision: Decision::new(&local.endpoint, Reason::Malformed, RuleId::NONE),
+        reported: false,
     };
     if parse(skb, &mut passage.packet) {
         passage.judge();
@@ -107,7 +110,7 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
         passage.decision.verdict as u8,
         passage.decision.reason as u8
     );
-    if !passage.decision.reason.refuses() {
+    if !passage.decision.reason.refuses() || passage.reported {
         return PASS;
     }
     refuse(&passage);
@@ -178,9 +181,11 @@ impl Passage {
             Direction::Egress => self.remote_port,
             Direction::Ingress => self.local_port(),
         };
-        if let Some(opened) = answered(self, port) {
-            self.ask(self.way.reverse(), opened);
-            if !self.decision.reason.refuses() {
+        if answered(self, port) {
+            settle(self);
+            if !report::stops(&self.decision) {
+                // What is only marked has been reported as the exchange was opened.
+                self.reported = self.decision.reason.refuses();
                 return;
             }
         }
@@ -324,16 +329,27 @@ fn mark_listener(passage: &mut Passage) {
     }
 }
 
-/// See [`exchange::answered`].
+/// Does the datagram answer one that went the other way? Then that is its flow.
 #[inline(never)]
-fn answered(passage: &Passage, port: u16) -> Option<u16> {
-    exchange::answered(&passage.exchange(), passage.way, port)
+fn answered(passage: &mut Passage, port: u16) -> bool {
+    let Some(opened) = exchange::answered(&passage.exchange(), passage.way, port) else { return false };
+    passage.flow.direction = passage.way.reverse();
+    passage.flow.port = opened.port;
+    if passage.peer_cgroup == 0
+        && let Some(endpoint) = passage.generation.endpoint(opened.peer)
+    {
+        // Who asked has closed its socket meanwhile.
+        passage.flow.peer.subject = endpoint.subject;
+        passage.flow.peer.class = endpoint.peer;
+        passage.peer_cgroup = opened.peer;
+    }
+    true
 }
 
 /// See [`exchange::remember`].
 #[inline(never)]
 fn remember(passage: &Passage, port: u16) {
-    exchange::remember(&passage.exchange(), passage.way, port);
+    exchange::remember(&passage.exchange(), passage.way, port, passage.peer_cgroup);
 }
 
 /// Reports a refusal.

@@ -95,6 +95,31 @@ pub unsafe fn connected_peer(sk: *const bpf_sock) -> (Address, u16) {
     (address, u16::from_be(port))
 }
 
+/// The address and port, in the machine's order, that a socket is bound to; 0 where it is bound to none.
+///
+/// # Safety
+/// `sk` must be a full socket.
+#[inline(always)]
+pub unsafe fn own_address(sk: *const bpf_sock) -> (Address, u16) {
+    // SAFETY: as in `connected_peer`.
+    let (family, port, ip4, ip6) = unsafe {
+        let words = (&raw const (*sk).src_ip6).cast::<u32>();
+        (
+            ptr::read_volatile(&raw const (*sk).family),
+            ptr::read_volatile(&raw const (*sk).src_port),
+            ptr::read_volatile(&raw const (*sk).src_ip4),
+            [
+                ptr::read_volatile(words),
+                ptr::read_volatile(words.add(1)),
+                ptr::read_volatile(words.add(2)),
+                ptr::read_volatile(words.add(3)),
+            ],
+        )
+    };
+    let address = if family == AF_INET { Address::v4(ip4.to_ne_bytes()) } else { Address::from_words(ip6) };
+    (address, port as u16)
+}
+
 /// Calls `seen` with the socket that a packet from (`source`, `source_port`) to (`target`, `target_port`) belongs to
 /// in this network namespace, and releases it. None if there is no such socket, or only one in `TIME_WAIT`.
 ///
