@@ -67,15 +67,16 @@ impl Datapath {
 
     /// Attaches all programs to the cgroup root and tags the sockets that are already open.
     ///
-    /// Install a generation first: until there is one, nothing is refused.
-    pub fn attach(&mut self) -> Result<Tagged, DatapathError> {
+    /// Install a generation first: until there is one, nothing is refused. `anchor` tells the cgroup whose entry holds
+    /// for another: itself or the nearest above it that has one.
+    pub fn attach(&mut self, anchor: impl Fn(u64) -> Option<u64>) -> Result<Tagged, DatapathError> {
         let cgroup = File::open(&self.cgroup_root)
             .map_err(|source| DatapathError::Read { path: self.cgroup_root.clone(), source })?;
         let (tags, judges) = PROGRAMS.split_at(1);
         for name in tags {
             self.attach_program(&cgroup, name)?;
         }
-        let tagged = self.sockets.tag_open()?;
+        let tagged = self.sockets.tag_open(&anchor)?;
         for name in judges {
             self.attach_program(&cgroup, name)?;
         }

@@ -49,13 +49,13 @@ impl Sockets {
     /// Notes the connections that are there, and tags every IP socket that a process of this host holds.
     ///
     /// Twice: a connection that a listener accepts after the first listing and before its tag is in the second.
-    pub(crate) fn tag_open(&mut self) -> Result<Tagged, DatapathError> {
-        let first = self.tag_once()?;
-        let second = self.tag_once()?;
+    pub(crate) fn tag_open(&mut self, anchor: &impl Fn(u64) -> Option<u64>) -> Result<Tagged, DatapathError> {
+        let first = self.tag_once(anchor)?;
+        let second = self.tag_once(anchor)?;
         Ok(Tagged { sockets: first.sockets + second.sockets, ..second })
     }
 
-    fn tag_once(&mut self) -> Result<Tagged, DatapathError> {
+    fn tag_once(&mut self, anchor: &impl Fn(u64) -> Option<u64>) -> Result<Tagged, DatapathError> {
         let mut tagged = Tagged::default();
         for pids in processes_by_namespace().into_values() {
             let Some(sockets) = sockets_of(&pids) else {
@@ -69,7 +69,7 @@ impl Sockets {
             }
             let mut seen = HashSet::new();
             for pid in pids {
-                tagged.sockets += self.tag_process(pid, &sockets, &mut seen);
+                tagged.sockets += self.tag_process(pid, &sockets, anchor, &mut seen);
             }
         }
         Ok(tagged)
@@ -80,6 +80,7 @@ impl Sockets {
         &mut self,
         pid: u32,
         sockets: &HashMap<u64, sock_diag::Socket>,
+        anchor: &impl Fn(u64) -> Option<u64>,
         seen: &mut HashSet<String>,
     ) -> usize {
         let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
@@ -96,20 +97,25 @@ impl Sockets {
                 && let Ok(socket) = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())
             {
                 seen.insert(target.into_owned());
-                tagged += usize::from(self.tag(&socket, sockets));
+                tagged += usize::from(self.tag(&socket, sockets, anchor));
             }
         }
         tagged
     }
 
-    fn tag(&mut self, socket: &OwnedFd, sockets: &HashMap<u64, sock_diag::Socket>) -> bool {
+    fn tag(
+        &mut self,
+        socket: &OwnedFd,
+        sockets: &HashMap<u64, sock_diag::Socket>,
+        anchor: &impl Fn(u64) -> Option<u64>,
+    ) -> bool {
         let Ok(cookie) = rustix::net::sockopt::socket_cookie(socket) else { return false };
         let Some(known) = sockets.get(&cookie) else { return false };
         // A listener's origin is certain; a connection's is not, and never taken for accepted.
         let origin = if known.listens { Origin::Listener } else { Origin::Unknown };
         let state = SocketState {
             owner: known.cgroup,
-            anchor: known.cgroup,
+            anchor: anchor(known.cgroup).unwrap_or(0),
             origin: origin as u32,
             ..SocketState::zeroed()
         };

@@ -87,6 +87,12 @@ impl Members {
         self.placed.iter().map(|(id, identity)| (*id, *identity))
     }
 
+    /// The cgroup whose entry holds for `id`: itself or the nearest above it.
+    pub fn anchor(&self, tree: &Tree, id: CgroupId) -> Option<CgroupId> {
+        let mut above = std::iter::successors(Some(id), |id| tree.parent(*id));
+        above.find(|id| self.placed.contains_key(id))
+    }
+
     /// Every cgroup of a workload that is there now.
     pub fn of_workloads(&self) -> impl Iterator<Item = (CgroupId, WorkloadId)> {
         self.identities.iter().filter_map(|(id, identity)| match identity {

@@ -9,7 +9,7 @@ use std::{
 use bulkhead_common::Endpoint;
 use bulkhead_datapath::{Datapath, DatapathError, Events, Generation};
 use bulkhead_policy::{Compiled, Identity, Inventory, Mode, Policy, WorkloadId, compile};
-use bulkhead_workloads::{CgroupRoot, Changes, Edit, Members, SharedTree, addresses};
+use bulkhead_workloads::{CgroupId, CgroupRoot, Changes, Edit, Members, SharedTree, addresses};
 use tokio::task::JoinHandle;
 
 use super::{RunError, priority};
@@ -63,7 +63,9 @@ impl Enforcement {
 
     /// Enforces from now on.
     pub(super) fn attach(&mut self) -> Result<(), DatapathError> {
-        let tagged = self.datapath.attach()?;
+        let (tree, members) = (self.tree.clone(), &self.members);
+        let anchor = |cgroup| members.anchor(&tree.read(), CgroupId(cgroup)).map(|id| id.0);
+        let tagged = self.datapath.attach(anchor)?;
         tracing::debug!(sockets = tagged.sockets, "tagged the sockets that were there");
         if tagged.unreadable_namespaces > 0 {
             tracing::warn!(
