@@ -41,27 +41,39 @@ fn nice(value: i32) {
     }
 }
 
-/// Keeps a thread that goes before all others from taking a processor to itself: it works for a tenth of the time.
+/// Keeps a thread that goes before all others from taking a processor to itself. It may work for a tenth of the time,
+/// and saves up what it does not use: a few refusals are looked up as they come, only a flood of them has to wait.
 #[derive(Debug)]
 pub(super) struct Pacer {
+    credit: Duration,
     since: Instant,
 }
 
 impl Pacer {
+    /// As much as can be saved up.
+    const MOST: Duration = Duration::from_millis(100);
+    /// What a rest earns.
     const TURN: Duration = Duration::from_millis(2);
     const REST: Duration = Duration::from_millis(18);
 
-    /// A turn begins now.
-    pub(super) fn begin() -> Self {
-        Self { since: Instant::now() }
+    pub(super) fn new() -> Self {
+        Self { credit: Self::MOST, since: Instant::now() }
     }
 
-    /// Rests if the turn is over.
+    /// Work begins, after a wait.
+    pub(super) fn begin(&mut self) {
+        self.credit = Self::MOST.min(self.credit + self.since.elapsed() / 9);
+        self.since = Instant::now();
+    }
+
+    /// Rests if the work since the beginning or the last call has used up the credit.
     pub(super) fn pace(&mut self) {
-        if self.since.elapsed() >= Self::TURN {
+        self.credit = self.credit.saturating_sub(self.since.elapsed());
+        if self.credit.is_zero() {
             thread::sleep(Self::REST);
-            *self = Self::begin();
+            self.credit = Self::TURN;
         }
+        self.since = Instant::now();
     }
 }
 
@@ -69,19 +81,35 @@ impl Pacer {
 mod tests {
     use super::*;
 
+    fn work(pacer: &mut Pacer, time: Duration) {
+        let busy = Instant::now();
+        while busy.elapsed() < time {
+            std::hint::spin_loop();
+        }
+        pacer.pace();
+    }
+
     #[test]
     fn endless_work_takes_about_a_tenth_of_the_time() {
+        let mut pacer = Pacer { credit: Duration::ZERO, since: Instant::now() };
         let started = Instant::now();
-        let mut pacer = Pacer::begin();
         let mut worked = Duration::ZERO;
         while started.elapsed() < Duration::from_millis(200) {
-            let busy = Instant::now();
-            while busy.elapsed() < Duration::from_micros(100) {
-                std::hint::spin_loop();
-            }
+            work(&mut pacer, Duration::from_micros(100));
             worked += Duration::from_micros(100);
-            pacer.pace();
         }
         assert!(worked <= started.elapsed() / 7, "{worked:?} of {:?}", started.elapsed());
+    }
+
+    #[test]
+    fn work_now_and_then_never_rests() {
+        let mut pacer = Pacer::new();
+        for _ in 0..10 {
+            pacer.begin();
+            let credit = pacer.credit;
+            work(&mut pacer, Duration::from_millis(3));
+            assert!(credit > Pacer::TURN && !pacer.credit.is_zero(), "{credit:?}");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }

@@ -53,6 +53,7 @@ impl Refusals {
             coalescer: Coalescer::default(),
             counters: Arc::clone(&counters),
             looked: Instant::now(),
+            pacer: Pacer::new(),
         };
         let told = Arc::clone(&stop);
         let thread = thread::Builder::new().name("bulkhead-drain".into()).spawn(move || {
@@ -99,6 +100,7 @@ struct Drain {
     coalescer: Coalescer<Option<Denial>>,
     counters: Arc<Counters>,
     looked: Instant,
+    pacer: Pacer,
 }
 
 impl Drain {
@@ -131,9 +133,9 @@ impl Drain {
     }
 
     fn drain(&mut self) {
-        let Self { events, enricher, lines, coalescer, counters, looked } = self;
+        let Self { events, enricher, lines, coalescer, counters, looked, pacer } = self;
         let now = Instant::now();
-        let mut pacer = Pacer::begin();
+        pacer.begin();
         events.drain(|event| {
             counters.refusals.fetch_add(u64::from(event.count.max(1)), Ordering::Relaxed);
             coalescer.take(
