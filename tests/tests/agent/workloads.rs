@@ -126,18 +126,32 @@ fn a_container_is_known_by_its_address_from_inside_and_outside() -> Result<()> {
     Ok(())
 }
 
+/// Between two network namespaces a socket cannot be looked up: a workload of the host is only its address to a
+/// container. The rule that names it does not open the container, one that names the address does.
 #[test]
-fn a_workload_on_the_host_is_known_to_a_container() -> Result<()> {
+fn a_workload_on_the_host_is_its_address_to_a_container() -> Result<()> {
     let lab = Lab::new()?;
     let db_net = lab.network()?;
     let (web, db) = (lab.probe("/web")?, lab.probe_in("/db", &db_net)?);
-    let agent = lab.agent(POLICY)?.start()?;
+    let host = [lab.host().v4, lab.host().v6];
     for address in [db_net.v4, db_net.v6] {
-        let to = at(address, PORT);
-        db.serve(Kind::Tcp, to)?;
-        db.serve(Kind::Udp, to)?;
-        allowed(&format!("web on the host's network to db at {to}"), web.tcp(to)?)?;
-        allowed(&format!("web on the host's network to db at {to}, udp"), web.udp(to)?)?;
+        db.serve(Kind::Tcp, at(address, PORT))?;
+    }
+
+    let agent = lab.agent(POLICY)?.start()?;
+    for (own, address) in host.into_iter().zip([db_net.v4, db_net.v6]) {
+        blocked(&format!("web to db at {address} by name"), web.tcp(at(address, PORT))?)?;
+        agent.denials().expect(&json!({
+            "direction": "ingress", "verdict": "denied",
+            "workload": {"name": "db"}, "peer": {"address": own, "name": null},
+        }))?;
+    }
+    agent.stop()?;
+
+    let by_address = format!("{POLICY}\n[[allow]]\nfrom = [\"{}\", \"{}\"]\nto = \"db\"\n", host[0], host[1]);
+    let agent = lab.agent(&by_address)?.start()?;
+    for address in [db_net.v4, db_net.v6] {
+        allowed(&format!("web to db at {address} by address"), web.tcp(at(address, PORT))?)?;
     }
     agent.stop()?;
     Ok(())
