@@ -32,6 +32,20 @@ impl Enricher {
         Self { policy, path_of_cgroup: Box::new(path_of_cgroup) }
     }
 
+    /// Goes once through all that a look-up does, for a process that is there. The first refused program may be gone
+    /// before a look-up that still has to be read from disk, page by page, has begun.
+    pub fn warm_up(&self) {
+        let event = Event {
+            pid: std::process::id(),
+            time: 1,
+            subject: 1,
+            verdict: Verdict::Denied as u8,
+            reason: Reason::NoRule as u8,
+            ..bytemuck::Zeroable::zeroed()
+        };
+        let _line = self.look_up(&event);
+    }
+
     /// What is known of this record, looked up now: in a moment the process may be gone. None if the record makes no
     /// sense, as of programs of another version.
     pub fn look_up(&self, event: &Event) -> Option<Denial> {

@@ -105,6 +105,7 @@ struct Drain {
 
 impl Drain {
     fn run(mut self, stop: &OwnedFd) -> Lines {
+        self.enricher.warm_up();
         priority::first();
         loop {
             let stopping = self.wait(stop);
