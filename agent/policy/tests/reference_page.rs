@@ -1,4 +1,5 @@
 //! docs/policy.md says what the compiler does: its snippets compile, or fail as it says, and its lists are complete.
+//! So does the policy that README.md begins with.
 
 use std::{fs, path::Path};
 
@@ -6,8 +7,11 @@ use bulkhead_common::Reason;
 use bulkhead_policy::{Code, Diagnostics, Loaded, Source, load};
 
 fn page() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/policy.md");
-    fs::read_to_string(path).unwrap()
+    file("docs/policy.md")
+}
+
+fn file(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name)).unwrap()
 }
 
 /// What follows "```toml" on its line, and the snippet.
@@ -41,6 +45,15 @@ fn every_snippet_compiles_or_fails_as_the_page_says() {
             so_far.push_str(&snippet);
         }
     }
+}
+
+#[test]
+fn the_first_policy_of_the_readme_compiles() {
+    let readme = file("README.md");
+    let [(info, policy)] = &snippets(&readme)[..] else { panic!("README.md has one policy") };
+    assert_eq!(info, "");
+    let loaded = read(&[policy]).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(loaded.policy.rules.len(), 1);
 }
 
 #[test]
