@@ -2,25 +2,24 @@
 
 use std::{fmt::Write, io};
 
-use bulkhead_policy::{Diagnostics, Severity, load};
+use bulkhead_policy::{Diagnostic, Diagnostics, Severity, expired_rules, load};
 
 use crate::{
     cli::{CheckArguments, Output},
-    output, policy_files,
-    policy_files::PolicyFilesError,
+    input::{self, InputError},
+    output::{self, Outcome, plural},
+    policy_files,
 };
 
-/// What came of a check.
-pub(crate) struct Checked {
-    pub(crate) compiles: bool,
-    pub(crate) findings: String,
-}
-
 /// Validates a policy and says what is wrong with it.
-pub(crate) fn check(arguments: &CheckArguments, output: Output) -> Result<Checked, PolicyFilesError> {
-    let sources = policy_files::read(&arguments.policy)?;
+pub(crate) fn check(arguments: &CheckArguments, output: Output) -> Result<Outcome, InputError> {
+    let sources = policy_files::read(&arguments.policy.paths)?;
     let (policy, findings) = match load(&sources) {
-        Ok(loaded) => (Some(loaded.policy), loaded.warnings),
+        Ok(loaded) => {
+            let expired = expired_rules(&loaded.policy, input::now_ns());
+            let findings: Vec<Diagnostic> = loaded.warnings.into_iter().chain(expired).collect();
+            (Some(loaded.policy), findings.into())
+        }
         Err(findings) => (None, findings),
     };
     let mut text = String::new();
@@ -42,14 +41,10 @@ pub(crate) fn check(arguments: &CheckArguments, output: Output) -> Result<Checke
             let _ = writeln!(text, "{}, {}", plural(errors, "error"), plural(warnings, "warning"));
         }
     }
-    Ok(Checked { compiles: policy.is_some(), findings: text })
+    let denied = arguments.deny_warnings && !findings.is_empty();
+    Ok(Outcome { text, finding: policy.is_none() || denied })
 }
 
 fn count(findings: &Diagnostics, severity: Severity) -> usize {
     findings.iter().filter(|finding| finding.severity == severity).count()
-}
-
-/// `1 rule`, `2 rules`.
-pub(crate) fn plural(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }

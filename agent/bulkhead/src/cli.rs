@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use clap_complete::Shell;
 
 /// eBPF micro-segmentation: an allowlist for every workload of this machine, environments kept apart, and every
@@ -38,18 +38,43 @@ pub(crate) struct Common {
     /// Where the agent pins what is to outlive it; nothing yet [default: /sys/fs/bpf]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) bpffs: Option<PathBuf>,
-    /// For people, or one JSON object a line
+    /// For people, one JSON object a line, or (`test` only) JUnit XML
     #[arg(long, global = true, value_name = "FORMAT", default_value = "human")]
-    pub(crate) output: Output,
+    pub(crate) output: Format,
 }
 
-/// How results are printed.
+impl Common {
+    /// How results are printed by commands that run no tests.
+    pub(crate) fn output(&self) -> Output {
+        match self.output {
+            Format::Human => Output::Human,
+            Format::Json => Output::Json,
+            Format::Junit => {
+                let why = "--output junit is for `bulkhead test`; use human or json";
+                Cli::command().error(ErrorKind::ArgumentConflict, why).exit()
+            }
+        }
+    }
+}
+
+/// How results are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
+pub(crate) enum Format {
     // Not as documentation: the help would take a paragraph for each.
     // For people.
     Human,
     // One JSON object a line.
+    Json,
+    // Results of tests as CI systems read them.
+    Junit,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// For people.
+    Human,
+    /// One JSON object a line.
     Json,
 }
 
@@ -61,6 +86,14 @@ pub(crate) enum Command {
     Status,
     /// Validate policy files; exit status 1 and diagnostics if something is wrong
     Check(CheckArguments),
+    /// Run the [[test]]s of a policy; exit status 1 if one fails
+    Test(TestArguments),
+    /// Say what comes of a connection, and why; exit status 1 unless it is allowed
+    Explain(ExplainArguments),
+    /// Put recorded flows to a policy; exit status 1 if some fare otherwise
+    Simulate(SimulateArguments),
+    /// Say what access a policy adds and removes; exit status 1 if there is a difference
+    Diff(DiffArguments),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -84,8 +117,71 @@ pub(crate) struct RunArguments {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  bulkhead check --deny-warnings /etc/bulkhead/policy")]
 pub(crate) struct CheckArguments {
-    /// Policy files, or folders of *.toml files; checked as one policy
+    #[command(flatten)]
+    pub(crate) policy: PolicyArguments,
+    /// Take warnings for errors: exit status 1
+    #[arg(long)]
+    pub(crate) deny_warnings: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  bulkhead test policies/ --output junit > policy-tests.xml")]
+pub(crate) struct TestArguments {
+    #[command(flatten)]
+    pub(crate) policy: PolicyArguments,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  bulkhead explain policies/demo.toml --from ci --to secrets --port tcp/8200"
+)]
+pub(crate) struct ExplainArguments {
+    #[command(flatten)]
+    pub(crate) policy: PolicyArguments,
+    /// Who connects: a workload, a peer with addresses, or an address
+    #[arg(long, value_name = "NAME")]
+    pub(crate) from: String,
+    /// To whom
+    #[arg(long, value_name = "NAME")]
+    pub(crate) to: String,
+    /// To which port, as rules write it: tcp/443, udp/53, icmp/8, gre
+    #[arg(long)]
+    pub(crate) port: String,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  bulkhead simulate policies/ --flows flows.jsonl --against /etc/bulkhead/policy"
+)]
+pub(crate) struct SimulateArguments {
+    #[command(flatten)]
+    pub(crate) policy: PolicyArguments,
+    /// Flows and denials as the agent records them, one JSON object a line; `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) flows: PathBuf,
+    /// Compare with what this policy makes of the flows, and show only what changes; may be given several times
+    /// [default: compare with the recorded verdicts]
+    #[arg(long, value_name = "OLD")]
+    pub(crate) against: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  bulkhead diff /etc/bulkhead/policy policies/")]
+pub(crate) struct DiffArguments {
+    /// Policy file, or folder of *.toml files
+    #[arg(value_name = "OLD")]
+    pub(crate) old: PathBuf,
+    /// What is to take its place
+    #[arg(value_name = "NEW")]
+    pub(crate) new: PathBuf,
+}
+
+/// The policy that a command is about.
+#[derive(Debug, Args)]
+pub(crate) struct PolicyArguments {
+    /// Policy files, or folders of *.toml files; read as one policy
     #[arg(required = true, value_name = "PATH")]
-    pub(crate) policy: Vec<PathBuf>,
+    pub(crate) paths: Vec<PathBuf>,
 }

@@ -6,11 +6,17 @@ mod check;
 mod cli;
 mod control;
 mod daemon;
+mod diff;
+mod explain;
+mod flow_file;
+mod input;
 mod lock;
 mod output;
 mod policy_files;
 mod settings;
+mod simulate;
 mod status;
+mod test;
 
 use std::{io, process::ExitCode};
 
@@ -21,7 +27,8 @@ use clap::{CommandFactory, Parser};
 use crate::{
     cli::{Cli, Command, Output},
     daemon::RunError,
-    policy_files::PolicyFilesError,
+    input::InputError,
+    output::Outcome,
     settings::{Settings, SettingsError},
 };
 
@@ -43,19 +50,30 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
     let common = &cli.common;
     match &cli.command {
         Command::Run(arguments) => {
-            output::log(common.output == Output::Human);
-            daemon::run(&Settings::of_run(common, arguments)?, common.output)?;
+            let output = common.output();
+            output::log(output == Output::Human);
+            daemon::run(&Settings::of_run(common, arguments)?, output)?;
         }
         Command::Status => {
             let socket = settings::control_socket(common)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let status = runtime.block_on(status::ask(&socket, common.output))?;
+            let status = runtime.block_on(status::ask(&socket, common.output()))?;
             print(&status)?;
         }
         Command::Check(arguments) => {
-            let checked = check::check(arguments, common.output)?;
-            print(&checked.findings)?;
-            return Ok(if checked.compiles { ExitCode::SUCCESS } else { ExitCode::from(FINDING) });
+            return tell(&check::check(arguments, common.output())?);
+        }
+        Command::Test(arguments) => {
+            return tell(&test::test(arguments, common.output, output::color(&io::stdout()))?);
+        }
+        Command::Explain(arguments) => {
+            return tell(&explain::explain(arguments, common.output())?);
+        }
+        Command::Simulate(arguments) => {
+            return tell(&simulate::simulate(arguments, common.output())?);
+        }
+        Command::Diff(arguments) => {
+            return tell(&diff::diff(arguments, common.output())?);
         }
         Command::Completions { shell } => {
             let mut completions = Vec::new();
@@ -75,14 +93,28 @@ fn print(result: &str) -> anyhow::Result<()> {
     output::print(result).context("cannot print the result")
 }
 
+/// Tells what was found.
+fn tell(outcome: &Outcome) -> anyhow::Result<ExitCode> {
+    print(&outcome.text)?;
+    Ok(if outcome.finding { ExitCode::from(FINDING) } else { ExitCode::SUCCESS })
+}
+
 /// Tells what went wrong.
 fn fail(error: &anyhow::Error) -> ExitCode {
-    if let Some(RunError::Policy { sources, findings }) = error.downcast_ref() {
+    let run = error.downcast_ref().and_then(|error| match error {
+        RunError::Policy { sources, findings } => Some((sources, findings)),
+        _ => None,
+    });
+    let input = error.downcast_ref().and_then(|error| match error {
+        InputError::Policy { sources, findings } => Some((sources, findings)),
+        _ => None,
+    });
+    if let Some((sources, findings)) = run.or(input) {
         eprint!("{}", findings.render(sources, output::color(&io::stderr())));
     }
     anstream::eprintln!("{ERROR}error:{ERROR:#} {error:#}");
     let usage = error.is::<SettingsError>()
-        || error.is::<PolicyFilesError>()
+        || error.is::<InputError>()
         || matches!(error.downcast_ref(), Some(RunError::Files(_)));
     ExitCode::from(if usage { USAGE } else { FINDING })
 }

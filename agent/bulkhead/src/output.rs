@@ -3,7 +3,17 @@
 use std::io::{self, IsTerminal, Write};
 
 use anstream::{AutoStream, ColorChoice, stream::RawStream};
+use bulkhead_report::plain;
 use serde::Serialize;
+
+/// What a command that needs no agent has found.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// What it prints.
+    pub(crate) text: String,
+    /// Is there something to see to? Decides the exit status.
+    pub(crate) finding: bool,
+}
 
 /// Does this stream want colours? A terminal does, unless NO_COLOR, CLICOLOR or TERM say otherwise.
 pub(crate) fn color(stream: &impl RawStream) -> bool {
@@ -17,6 +27,16 @@ pub(crate) fn print(result: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         done => done,
     }
+}
+
+/// Text that names what somebody else has chosen, line by line fit for a terminal.
+pub(crate) fn plain_lines(text: &str) -> String {
+    text.lines().flat_map(|line| [plain(line), "\n".to_owned()]).collect()
+}
+
+/// `1 rule`, `2 rules`.
+pub(crate) fn plural(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// One JSON object and its line end.

@@ -6,10 +6,9 @@ use anstyle::{AnsiColor, Style};
 use bulkhead_report::plain;
 
 use crate::{
-    check::plural,
     cli::Output,
     control::{ClientError, STATUS, Status, get},
-    output,
+    output::{self, plural},
 };
 
 /// Asks the agent on `socket` what it enforces.

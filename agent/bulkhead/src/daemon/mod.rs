@@ -20,11 +20,10 @@ use tokio::{sync::mpsc, time::sleep_until};
 
 use self::{enforcement::Enforcement, refusals::Refusals, signals::Signals};
 use crate::{
-    check::plural,
     cli::Output,
     control::{Question, Server, ServerError},
     lock::{Lock, LockError},
-    output,
+    output::{self, plural},
     policy_files::{self, PolicyFilesError},
     settings::Settings,
 };

@@ -1,0 +1,44 @@
+//! What commands that need no agent are given: policies, a time, and what can be wrong with it.
+
+use std::{io, path::PathBuf};
+
+use bulkhead_policy::{Diagnostics, Policy, PortsError, Source, UnknownParty, load};
+
+use crate::policy_files::{self, PolicyFilesError};
+
+/// Why a command cannot use what it was given.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InputError {
+    #[error(transparent)]
+    Files(#[from] PolicyFilesError),
+    #[error("the policy does not compile; `bulkhead check` shows the same")]
+    Policy { sources: Vec<Source>, findings: Diagnostics },
+    #[error(transparent)]
+    Party(#[from] UnknownParty),
+    #[error("--port {text}: {}; {}", .fault.message, .fault.help)]
+    Port { text: String, fault: PortsError },
+    #[error(
+        "--port {0} is more than one connection can be opened to: give one port, such as tcp/443 or icmp/8"
+    )]
+    SeveralPorts(String),
+    #[error("cannot read the flows in {}", .path.display())]
+    Flows { path: PathBuf, source: io::Error },
+    #[error(
+        "none of {lines} in {} is a flow record: give what `bulkhead run --output json` printed", .path.display()
+    )]
+    NoRecords { path: PathBuf, lines: String },
+}
+
+/// The policy at `paths`. Warnings are `bulkhead check`'s.
+pub(crate) fn policy(paths: &[PathBuf]) -> Result<Policy, InputError> {
+    let sources = policy_files::read(paths)?;
+    match load(&sources) {
+        Ok(loaded) => Ok(loaded.policy),
+        Err(findings) => Err(InputError::Policy { sources, findings }),
+    }
+}
+
+/// Nanoseconds since the Unix epoch, for which rules' expiry is judged.
+pub(crate) fn now_ns() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0)
+}
