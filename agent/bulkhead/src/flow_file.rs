@@ -83,7 +83,7 @@ fn each(
                 lines.bad += 1;
                 if lines.bad <= MOST_TOLD {
                     progress.suspend(|| {
-                        anstream::eprintln!("warning: {name}:{number}: {}", plain(&why.to_string()))
+                        anstream::eprintln!("warning: {name}:{number}: {}", plain(&why.to_string()));
                     });
                 }
             }

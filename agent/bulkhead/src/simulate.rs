@@ -1,22 +1,14 @@
 //! `bulkhead simulate`.
 
-use bulkhead_policy::{Inventory, Simulation, Summary};
+use bulkhead_policy::{ChangedFlow, Inventory, Simulation, Summary, Tally};
 use serde::Serialize;
 
 use crate::{
     cli::{Output, SimulateArguments},
-    flow_file,
+    flow_file::{self, Lines},
     input::{self, InputError},
     output::{self, Outcome, plural},
 };
-
-/// What is printed as JSON.
-#[derive(Serialize)]
-struct Report {
-    #[serde(flatten)]
-    summary: Summary,
-    bad_lines: usize,
-}
 
 /// Puts recorded flows to a policy.
 pub(crate) fn simulate(arguments: &SimulateArguments, output: Output) -> Result<Outcome, InputError> {
@@ -36,15 +28,45 @@ pub(crate) fn simulate(arguments: &SimulateArguments, output: Output) -> Result<
     }
     let finding = summary.total.changed > 0;
     let text = match output {
-        Output::Json => output::json(&Report { summary, bad_lines: lines.bad }),
-        Output::Human => {
-            let mut text = output::plain_lines(&summary.to_string());
-            if lines.bad > 0 {
-                text += &plural(lines.bad, "line");
-                text += " left out: no flow records\n";
-            }
-            text
-        }
+        Output::Json => output::json(&Report::new(summary, &lines)),
+        Output::Human => render(&summary, &lines),
     };
     Ok(Outcome { text, finding })
+}
+
+fn render(summary: &Summary, lines: &Lines) -> String {
+    let mut text = output::plain_lines(&summary.to_string());
+    if lines.bad > 0 {
+        text += &plural(lines.bad, "line");
+        text += " left out: no flow records\n";
+    }
+    text
+}
+
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Report {
+    records: u64,
+    bad_lines: usize,
+    unattributed: u64,
+    total: Tally,
+    pairs: Vec<Pair>,
+    changes: Vec<ChangedFlow>,
+    other_changes: u64,
+}
+
+#[derive(Serialize)]
+struct Pair {
+    from: String,
+    to: String,
+    #[serde(flatten)]
+    tally: Tally,
+}
+
+impl Report {
+    fn new(summary: Summary, lines: &Lines) -> Self {
+        let Summary { records, unattributed, total, pairs, changes, other_changes } = summary;
+        let pairs = pairs.into_iter().map(|(from, to, tally)| Pair { from, to, tally }).collect();
+        Self { records, bad_lines: lines.bad, unattributed, total, pairs, changes, other_changes }
+    }
 }

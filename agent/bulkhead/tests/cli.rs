@@ -44,6 +44,15 @@ fn help_of_run_names_every_flag() {
 }
 
 #[test]
+fn help_of_what_needs_no_agent_has_an_example() {
+    for command in ["check", "test", "explain", "simulate", "diff"] {
+        let help = bulkhead(&[], &[command, "--help"]);
+        assert!(help.contains(&format!("Example:\n  bulkhead {command} ")), "{help}");
+    }
+    assert_snapshot!(bulkhead(&[], &["simulate", "--help"]));
+}
+
+#[test]
 fn a_misspelt_command_is_wrong_usage_with_the_one_that_was_meant() {
     assert_snapshot!(bulkhead(&[], &["chek"]));
 }
@@ -62,7 +71,16 @@ fn every_command_accepts_the_common_options() {
         "--output",
         "json",
     ];
-    for command in [&["check", "p.toml"][..], &["completions", "bash"], &["man"]] {
+    let commands = [
+        &["check", "p.toml"][..],
+        &["test", "p.toml"],
+        &["explain", "p.toml", "--from", "192.0.2.1", "--to", "192.0.2.2", "--port", "tcp/1"],
+        &["simulate", "p.toml", "--flows", "p.toml"],
+        &["diff", "p.toml", "p.toml"],
+        &["completions", "bash"],
+        &["man"],
+    ];
+    for command in commands {
         let arguments = [command, &common].concat();
         let said = bulkhead(&[("p.toml", ""), ("agent.toml", "")], &arguments);
         assert!(said.starts_with("exit status: 0"), "{arguments:?}: {said}");
@@ -116,4 +134,130 @@ fn an_unknown_setting_is_wrong_input_with_the_one_that_was_meant() {
 #[test]
 fn status_without_an_agent_says_how_to_start_one() {
     assert_snapshot!(bulkhead(&[], &["status", "--control-socket", "nowhere.sock"]));
+}
+
+const SHOP: &str = r#"[environment.dev]
+mode = "audit"
+[workload.web]
+select = { systemd = "nginx.service" }
+[workload.db]
+select = { systemd = "postgresql.service" }
+[workload.ci]
+environment = "dev"
+select = { cgroup = "/ci.slice/**" }
+[[allow]]
+id = "web-db"
+from = "web"
+to = "db"
+ports = ["tcp/5432"]
+[[allow]]
+id = "ci-mirror"
+from = "ci"
+to = "192.0.2.0/24"
+ports = ["tcp/443"]
+[[test]]
+name = "the shop reads its orders"
+from = "web"
+to = "db"
+port = "tcp/5432"
+expect = "allow"
+[[test]]
+name = "and nothing else <of the database>"
+from = "web"
+to = "db"
+port = "tcp/*"
+expect = "deny"
+"#;
+
+/// What of the shop is asked for, whatever its files are called.
+fn ask_shop(arguments: &[&str]) -> String {
+    let tested = SHOP.replace("tcp/*", "tcp/6379");
+    let moved = tested.replace("5432", "5433");
+    bulkhead(&[("shop.toml", &tested), ("moved.toml", &moved), ("wrong.toml", SHOP)], arguments)
+}
+
+#[test]
+fn warnings_are_findings_if_they_are_denied() {
+    let policy = "[workload.web]\nselect = { systemd = \"nginx.service\" }\n\
+                  [[allow]]\nid = \"guests\"\nfrom = \"any\"\nto = \"web\"\nexpires = 2026-01-01T00:00:00Z\n";
+    let said = bulkhead(&[("p.toml", policy)], &["check", "p.toml"]);
+    assert!(said.starts_with("exit status: 0"), "{said}");
+    assert_snapshot!(bulkhead(&[("p.toml", policy)], &["check", "p.toml", "--deny-warnings"]));
+}
+
+#[test]
+fn tests_that_pass_and_tests_that_fail_are_told() {
+    assert_snapshot!(ask_shop(&["test", "shop.toml"]));
+    assert_snapshot!(ask_shop(&["test", "wrong.toml"]));
+    assert_snapshot!(ask_shop(&["test", "wrong.toml", "--output", "json"]));
+    assert_snapshot!(ask_shop(&["test", "wrong.toml", "--output", "junit"]));
+}
+
+#[test]
+fn only_tests_are_reported_as_junit() {
+    assert_snapshot!(ask_shop(&["check", "shop.toml", "--output", "junit"]));
+}
+
+#[test]
+fn a_connection_is_explained_by_the_rule_or_the_nearest_one() {
+    let explain = |from, to, port, more: &[&str]| {
+        let asked = ["explain", "shop.toml", "--from", from, "--to", to, "--port", port];
+        ask_shop(&[&asked, more].concat())
+    };
+    assert_snapshot!(explain("web", "db", "tcp/5432", &[]));
+    assert_snapshot!(explain("web", "db", "tcp/80", &[]));
+    assert_snapshot!(explain("ci", "192.0.2.7", "tcp/80", &["--output", "json"]));
+    assert_snapshot!(explain("wbe", "db", "tcp/5432", &[]));
+    assert_snapshot!(explain("web", "db", "tcp/1-9", &[]));
+    assert_snapshot!(explain("web", "db", "tpc/80", &[]));
+}
+
+#[test]
+fn a_policy_that_does_not_compile_cannot_be_asked() {
+    let said = bulkhead(&[("p.toml", "[workload.web]\nselct = 1\n")], &["test", "p.toml"]);
+    assert!(said.starts_with("exit status: 2"), "{said}");
+    assert!(said.contains("--> p.toml:2:1") && said.contains("did you mean `select`?"), "{said}");
+}
+
+#[test]
+fn the_difference_of_two_policies_is_access() {
+    assert_snapshot!(ask_shop(&["diff", "shop.toml", "shop.toml"]));
+    assert_snapshot!(ask_shop(&["diff", "shop.toml", "moved.toml"]));
+    assert_snapshot!(ask_shop(&["diff", "shop.toml", "moved.toml", "--output", "json"]));
+    let said = ask_shop(&["diff", "shop.toml", "nowhere.toml"]);
+    assert!(said.starts_with("exit status: 2"), "{said}");
+}
+
+/// A record of a connection of `web`, as the agent writes it.
+fn flow(verdict: &str, to: &str, address: &str, port: u16) -> String {
+    let name = if to.is_empty() { "null".to_owned() } else { format!("{to:?}") };
+    format!(
+        "{{\"time\":\"2026-11-21T20:15:03Z\",\"verdict\":{verdict:?},\"direction\":\"egress\",\"protocol\":\"tcp\",\
+         \"workload\":{{\"name\":\"web\"}},\"peer\":{{\"address\":{address:?},\"port\":{port},\"name\":{name}}},\
+         \"count\":2}}\n"
+    )
+}
+
+/// Puts recorded flows to the shop's policy.
+fn simulate(flows: &str, more: &[&str]) -> String {
+    let moved = SHOP.replace("5432", "5433");
+    let files = [("shop.toml", SHOP), ("moved.toml", &moved), ("flows.jsonl", flows)];
+    bulkhead(&files, &[&["simulate", "--flows", "flows.jsonl"], more].concat())
+}
+
+#[test]
+fn recorded_flows_fare_as_they_did_or_are_found_to_change() {
+    let flows = flow("allowed", "db", "127.0.0.1", 5432) + &flow("denied", "", "198.51.100.9", 443);
+    assert_snapshot!(simulate(&flows, &["shop.toml"]));
+    assert_snapshot!(simulate(&flows, &["moved.toml"]));
+    assert_snapshot!(simulate(&flows, &["moved.toml", "--against", "shop.toml"]));
+    assert_snapshot!(simulate(&flows, &["moved.toml", "--against", "shop.toml", "--output", "json"]));
+}
+
+#[test]
+fn lines_that_are_no_records_are_counted_and_are_wrong_input_only_if_all_are() {
+    let flows = format!("# yesterday\n\n{}", flow("allowed", "db", "127.0.0.1", 5432));
+    assert_snapshot!(simulate(&flows, &["shop.toml"]));
+    assert_snapshot!(simulate(&"{}\n".repeat(12), &["shop.toml"]));
+    assert_snapshot!(ask_shop(&["simulate", "shop.toml", "--flows", "nowhere.jsonl"]));
 }

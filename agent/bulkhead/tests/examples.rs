@@ -1,0 +1,35 @@
+//! The policies that are shipped as examples hold what they promise, each alone and all read as one.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+fn policies() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies")
+}
+
+/// Runs the command on the policy, and expects it to find nothing.
+fn passes(command: &[&str], policy: &Path) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_bulkhead")).args(command).arg(policy).output().unwrap();
+    let [said, complained] = [output.stdout, output.stderr].map(|s| String::from_utf8(s).unwrap());
+    assert!(output.status.success(), "{command:?} {}:\n{said}{complained}", policy.display());
+    said
+}
+
+/// How many tests the policy has; all of them pass, and nothing in it is warned of.
+fn promises(policy: &Path) -> usize {
+    passes(&["check", "--deny-warnings"], policy);
+    passes(&["test", "--output", "json"], policy).lines().count()
+}
+
+#[test]
+fn every_example_holds_alone_and_in_the_folder() {
+    let files = fs::read_dir(policies()).unwrap().map(|entry| entry.unwrap().path());
+    let examples: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
+    assert!(examples.len() >= 5, "found only {examples:?}");
+    let alone: Vec<_> = examples.iter().map(|example| promises(example)).collect();
+    assert!(!alone.contains(&0), "one of {examples:?} promises nothing: {alone:?}");
+    assert_eq!(promises(&policies()), alone.iter().sum(), "in the folder all tests are run");
+}
