@@ -11,6 +11,8 @@ use bulkhead_policy::RecordError;
 use bulkhead_report::plain;
 use indicatif::{ProgressBar, ProgressStyle};
 
+/// Named instead of a file.
+const STANDARD_INPUT: &str = "-";
 /// The longest line that is taken for a record: the agent's have some hundred bytes.
 const LONGEST: usize = 1 << 16;
 /// The most bad lines that are told one by one.
@@ -36,15 +38,21 @@ pub(crate) struct Lines {
     pub(crate) bad: usize,
 }
 
+/// The file as messages name it.
+pub(crate) fn name(path: &Path) -> String {
+    if path.as_os_str() == STANDARD_INPUT { "standard input".to_owned() } else { path.display().to_string() }
+}
+
 /// Hands each line of the file (`-`: standard input) to `record`, and says on standard error which are bad. A terminal
 /// there is shown the progress.
 pub(crate) fn read(path: &Path, record: impl FnMut(&str) -> Result<(), RecordError>) -> io::Result<Lines> {
-    if path.as_os_str() == "-" {
-        return each("standard input", io::stdin().lock(), &progress(None), record);
+    let name = name(path);
+    if path.as_os_str() == STANDARD_INPUT {
+        return each(&name, io::stdin().lock(), &progress(None), record);
     }
     let file = File::open(path)?;
     let size = file.metadata().ok().filter(Metadata::is_file).map(|found| found.len());
-    each(&path.display().to_string(), BufReader::with_capacity(1 << 16, file), &progress(size), record)
+    each(&name, BufReader::with_capacity(1 << 16, file), &progress(size), record)
 }
 
 /// Of `size` bytes, if that is known. Hidden unless standard error is a terminal.

@@ -21,12 +21,10 @@ pub(crate) enum InputError {
         "--port {0} is more than one connection can be opened to: give one port, such as tcp/443 or icmp/8"
     )]
     SeveralPorts(String),
-    #[error("cannot read the flows in {}", .path.display())]
-    Flows { path: PathBuf, source: io::Error },
-    #[error(
-        "none of {lines} in {} is a flow record: give what `bulkhead run --output json` printed", .path.display()
-    )]
-    NoRecords { path: PathBuf, lines: String },
+    #[error("cannot read the flows in {name}")]
+    Flows { name: String, source: io::Error },
+    #[error("{name} holds no flow record, in {lines}: give what `bulkhead run --output json` printed")]
+    NoRecords { name: String, lines: String },
 }
 
 /// The policy at `paths`. Warnings are `bulkhead check`'s.

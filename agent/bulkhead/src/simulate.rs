@@ -17,10 +17,10 @@ pub(crate) fn simulate(arguments: &SimulateArguments, output: Output) -> Result<
     let old = if against.is_empty() { None } else { Some(input::policy(against)?) };
     let mut simulation = Simulation::new(&new, old.as_ref(), &Inventory::default());
     let lines = flow_file::read(flows, |line| simulation.record(line))
-        .map_err(|source| InputError::Flows { path: flows.clone(), source })?;
+        .map_err(|source| InputError::Flows { name: flow_file::name(flows), source })?;
     if lines.records == 0 && lines.bad > 0 {
         let lines = plural(lines.bad, "line");
-        return Err(InputError::NoRecords { path: flows.clone(), lines });
+        return Err(InputError::NoRecords { name: flow_file::name(flows), lines });
     }
     let mut summary = simulation.summary();
     if old.is_some() {
