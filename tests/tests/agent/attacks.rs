@@ -1,0 +1,107 @@
+//! Taking somebody else's place: its port, its address, its cgroup's name. The policy is that of `loopback`.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use anyhow::Result;
+use bulkhead_tests::{
+    Lab,
+    probe::{Family, Kind},
+};
+
+use crate::{
+    loopback::{POLICY, PORT},
+    verdicts::{allowed, at, refused},
+};
+
+/// The port that web asks from.
+const ASKS_FROM: u16 = 40_001;
+const DB: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+#[test]
+fn another_workload_at_the_askers_port_gets_no_answer() -> Result<()> {
+    let lab = Lab::new()?;
+    let (web, ci, db) = (lab.probe("/web")?, lab.probe("/ci")?, lab.probe("/db")?);
+    let server = db.open(Kind::Udp, Family::V4)?;
+    server.bind(at(DB, PORT))?;
+    let agent = lab.agent(POLICY)?.start()?;
+    let asker = at(Ipv4Addr::LOCALHOST, ASKS_FROM);
+    let question = web.open(Kind::Udp, Family::V4)?;
+    question.bind(asker)?;
+    allowed("web's question", question.send(Some(at(DB, PORT)))?)?;
+    allowed("web's question at db", server.receive()?)?;
+    allowed("db's answer", server.send(Some(asker))?)?;
+    drop(question);
+    let heir = ci.open(Kind::Udp, Family::V4)?;
+    heir.bind(asker)?;
+    refused("db's answer to ci at web's old port", server.send(Some(asker))?)?;
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn the_same_port_of_the_other_family_is_another_server() -> Result<()> {
+    let lab = Lab::new()?;
+    let (web, ci, db) = (lab.probe("/web")?, lab.probe("/ci")?, lab.probe("/db")?);
+    for kind in [Kind::Tcp, Kind::Udp] {
+        db.serve(kind, at(Ipv4Addr::UNSPECIFIED, PORT))?;
+        ci.serve(kind, at(Ipv6Addr::LOCALHOST, PORT))?;
+    }
+    let agent = lab.agent(POLICY)?.start()?;
+    let (owner, squatter) = (at(DB, PORT), at(Ipv6Addr::LOCALHOST, PORT));
+    allowed("tcp to db", web.tcp(owner)?)?;
+    allowed("udp to db", web.udp(owner)?)?;
+    refused("tcp to ci at db's port", web.tcp(squatter)?)?;
+    refused("udp to ci at db's port", web.udp(squatter)?)?;
+    refused("unconnected udp to ci at db's port", web.udp_unconnected(squatter)?)?;
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn the_same_port_of_another_address_is_not_web() -> Result<()> {
+    let lab = Lab::new()?;
+    let (web, ci, db) = (lab.probe("/web")?, lab.probe("/ci")?, lab.probe("/db")?);
+    db.serve(Kind::Udp, at(DB, PORT))?;
+    web.serve(Kind::Udp, at(Ipv4Addr::LOCALHOST, ASKS_FROM))?;
+    let agent = lab.agent(POLICY)?.start()?;
+    let socket = ci.open(Kind::Udp, Family::V4)?;
+    socket.bind(at(Ipv4Addr::new(127, 0, 0, 2), ASKS_FROM))?;
+    refused("a datagram to db", socket.send(Some(at(DB, PORT)))?)?;
+    refused("a connected socket to db", socket.connect(at(DB, PORT))?)?;
+    allowed("web to db", web.udp(at(DB, PORT))?)?;
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_workloads_name_below_another_workload_is_only_a_name() -> Result<()> {
+    let lab = Lab::new()?;
+    let (web, impostor, db) = (lab.probe("/web")?, lab.probe("/ci/web")?, lab.probe("/db")?);
+    db.serve(Kind::Tcp, at(DB, PORT))?;
+    let agent = lab.agent(POLICY)?.start()?;
+    allowed("web", web.tcp(at(DB, PORT))?)?;
+    refused("ci's cgroup by the name of web", impostor.tcp(at(DB, PORT))?)?;
+    let late = lab.probe("/ci/sub/web")?;
+    refused("one made while the agent runs", late.tcp(at(DB, PORT))?)?;
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn deep_below_a_workload_is_still_the_workload() -> Result<()> {
+    /// More levels than the programs look up.
+    const LEVELS: usize = 24;
+    let lab = Lab::new()?;
+    let deep = "/d".repeat(LEVELS);
+    let db = lab.probe("/db")?;
+    db.serve(Kind::Tcp, at(DB, PORT))?;
+    db.serve(Kind::Udp, at(DB, PORT))?;
+    let agent = lab.agent(POLICY)?.start()?;
+    let (web, ci) = (lab.probe(&format!("/web{deep}"))?, lab.probe(&format!("/ci{deep}"))?);
+    allowed("tcp from deep below web", web.tcp(at(DB, PORT))?)?;
+    allowed("udp from deep below web", web.udp_unconnected(at(DB, PORT))?)?;
+    refused("tcp from deep below ci", ci.tcp(at(DB, PORT))?)?;
+    refused("udp from deep below ci", ci.udp_unconnected(at(DB, PORT))?)?;
+    agent.stop()?;
+    Ok(())
+}
