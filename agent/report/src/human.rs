@@ -59,6 +59,7 @@ fn cause(denial: &Denial) -> String {
         },
         "unidentified" => "its workload cannot be told".to_owned(),
         "malformed" => "the packet cannot be parsed".to_owned(),
+        "forged-source" => "it bears the address and port of another workload's socket".to_owned(),
         "socket-memory" => "no kernel memory left to note who opened it".to_owned(),
         reason => reason.to_owned(),
     }

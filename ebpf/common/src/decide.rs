@@ -34,11 +34,13 @@ pub enum Reason {
     Malformed = 7,
     /// Refused: the kernel had no memory to note who opened the connection.
     SocketMemory = 8,
+    /// Refused: the packet bears the address and port of another workload's socket on this host.
+    ForgedSource = 9,
 }
 
 impl Reason {
     /// All of them, in order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Rule,
         Self::NotIsolated,
         Self::SameWorkload,
@@ -48,6 +50,7 @@ impl Reason {
         Self::Unidentified,
         Self::Malformed,
         Self::SocketMemory,
+        Self::ForgedSource,
     ];
 
     /// The name that reports use.
@@ -62,6 +65,7 @@ impl Reason {
             Self::Unidentified => "unidentified",
             Self::Malformed => "malformed",
             Self::SocketMemory => "socket-memory",
+            Self::ForgedSource => "forged-source",
         }
     }
 

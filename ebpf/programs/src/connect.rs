@@ -94,6 +94,8 @@ struct Call {
     flow: Flow,
     /// Cgroup of the workload at the other end of `flow`, or 0.
     peer_cgroup: u64,
+    /// Has a socket been found at the target, whosoever it is?
+    found: bool,
     /// Could the call be noted on its socket?
     marked: bool,
 }
@@ -116,6 +118,7 @@ fn call(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
         listener: Local::NOBODY,
         flow: Flow { direction: Direction::Egress, protocol, port: 0, peer: Peer::default() },
         peer_cgroup: 0,
+        found: false,
         marked: false,
     };
     mark(&mut call);
@@ -225,6 +228,7 @@ fn identify(call: &mut Call) {
             |listener| socket::state(listener.cast()).map(|state| (state.owner, state.anchor)),
         )
     };
+    call.found = found.is_some();
     let Some(Some((owner, anchor))) = found else { return };
     let listener = identity::of_tag(call.generation, owner, anchor);
     if listener.anchor != 0 {
@@ -248,7 +252,7 @@ fn answers(call: &mut Call, owner: &Local) -> bool {
     };
     let Some(opened) = exchange::answered(&key, Direction::Egress, call.port) else { return false };
     let mut flow = Flow { direction: Direction::Ingress, port: opened.port, ..call.flow };
-    if call.peer_cgroup == 0
+    if !call.found
         && let Some(endpoint) = call.generation.endpoint(opened.peer)
     {
         // Who asked has closed its socket meanwhile.

@@ -4,6 +4,8 @@
 //! The steps are subprograms that share one [`Passage`]: a chain of calls has 512 bytes of stack in all, and what
 //! is not inlined is verified with the registers of its caller alone.
 
+use core::ptr;
+
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock},
@@ -51,6 +53,8 @@ struct Passage {
     skb: *mut __sk_buff,
     /// The packet's full socket, or null.
     sk: *mut bpf_sock,
+    /// The same if it is a TCP connection's or listener's, and not a raw one that speaks TCP; else null.
+    stream: *mut bpf_sock,
     generation: Generation,
     local: Local,
     way: Direction,
@@ -62,6 +66,8 @@ struct Passage {
     remote_port: u16,
     /// Cgroup of the workload at the other end, or 0.
     peer_cgroup: u64,
+    /// Has a socket been found at the other end, whosoever it is?
+    found: bool,
     /// The flow that the packet belongs to.
     flow: Flow,
     decision: Decision,
@@ -74,17 +80,24 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
     let skb = ctx.skb.skb;
     let Some(generation) = Generation::active() else { return PASS };
     let local = identity::of_packet(generation, skb);
-    if local.endpoint.flags & (Endpoint::ISOLATE_EGRESS | Endpoint::ISOLATE_INGRESS) == 0 {
-        return PASS;
-    }
     // SAFETY: the program's context; the helper takes a socket or a request socket that is not null.
     let sk = unsafe {
         let sk = (*skb).__bindgen_anon_2.sk;
         if sk.is_null() { sk } else { bpf_sk_fullsock(sk) }
     };
+    // SAFETY: a full socket.
+    let stream =
+        if !sk.is_null() && unsafe { (*sk).type_ } == socket::SOCK_STREAM { sk } else { ptr::null_mut() };
+    // Whoever sends a datagram can name its source: on this host that would be to pose as another workload.
+    let may_forge = matches!(way, Direction::Egress) && device == LOOPBACK && stream.is_null();
+    let isolated = local.endpoint.flags & (Endpoint::ISOLATE_EGRESS | Endpoint::ISOLATE_INGRESS) != 0;
+    if !isolated && !may_forge {
+        return PASS;
+    }
     let mut passage = Passage {
         skb,
         sk,
+        stream,
         generation,
         local,
         way,
@@ -93,12 +106,15 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
         remote: Address::default(),
         remote_port: 0,
         peer_cgroup: 0,
+        found: false,
         flow: Flow { direction: way, protocol: Protocol(0), port: 0, peer: Peer::default() },
         decision: Decision::new(&local.endpoint, Reason::Malformed, RuleId::NONE),
         reported: false,
     };
     if parse(skb, &mut passage.packet) {
-        passage.judge();
+        passage.judge(may_forge, isolated);
+    } else if !isolated {
+        return PASS;
     }
     say!(
         ctx,
@@ -120,16 +136,23 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
 impl Passage {
     /// Finds the decision.
     #[inline(always)]
-    fn judge(&mut self) {
+    fn judge(&mut self, may_forge: bool, isolated: bool) {
         self.flow.protocol = self.packet.protocol;
         (self.remote, self.remote_port) = match self.way {
             Direction::Egress => (self.packet.target, self.packet.target_port),
             Direction::Ingress => (self.packet.source, self.packet.source_port),
         };
-        if self.packet.protocol == Protocol::TCP && !self.sk.is_null() {
-            self.tcp();
-        } else {
+        if may_forge && forges(self) {
+            return;
+        }
+        if !isolated {
+            self.decision = Decision::new(&self.local.endpoint, Reason::NotIsolated, RuleId::NONE);
+            return;
+        }
+        if self.stream.is_null() {
             self.datagram();
+        } else {
+            self.tcp();
         }
     }
 
@@ -145,12 +168,12 @@ impl Passage {
     /// A segment belongs to a connection, and the connection to who opened it.
     #[inline(always)]
     fn tcp(&mut self) {
-        // SAFETY: `sk` is a full socket: checked by the caller.
-        let listens = unsafe { (*self.sk).state } == socket::TCP_LISTEN;
+        // SAFETY: `stream` is a full socket: checked by the caller.
+        let listens = unsafe { (*self.stream).state } == socket::TCP_LISTEN;
         if !listens {
             // The packet's addresses may be translated already; the socket's are what its owner asked for.
             // SAFETY: as above.
-            (self.remote, self.remote_port) = unsafe { socket::connected_peer(self.sk) };
+            (self.remote, self.remote_port) = unsafe { socket::connected_peer(self.stream) };
         }
         identify(self);
         if listens && self.packet.opens && matches!(self.way, Direction::Ingress) {
@@ -237,8 +260,9 @@ impl Passage {
         }
     }
 
-    /// What IP does not work without (RFC 4861 section 4, RFC 8201): neighbour discovery, which never crosses a
-    /// router and proves it by its hop limit, and path-MTU errors on their way in.
+    /// What IP does not work without (RFC 4861 section 4, RFC 8201): path-MTU errors on their way in, and neighbour
+    /// discovery, which never crosses a router and proves it by its hop limit. Only the kernel's own on its way out:
+    /// a process could send anything as such (its sockets are tagged, the kernel's are not).
     #[inline(always)]
     fn is_essential(&self) -> bool {
         const V4_FRAGMENTATION_NEEDED: u16 = 3 << 8 | 4;
@@ -250,11 +274,35 @@ impl Passage {
             Protocol::ICMPV6 => {
                 let discovery = matches!(kind >> 8, 133..=137) && self.packet.hop_limit == 255;
                 let on_link = matches!(self.remote.0, [0xfe, 0x80..=0xbf, ..] | [0xff, 0x02, ..]);
-                (discovery && (on_link || arrives)) || (arrives && kind >> 8 == V6_PACKET_TOO_BIG)
+                let kernels = arrives || (on_link && self.state().is_none());
+                (discovery && kernels) || (arrives && kind >> 8 == V6_PACKET_TOO_BIG)
             }
             _ => false,
         }
     }
+}
+
+/// Does the packet bear a source that is another workload's socket? The receiver would take its sender for that one.
+///
+/// The decision is the victim's: its mode tells whether to refuse or to mark.
+#[inline(never)]
+fn forges(passage: &mut Passage) -> bool {
+    let source = (passage.packet.source, passage.packet.source_port);
+    let target = (passage.packet.target, passage.packet.target_port);
+    let generation = passage.generation;
+    // SAFETY: the program's context; the socket is valid while the closure runs.
+    let owner = unsafe {
+        socket::with_owner_of(passage.skb.cast(), passage.packet.protocol, target, source, |owner| {
+            identity::of_socket(generation, owner)
+        })
+    };
+    let Some(owner) = owner else { return false };
+    if owner.anchor == 0 || owner.anchor == passage.local.anchor {
+        return false;
+    }
+    passage.flow.port = passage.packet.target_port;
+    passage.decision = Decision::new(&owner.endpoint, Reason::ForgedSource, RuleId::NONE);
+    true
 }
 
 /// The verdict on `passage.flow`.
@@ -292,7 +340,8 @@ fn identify(passage: &mut Passage) {
             identity::of_socket(generation, other)
         })
     };
-    let state = if passage.packet.protocol == Protocol::TCP { passage.state() } else { None };
+    passage.found = found.is_some();
+    let state = if passage.stream.is_null() { None } else { passage.state() };
     let peer = &mut passage.flow.peer;
     if let Some(other) = found {
         peer.subject = other.endpoint.subject;
@@ -322,7 +371,7 @@ fn mark_listener(passage: &mut Passage) {
     let mut fresh =
         SocketState { owner: passage.local.cgroup, anchor: passage.local.anchor, ..SocketState::default() };
     // SAFETY: a full socket: checked by the caller.
-    if let Some(state) = unsafe { socket::state_or(passage.sk.cast(), &mut fresh) }
+    if let Some(state) = unsafe { socket::state_or(passage.stream.cast(), &mut fresh) }
         && state.origin != Origin::Listener as u32
     {
         state.origin = Origin::Listener as u32;
@@ -335,7 +384,7 @@ fn answered(passage: &mut Passage, port: u16) -> bool {
     let Some(opened) = exchange::answered(&passage.exchange(), passage.way, port) else { return false };
     passage.flow.direction = passage.way.reverse();
     passage.flow.port = opened.port;
-    if passage.peer_cgroup == 0
+    if !passage.found
         && let Some(endpoint) = passage.generation.endpoint(opened.peer)
     {
         // Who asked has closed its socket meanwhile.
@@ -358,10 +407,10 @@ fn refuse(passage: &Passage) {
     let mut state = passage.state();
     // A connection that would be refused is reported once, not once a segment. A listener has many connections.
     if !report::stops(&passage.decision)
-        && passage.packet.protocol == Protocol::TCP
+        && !passage.stream.is_null()
         && let Some(state) = &mut state
         // SAFETY: a full socket: it has storage.
-        && unsafe { (*passage.sk).state } != socket::TCP_LISTEN
+        && unsafe { (*passage.stream).state } != socket::TCP_LISTEN
     {
         let number = passage.generation.number();
         if state.reported == number {

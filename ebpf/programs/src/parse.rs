@@ -27,7 +27,7 @@ pub struct Packet {
     pub opens: bool,
 }
 
-/// Reads the headers. False: malformed, or a fragment without its first part.
+/// Reads the headers. False: malformed, a fragment without its first part, or a packet that goes elsewhere than it says.
 #[inline(never)]
 pub fn parse(skb: *mut __sk_buff, packet: &mut Packet) -> bool {
     let skb = SkBuff::new(skb);
@@ -46,13 +46,14 @@ pub fn parse(skb: *mut __sk_buff, packet: &mut Packet) -> bool {
     parsed.is_some()
 }
 
-/// RFC 791 section 3.1.
+/// RFC 791 section 3.1. With options a packet is not judged but refused: a source route among them (RFC 791, "Loose
+/// Source and Record Route") sends it to another machine first, and the rest of them nobody needs (RFC 7126).
 #[inline(always)]
 fn ipv4(ctx: &SkBuff, packet: &mut Packet) -> Option<()> {
     let h: [u8; 20] = ctx.load(0).ok()?;
     let header_len = usize::from(h[0] & 0x0f) * 4;
     let fragment_offset = u16::from_be_bytes([h[6] & 0x1f, h[7]]);
-    if h[0] >> 4 != 4 || header_len < 20 || fragment_offset != 0 {
+    if h[0] >> 4 != 4 || header_len != 20 || fragment_offset != 0 {
         return None;
     }
     packet.source = Address::v4([h[12], h[13], h[14], h[15]]);
@@ -62,7 +63,8 @@ fn ipv4(ctx: &SkBuff, packet: &mut Packet) -> Option<()> {
     transport(ctx, header_len, packet)
 }
 
-/// RFC 8200 section 3, extension headers section 4.
+/// RFC 8200 section 3, extension headers section 4. A routing header with segments left is refused: the packet goes to
+/// another machine first, and for TCP that is not the one that the socket is connected to.
 #[inline(always)]
 fn ipv6(ctx: &SkBuff, packet: &mut Packet) -> Option<()> {
     const HOP_BY_HOP: u8 = 0;
@@ -93,6 +95,7 @@ fn ipv6(ctx: &SkBuff, packet: &mut Packet) -> Option<()> {
                 }
                 8
             }
+            ROUTING if e[3] != 0 => return None,
             AUTHENTICATION => (usize::from(e[1]) + 2) * 4,
             _ => (usize::from(e[1]) + 1) * 8,
         };

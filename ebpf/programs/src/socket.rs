@@ -21,6 +21,8 @@ use crate::maps::SOCKETS;
 
 /// `AF_INET` (include/linux/socket.h).
 pub const AF_INET: u32 = 2;
+/// `SOCK_STREAM` (include/linux/net.h).
+pub const SOCK_STREAM: u32 = 1;
 /// `TCP_LISTEN` (include/net/tcp_states.h).
 pub const TCP_LISTEN: u32 = 10;
 
