@@ -137,7 +137,10 @@ impl Ranges {
         for ip in [IpAddr::from([0; 4]), IpAddr::from([0; 16])] {
             self.at(Cidr::single(ip)).local = true;
         }
-        for ip in inventory.local.iter().filter(|ip| !ip.is_unspecified()) {
+        // Loopback is everybody's, whoever claims to have it to himself.
+        for ip in
+            inventory.local.iter().filter(|ip| !ip.is_unspecified() && !Address::from(**ip).is_loopback())
+        {
             // Whoever has an address in a namespace of its own is no part of the host as a peer.
             *self.local(Cidr::single(*ip)) = !inventory.addresses.contains_key(ip);
         }
