@@ -5,7 +5,7 @@ mod protocol;
 use std::{
     cell::RefCell,
     io::{BufRead as _, BufReader, Write as _},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Stdio},
     time::Duration,
@@ -219,11 +219,22 @@ impl Socket<'_> {
     /// Only sends. `Answered` means that the kernel took it.
     pub fn send(&self, to: Option<SocketAddr>) -> Result<Outcome> {
         let bytes = match (self.kind, self.family) {
-            (Kind::Tcp | Kind::Udp, _) => b"a question".to_vec(),
+            (Kind::Tcp | Kind::Udp | Kind::RawTcp, _) => b"a question".to_vec(),
             (Kind::RawIcmp | Kind::PingSocket, Family::V4) => echo_request(8, true),
             (Kind::RawIcmp | Kind::PingSocket, Family::V6) => echo_request(128, false),
         };
         self.outcome(&Request::Send { socket: self.number, to, bytes })
+    }
+
+    /// Sends these bytes as they are.
+    pub fn send_bytes(&self, to: SocketAddr, bytes: Vec<u8>) -> Result<Outcome> {
+        self.outcome(&Request::Send { socket: self.number, to: Some(to), bytes })
+    }
+
+    /// Sends a datagram that bears another address of this host as its source.
+    pub fn send_as(&self, source: Ipv4Addr, to: SocketAddrV4) -> Result<Outcome> {
+        let bytes = b"a forged question".to_vec();
+        self.outcome(&Request::SendAs { socket: self.number, source, to, bytes })
     }
 
     /// Only waits.

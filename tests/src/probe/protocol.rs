@@ -1,6 +1,10 @@
 //! What a test says to a probe and what the probe answers: one JSON object a line each.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +16,8 @@ pub enum Kind {
     Tcp,
     /// UDP datagrams.
     Udp,
+    /// A raw socket for TCP segments.
+    RawTcp,
     /// A raw socket for ICMP or ICMPv6.
     RawIcmp,
     /// A datagram socket for ICMP echoes ("ping socket").
@@ -73,6 +79,17 @@ pub enum Request {
         socket: u32,
         /// To whom; left out: to whom it is connected.
         to: Option<SocketAddr>,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Send bytes in a datagram that bears another source address (`IP_PKTINFO`).
+    SendAs {
+        /// Through which socket.
+        socket: u32,
+        /// An IPv4 address of this host.
+        source: Ipv4Addr,
+        /// To whom.
+        to: SocketAddrV4,
         /// What.
         bytes: Vec<u8>,
     },

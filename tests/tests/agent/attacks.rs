@@ -1,12 +1,13 @@
 //! Taking somebody else's place: its port, its address, its cgroup's name. The policy is that of `loopback`.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use bulkhead_tests::{
     Lab,
     probe::{Family, Kind},
 };
+use serde_json::json;
 
 use crate::{
     loopback::{POLICY, PORT},
@@ -34,6 +35,77 @@ fn another_workload_at_the_askers_port_gets_no_answer() -> Result<()> {
     let heir = ci.open(Kind::Udp, Family::V4)?;
     heir.bind(asker)?;
     refused("db's answer to ci at web's old port", server.send(Some(asker))?)?;
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn nobody_inherits_an_exchange_with_the_askers_port() -> Result<()> {
+    let lab = Lab::new()?;
+    let (web, nobody, db) = (lab.probe("/web")?, lab.probe("/in-no-workload")?, lab.probe("/db")?);
+    let server = db.open(Kind::Udp, Family::V4)?;
+    server.bind(at(DB, PORT))?;
+    let agent = lab.agent(POLICY)?.start()?;
+    let asker = at(Ipv4Addr::LOCALHOST, ASKS_FROM);
+    let question = web.open(Kind::Udp, Family::V4)?;
+    question.bind(asker)?;
+    allowed("web's question", question.send(Some(at(DB, PORT)))?)?;
+    allowed("web's question at db", server.receive()?)?;
+    drop(question);
+    allowed("db's answer to web, whose socket is closed", server.send(Some(asker))?)?;
+    let heir = nobody.open(Kind::Udp, Family::V4)?;
+    heir.bind(asker)?;
+    refused("db's answer to nobody at web's old port", server.send(Some(asker))?)?;
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_datagram_cannot_bear_another_workloads_address_and_port() -> Result<()> {
+    let lab = Lab::new()?;
+    let IpAddr::V4(host) = lab.host().v4 else { bail!("the host has no IPv4 address") };
+    let (web, nobody, db) = (lab.probe("/web")?, lab.probe("/in-no-workload")?, lab.probe("/db")?);
+    let webs = web.open(Kind::Udp, Family::V4)?;
+    webs.bind(at(host, ASKS_FROM))?;
+    let server = db.open(Kind::Udp, Family::V4)?;
+    server.bind(at(host, PORT))?;
+    let agent = lab.agent(POLICY)?.start()?;
+    let to = SocketAddrV4::new(host, PORT);
+    allowed("web's own datagram", webs.send(Some(to.into()))?)?;
+    allowed("web's own datagram at db", server.receive()?)?;
+
+    let forger = nobody.open(Kind::Udp, Family::V4)?;
+    forger.bind(at(Ipv4Addr::new(127, 0, 0, 2), ASKS_FROM))?;
+    refused("a datagram as from web", forger.send_as(host, to)?)?;
+    agent.denials().expect(&json!({
+        "verdict": "denied", "reason": "forged-source", "direction": "egress", "protocol": "udp",
+        "workload": {"name": null}, "peer": {"address": host, "port": PORT},
+    }))?;
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_raw_socket_is_judged_by_its_packets_and_not_by_its_peer() -> Result<()> {
+    /// From db's port to db's port: what looks like an answer to a connection that was allowed.
+    const SEGMENT: [u8; 20] = {
+        let [high, low] = PORT.to_be_bytes();
+        [high, low, 0x27, 0x0f, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x10, 0, 0, 0, 0, 0, 0]
+    };
+    let lab = Lab::new()?;
+    let (friends, strangers) = (lab.network()?, lab.network()?);
+    let (app, friend) = (lab.probe("/app")?, at(friends.v4, PORT));
+    let policy = format!(
+        "[workload.app]\nselect = {{ cgroup = \"/app\" }}\n[[allow]]\nfrom = \"app\"\nto = \"{0}\"\n\
+         [[allow]]\nfrom = \"{0}\"\nto = \"app\"\n",
+        friends.v4
+    );
+    let agent = lab.agent(&policy)?.start()?;
+    let raw = app.open(Kind::RawTcp, Family::V4)?;
+    allowed("a raw socket connected to a friend", raw.connect(friend)?)?;
+    allowed("a segment to the friend", raw.send_bytes(friend, SEGMENT.into())?)?;
+    let stranger = at(strangers.v4, PORT);
+    refused("a segment to a stranger", raw.send_bytes(stranger, SEGMENT.into())?)?;
     agent.stop()?;
     Ok(())
 }

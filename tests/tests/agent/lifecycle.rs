@@ -1,9 +1,9 @@
 //! Start, stop, a second agent, a killed one, and starts that must not succeed.
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Result, ensure};
-use bulkhead_tests::{Lab, agent, probe::Kind};
+use bulkhead_tests::{Lab, agent, artifact, probe::Kind};
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -104,6 +104,50 @@ fn a_cgroup_root_that_is_none_starts_nothing() -> Result<()> {
         let ended = lab.agent_below(Path::new(root), POLICY)?.end()?;
         let said = String::from_utf8(ended.stderr)?;
         ensure!(!ended.status.success() && said.contains(root), "{root}: {said}");
+    }
+    Ok(())
+}
+
+/// Runs the agent through `wrapper`, which ends in the agent's own words; what it says if it does not start.
+fn refused_to_start(lab: &Lab, wrapper: &[&str], arguments: &[&str]) -> Result<String> {
+    let state = tempfile::tempdir()?;
+    let policy = state.path().join("policy.toml");
+    fs::write(&policy, POLICY)?;
+    let ended = Command::new(wrapper[0])
+        .args(&wrapper[1..])
+        .arg(artifact::agent()?)
+        .args(["run", "--policy"])
+        .arg(&policy)
+        .arg("--control-socket")
+        .arg(state.path().join("control.sock"))
+        .args(arguments)
+        .output()?;
+    let said = String::from_utf8(ended.stderr)?;
+    ensure!(!ended.status.success(), "it must not start:\n{said}");
+    ensure!(agent::attached(lab.root()?.path())?.is_empty(), "programs are attached");
+    Ok(said)
+}
+
+#[test]
+fn without_capabilities_it_names_those_that_are_missing() -> Result<()> {
+    let lab = Lab::new()?;
+    let root = lab.root()?;
+    let nobody = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"];
+    let said = refused_to_start(&lab, &nobody, &["--cgroup-root", &root.path().to_string_lossy()])?;
+    for part in ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON", "as root"] {
+        ensure!(said.contains(part), "{part:?} is not in:\n{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn without_cgroup_v2_it_says_how_to_mount_it() -> Result<()> {
+    const UNMOUNT: &str =
+        r#"awk '$3 == "cgroup2" { print $2 }' /proc/mounts | xargs -r -n 1 umount -l; exec "$@""#;
+    let lab = Lab::new()?;
+    let said = refused_to_start(&lab, &["unshare", "--mount", "sh", "-c", UNMOUNT, "sh"], &[])?;
+    for part in ["cgroup v2", "mount -t cgroup2"] {
+        ensure!(said.contains(part), "{part:?} is not in:\n{said}");
     }
     Ok(())
 }

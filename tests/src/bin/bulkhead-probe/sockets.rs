@@ -2,13 +2,18 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
-    net::SocketAddr,
-    os::unix::net::UnixListener,
+    fs,
+    io::{self, IoSlice},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    os::{fd::AsRawFd as _, unix::net::UnixListener},
     time::{Duration, Instant},
 };
 
 use bulkhead_tests::probe::{Done, Family, Kind, Request};
+use nix::{
+    libc::{in_addr, in_pktinfo},
+    sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{echo, pass};
@@ -57,6 +62,10 @@ impl Sockets {
                     Some(to) => socket.send_to(&bytes, &to.into())?,
                     None => socket.send(&bytes)?,
                 };
+                Ok(Done::Nothing)
+            }
+            Request::SendAs { socket, source, to, bytes } => {
+                send_as(&self.held(socket)?.socket, source, to, &bytes)?;
                 Ok(Done::Nothing)
             }
             Request::Receive { socket, patience } => self.held(socket)?.receive(patience).map(Done::Bytes),
@@ -129,9 +138,23 @@ fn open(kind: Kind, family: Family) -> io::Result<(Socket, Option<Family>)> {
     Ok(match kind {
         Kind::Tcp => (Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?, None),
         Kind::Udp => (Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?, None),
+        Kind::RawTcp => (Socket::new(domain, Type::RAW, Some(Protocol::TCP))?, None),
         Kind::RawIcmp => (Socket::new(domain, Type::RAW, Some(icmp))?, Some(family)),
         Kind::PingSocket => (Socket::new(domain, Type::DGRAM, Some(icmp))?, Some(family)),
     })
+}
+
+/// ip(7), `IP_PKTINFO`: the kernel takes any address of this host for the source.
+fn send_as(socket: &Socket, source: Ipv4Addr, to: SocketAddrV4, bytes: &[u8]) -> io::Result<()> {
+    let source = in_pktinfo {
+        ipi_ifindex: 0,
+        ipi_spec_dst: in_addr { s_addr: u32::from_ne_bytes(source.octets()) },
+        ipi_addr: in_addr { s_addr: 0 },
+    };
+    let message = [ControlMessage::Ipv4PacketInfo(&source)];
+    let to = SockaddrIn::from(to);
+    sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], &message, MsgFlags::empty(), Some(&to))?;
+    Ok(())
 }
 
 fn local(socket: &Socket) -> io::Result<SocketAddr> {
