@@ -111,7 +111,9 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
         decision: Decision::new(&local.endpoint, Reason::Malformed, RuleId::NONE),
         reported: false,
     };
-    if parse(skb, &mut passage.packet) {
+    let well_formed = parse(skb, &mut passage.packet);
+    passage.name_the_other_end();
+    if well_formed {
         passage.judge(may_forge, isolated);
     } else if !isolated {
         return PASS;
@@ -134,14 +136,19 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
 }
 
 impl Passage {
-    /// Finds the decision.
+    /// The other end as the packet has it.
     #[inline(always)]
-    fn judge(&mut self, may_forge: bool, isolated: bool) {
+    fn name_the_other_end(&mut self) {
         self.flow.protocol = self.packet.protocol;
         (self.remote, self.remote_port) = match self.way {
             Direction::Egress => (self.packet.target, self.packet.target_port),
             Direction::Ingress => (self.packet.source, self.packet.source_port),
         };
+    }
+
+    /// Finds the decision.
+    #[inline(always)]
+    fn judge(&mut self, may_forge: bool, isolated: bool) {
         if may_forge && forges(self) {
             return;
         }

@@ -27,7 +27,7 @@ pub struct Packet {
     pub opens: bool,
 }
 
-/// Reads the headers. False: malformed, a fragment without its first part, or a packet that goes elsewhere than it says.
+/// Reads the headers, as far as they go. False: malformed, a fragment without its first part, or a packet that goes elsewhere than it says.
 #[inline(never)]
 pub fn parse(skb: *mut __sk_buff, packet: &mut Packet) -> bool {
     let skb = SkBuff::new(skb);
@@ -53,13 +53,13 @@ fn ipv4(ctx: &SkBuff, packet: &mut Packet) -> Option<()> {
     let h: [u8; 20] = ctx.load(0).ok()?;
     let header_len = usize::from(h[0] & 0x0f) * 4;
     let fragment_offset = u16::from_be_bytes([h[6] & 0x1f, h[7]]);
-    if h[0] >> 4 != 4 || header_len != 20 || fragment_offset != 0 {
-        return None;
-    }
     packet.source = Address::v4([h[12], h[13], h[14], h[15]]);
     packet.target = Address::v4([h[16], h[17], h[18], h[19]]);
     packet.hop_limit = h[8];
     packet.protocol = Protocol(h[9]);
+    if h[0] >> 4 != 4 || header_len != 20 || fragment_offset != 0 {
+        return None;
+    }
     transport(ctx, header_len, packet)
 }
 
@@ -87,6 +87,7 @@ fn ipv6(ctx: &SkBuff, packet: &mut Packet) -> Option<()> {
             packet.protocol = Protocol(next);
             return transport(ctx, offset, packet);
         }
+        packet.protocol = Protocol(next);
         let e: [u8; 4] = ctx.load(offset).ok()?;
         offset += match next {
             FRAGMENT => {
