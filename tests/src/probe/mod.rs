@@ -219,7 +219,7 @@ impl Socket<'_> {
     /// Only sends. `Answered` means that the kernel took it.
     pub fn send(&self, to: Option<SocketAddr>) -> Result<Outcome> {
         let bytes = match (self.kind, self.family) {
-            (Kind::Tcp | Kind::Udp | Kind::RawTcp, _) => b"a question".to_vec(),
+            (Kind::Tcp | Kind::Udp | Kind::RawTcp | Kind::RawIp, _) => b"a question".to_vec(),
             (Kind::RawIcmp | Kind::PingSocket, Family::V4) => echo_request(8, true),
             (Kind::RawIcmp | Kind::PingSocket, Family::V6) => echo_request(128, false),
         };

@@ -18,6 +18,8 @@ pub enum Kind {
     Udp,
     /// A raw socket for TCP segments.
     RawTcp,
+    /// A raw socket for whole IP packets, headers included.
+    RawIp,
     /// A raw socket for ICMP or ICMPv6.
     RawIcmp,
     /// A datagram socket for ICMP echoes ("ping socket").

@@ -11,7 +11,7 @@ use std::{
 
 use bulkhead_tests::probe::{Done, Family, Kind, Request};
 use nix::{
-    libc::{in_addr, in_pktinfo},
+    libc::{IPPROTO_RAW, in_addr, in_pktinfo},
     sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg},
 };
 use socket2::{Domain, Protocol, Socket, Type};
@@ -139,6 +139,7 @@ fn open(kind: Kind, family: Family) -> io::Result<(Socket, Option<Family>)> {
         Kind::Tcp => (Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?, None),
         Kind::Udp => (Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?, None),
         Kind::RawTcp => (Socket::new(domain, Type::RAW, Some(Protocol::TCP))?, None),
+        Kind::RawIp => (Socket::new(domain, Type::RAW, Some(Protocol::from(IPPROTO_RAW)))?, None),
         Kind::RawIcmp => (Socket::new(domain, Type::RAW, Some(icmp))?, Some(family)),
         Kind::PingSocket => (Socket::new(domain, Type::DGRAM, Some(icmp))?, Some(family)),
     })
