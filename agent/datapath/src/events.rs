@@ -6,19 +6,20 @@ use aya::{
     Ebpf,
     maps::{MapData, PerCpuArray, RingBuf},
 };
-use bulkhead_common::Event;
+use bulkhead_common::{Event, Started};
 
 use crate::{DatapathError, tables::take};
 
 /// The stream of refusals: poll it for reading, then drain it.
 pub struct Events {
     ring: RingBuf<MapData>,
+    started: RingBuf<MapData>,
     lost: PerCpuArray<MapData, u64>,
 }
 
 impl Events {
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        Ok(Self { ring: take(ebpf, "EVENTS")?, lost: take(ebpf, "LOST")? })
+        Ok(Self { ring: take(ebpf, "EVENTS")?, started: take(ebpf, "STARTED")?, lost: take(ebpf, "LOST")? })
     }
 
     /// Hands over every record that is ready. Polling is edge-triggered: what is not drained is not announced again.
@@ -29,6 +30,20 @@ impl Events {
                 each(event);
             }
         }
+    }
+
+    /// Hands over every program that has begun on this machine since the last call.
+    pub fn drain_started(&mut self, mut each: impl FnMut(Started)) {
+        while let Some(record) = self.started.next() {
+            if let Ok(started) = bytemuck::try_pod_read_unaligned(&record) {
+                each(started);
+            }
+        }
+    }
+
+    /// What to poll for programs that begin.
+    pub fn started(&self) -> BorrowedFd<'_> {
+        self.started.as_fd()
     }
 
     /// Records lost since the start because the ring buffer was full.

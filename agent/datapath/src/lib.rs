@@ -80,7 +80,18 @@ impl Datapath {
         for name in judges {
             self.attach_program(&cgroup, name)?;
         }
-        Ok(tagged)
+        let watches_programs = self.watch_programs().is_ok();
+        Ok(Tagged { watches_programs, ..tagged })
+    }
+
+    /// Has the kernel tell of programs that begin. Nothing but the completeness of reports depends on it.
+    fn watch_programs(&mut self) -> Result<(), DatapathError> {
+        let name = "exec";
+        let Program::RawTracePoint(exec) = program(&mut self.ebpf, name)? else {
+            return Err(DatapathError::Missing { name });
+        };
+        let attached = exec.load().and_then(|()| exec.attach("sched_process_exec"));
+        attached.map(drop).map_err(|source| DatapathError::Program { name, source })
     }
 
     fn attach_program(&mut self, cgroup: &File, name: &'static str) -> Result<(), DatapathError> {

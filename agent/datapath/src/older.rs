@@ -26,13 +26,15 @@ use crate::{DatapathError, sock_diag, tables::take, wire::Wire};
 /// `BPF_NOEXIST`: what the programs have noted meanwhile is newer.
 const NO_EXIST: u64 = 1;
 
-/// What came of tagging.
+/// What came of attaching.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tagged {
     /// Sockets tagged.
     pub sockets: usize,
     /// Network namespaces whose sockets could not be listed.
     pub unreadable_namespaces: usize,
+    /// Does the kernel tell of programs that begin? If not, one that ends at once may be reported without its path.
+    pub watches_programs: bool,
 }
 
 /// What the programs know of sockets.

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, path::Path, sync::Arc};
 
-use bulkhead_common::{Direction, Event, Protocol, Reason, RuleId, SubjectId, Verdict};
+use bulkhead_common::{Direction, Event, Protocol, Reason, RuleId, Started, SubjectId, Verdict};
 use bulkhead_policy::{Asked, Place, Policy, WorkloadId, describe_peer, nearest_rule};
 
 use crate::{Denial, NearestRule, Peer, Process, Rule, Workload, clock, process, protocol, unit::unit_of};
@@ -14,6 +14,7 @@ type PathOfCgroup = dyn Fn(u64, u32) -> Option<String> + Send;
 pub struct Enricher {
     policy: Arc<Policy>,
     path_of_cgroup: Box<PathOfCgroup>,
+    programs: process::Programs,
 }
 
 impl fmt::Debug for Enricher {
@@ -29,7 +30,7 @@ impl Enricher {
         policy: Arc<Policy>,
         path_of_cgroup: impl Fn(u64, u32) -> Option<String> + Send + 'static,
     ) -> Self {
-        Self { policy, path_of_cgroup: Box::new(path_of_cgroup) }
+        Self { policy, path_of_cgroup: Box::new(path_of_cgroup), programs: process::Programs::default() }
     }
 
     /// Goes once through all that a look-up does, for a process that is there. The first refused program may be gone
@@ -46,13 +47,20 @@ impl Enricher {
         let _line = self.look_up(&event);
     }
 
+    /// Notes what a process runs, as it begins: if it ends before it can be looked up, that is what it was.
+    pub fn note(&mut self, started: &Started) {
+        if (self.path_of_cgroup)(started.cgroup, 0).is_some() {
+            self.programs.note(started.pid);
+        }
+    }
+
     /// What is known of this record, looked up now: in a moment the process may be gone. None if the record makes no
     /// sense, as of programs of another version.
     pub fn look_up(&self, event: &Event) -> Option<Denial> {
         let process = (event.pid != 0).then(|| Process {
             pid: event.pid,
             comm: command(&event.comm),
-            exe: process::exe(event.pid, event.time),
+            exe: process::exe(event.pid, event.time).or_else(|| self.programs.path(event.pid)),
             uid: event.uid,
         });
         let reason = *Reason::ALL.get(usize::from(event.reason))?;

@@ -16,6 +16,18 @@ pub enum Hook {
     Create = 3,
 }
 
+/// A record of the other ring buffer: a program that a process has begun.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Started {
+    /// Cgroup id of the process.
+    pub cgroup: u64,
+    /// Process id (of the thread group) in the initial pid namespace.
+    pub pid: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
+}
+
 /// A record of the ring buffer: one refusal.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]

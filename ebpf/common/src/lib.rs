@@ -21,7 +21,7 @@ mod state;
 
 pub use address::Address;
 pub use decide::{Decision, Reason, Tables, Verdict, decide};
-pub use event::{Event, Hook};
+pub use event::{Event, Hook, Started};
 pub use flow::{Direction, Flow, Peer, Protocol};
 pub use policy::{Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, RuleId, SubjectId};
 pub use socket::{Origin, PeerFlow, PeerFlowKey, Refusal, RefusalKey, SocketState};

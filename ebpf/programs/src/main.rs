@@ -18,6 +18,7 @@ macro_rules! say {
 mod connect;
 mod create;
 mod exchange;
+mod exec;
 mod generation;
 mod identity;
 mod maps;

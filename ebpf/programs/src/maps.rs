@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use bulkhead_common::{
     Address, Endpoint, Event, GenerationInfo, PeerEntry, PeerFlow, PeerFlowKey, PolicyKey, PolicyValue,
-    Refusal, RefusalKey, SLOTS, SocketState, StateWord,
+    Refusal, RefusalKey, SLOTS, SocketState, Started, StateWord,
 };
 
 const SLOT_COUNT: usize = SLOTS as usize;
@@ -72,6 +72,10 @@ pub static REFUSALS: LruHashMap<RefusalKey, Refusal, 16_384> = LruHashMap::new()
 /// Refusals on their way to user space: 1 MiB, about 8,000 records.
 #[btf_map]
 pub static EVENTS: RingBuf<Event, 1_048_576> = RingBuf::new();
+
+/// Programs that have begun: 64 KiB, about 2,700 of them.
+#[btf_map]
+pub static STARTED: RingBuf<Started, 65_536> = RingBuf::new();
 
 /// Records that found `EVENTS` full.
 #[btf_map]

@@ -67,6 +67,11 @@ impl Enforcement {
         let anchor = |cgroup| members.anchor(&tree.read(), CgroupId(cgroup)).map(|id| id.0);
         let tagged = self.datapath.attach(anchor)?;
         tracing::debug!(sockets = tagged.sockets, "tagged the sockets that were there");
+        if !tagged.watches_programs {
+            tracing::warn!(
+                "the kernel does not tell of programs that begin: one that ends at once may be reported without its path"
+            );
+        }
         if tagged.unreadable_namespaces > 0 {
             tracing::warn!(
                 namespaces = tagged.unreadable_namespaces,

@@ -121,7 +121,11 @@ impl Drain {
 
     /// Waits for records, or until repeats are due; true if it is time to stop.
     fn wait(&self, stop: &OwnedFd) -> bool {
-        let mut ready = [PollFd::new(stop, PollFlags::IN), PollFd::new(&self.events, PollFlags::IN)];
+        let mut ready = [
+            PollFd::new(stop, PollFlags::IN),
+            PollFd::new(&self.events, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.events.started(), PollFlags::IN),
+        ];
         let tick = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
         let patience = self.coalescer.is_pending().then_some(&tick);
         match poll(&mut ready, patience) {
@@ -137,6 +141,10 @@ impl Drain {
         let Self { events, enricher, lines, coalescer, counters, looked, pacer } = self;
         let now = Instant::now();
         pacer.begin();
+        events.drain_started(|started| {
+            enricher.note(&started);
+            pacer.pace();
+        });
         events.drain(|event| {
             counters.refusals.fetch_add(u64::from(event.count.max(1)), Ordering::Relaxed);
             coalescer.take(
