@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::setpriority_process;
+use rustix::{
+    process::setpriority_process,
+    time::{ClockId, clock_gettime},
+};
 use thread_priority::{
     RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy,
     thread_native_id,
@@ -46,7 +49,10 @@ fn nice(value: i32) {
 #[derive(Debug)]
 pub(super) struct Pacer {
     credit: Duration,
+    /// When work ended last.
     since: Instant,
+    /// Processor time that this thread had used as work began: what others took meanwhile is not its own.
+    used: Duration,
 }
 
 impl Pacer {
@@ -57,24 +63,31 @@ impl Pacer {
     const REST: Duration = Duration::from_millis(18);
 
     pub(super) fn new() -> Self {
-        Self { credit: Self::MOST, since: Instant::now() }
+        Self { credit: Self::MOST, since: Instant::now(), used: processor_time() }
     }
 
     /// Work begins, after a wait.
     pub(super) fn begin(&mut self) {
         self.credit = Self::MOST.min(self.credit + self.since.elapsed() / 9);
-        self.since = Instant::now();
+        self.used = processor_time();
     }
 
     /// Rests if the work since the beginning or the last call has used up the credit.
     pub(super) fn pace(&mut self) {
-        self.credit = self.credit.saturating_sub(self.since.elapsed());
+        self.credit = self.credit.saturating_sub(processor_time().saturating_sub(self.used));
         if self.credit.is_zero() {
             thread::sleep(Self::REST);
             self.credit = Self::TURN;
         }
+        self.used = processor_time();
         self.since = Instant::now();
     }
+}
+
+/// Processor time that this thread has used.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -91,7 +104,7 @@ mod tests {
 
     #[test]
     fn endless_work_takes_about_a_tenth_of_the_time() {
-        let mut pacer = Pacer { credit: Duration::ZERO, since: Instant::now() };
+        let mut pacer = Pacer { credit: Duration::ZERO, ..Pacer::new() };
         let started = Instant::now();
         let mut worked = Duration::ZERO;
         while started.elapsed() < Duration::from_millis(200) {
