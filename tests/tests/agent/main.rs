@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod attacks;
+mod beginnings;
 mod evasion;
 mod lifecycle;
 mod loopback;
@@ -13,5 +14,6 @@ mod protocols;
 mod reports;
 mod sockets;
 mod systemd;
+mod transports;
 mod verdicts;
 mod workloads;
