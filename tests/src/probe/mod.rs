@@ -194,7 +194,8 @@ impl Socket<'_> {
     /// Connects it and sends in one, and wants an answer.
     pub fn connect_with_data(&self, to: SocketAddr) -> Result<Outcome> {
         let bytes = b"a question in haste".to_vec();
-        match self.outcome(&Request::ConnectWithData { socket: self.number, to, bytes })? {
+        let request = Request::ConnectWithData { socket: self.number, to, bytes, patience: PATIENCE };
+        match self.outcome(&request)? {
             Outcome::Answered => self.receive(),
             other => Ok(other),
         }

@@ -87,6 +87,8 @@ pub enum Request {
         to: SocketAddr,
         /// What.
         bytes: Vec<u8>,
+        /// How long to wait.
+        patience: Duration,
     },
     /// Take a connected socket's peer away (connect(2), `AF_UNSPEC`).
     Disconnect {

@@ -121,13 +121,12 @@ impl Case {
             packet.socket = None;
         }
         let address = packet.address.unwrap_or(IpAddr::from([192, 0, 2, 77]));
-        let mut case = Self { packet, look, address };
         // A transport without a header that is read has none to be cut short.
-        let portless = !case.packet.protocol.has_ports() && !case.packet.protocol.is_icmp();
-        if portless && case.look.damage == Some(Damage::Short) {
-            case.look.damage = None;
+        let headless = !packet.protocol.has_ports() && !packet.protocol.is_icmp();
+        if headless && look.damage == Some(Damage::Short) {
+            look.damage = None;
         }
-        case
+        Self { packet, look, address }
     }
 
     /// A packet with nothing special about it.

@@ -15,7 +15,7 @@ use bulkhead_tests::{
     Network,
     cgroup::{Cgroup, Subtree},
 };
-use bulkhead_worlds::WORKLOADS;
+use bulkhead_worlds::{Packet, WORKLOADS};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
@@ -62,7 +62,11 @@ impl Kernel {
         let mut datapath = Datapath::load(subtree.path())?;
         let events = datapath.take_events().context("the events are taken")?;
         let network = Network::isolated()?;
-        network.ip(&format!("link add uplink index {UPLINK} type bridge\nlink set uplink up\n"))?;
+        network.ip(&format!(
+            "link add uplink index {UPLINK} type bridge\nlink set uplink up\n\
+             addr add 192.0.2.200/32 dev uplink\naddr add fd00:99::1/128 dev uplink nodad\n\
+             route add 0.0.0.0/0 dev uplink\nroute add ::/0 dev uplink\n"
+        ))?;
         let places: Vec<_> = (0..WORKLOADS).map(|n| cgroups(&subtree, n)).collect::<Result<_>>()?;
         let visit = Visit::to(subtree.path())?;
         let workers = places.iter().map(|place| workload(place, &network)).collect::<Result<_>>()?;
@@ -75,6 +79,28 @@ impl Kernel {
             _network: network,
             _subtree: subtree,
         })
+    }
+
+    /// Has the programs judge what the workloads do from now on.
+    pub(crate) fn attach(&self) -> Result<()> {
+        lock(&self.datapath).attach(|_| None)?;
+        Ok(())
+    }
+
+    /// Has a workload do something.
+    pub(crate) fn have<T: Send + 'static>(
+        &self,
+        workload: WorkloadId,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        self.workers[workload.0].worker.run(job)
+    }
+
+    /// What has been reported since the last call.
+    pub(crate) fn records(&self) -> Vec<Event> {
+        let mut records = Vec::new();
+        self.events.borrow_mut().drain(|event| records.push(event));
+        records
     }
 
     /// Puts tables in force, as if it were `now_ns`.
@@ -105,16 +131,21 @@ impl Kernel {
     /// Runs a packet through the program for its direction.
     pub(crate) fn run(&self, case: &Case) -> Result<Seen> {
         let packet = &case.packet;
-        let other_end = packet.socket.map(|workload| self.socket(workload, packet.protocol, case.far().1));
-        let _other_end = other_end.transpose().context("no socket at the other end")?;
+        let _other_end = self.other_end(case, case.far().1)?;
         let device = if packet.socket.is_some() { LOOPBACK } else { UPLINK };
         let (datapath, frame, way) = (Arc::clone(&self.datapath), frame(case), packet.direction);
         let run = move || -> Result<bool, DatapathError> { lock(&datapath).test_run(way, &frame, device) };
-        let passes = self.workers[packet.local.0].worker.run(run)??;
-        let mut records = Vec::new();
-        self.events.borrow_mut().drain(|event| records.push(event));
+        let passes = self.have(packet.local, run)??;
+        let mut records = self.records();
         ensure!(records.len() <= 1, "one packet makes several records: {records:?}");
         Ok(Seen { passes, record: records.pop() })
+    }
+
+    /// The socket at the other end of a packet, if it is on this host, with this port.
+    pub(crate) fn other_end(&self, case: &Case, port: u16) -> Result<Option<Socket>> {
+        let Packet { socket, protocol, .. } = case.packet;
+        let other_end = socket.map(|workload| self.socket(workload, protocol, port));
+        other_end.transpose().context("no socket at the other end")
     }
 
     /// A workload's socket for everything that comes to a port.
@@ -129,7 +160,7 @@ impl Kernel {
             }
             Ok(socket)
         };
-        self.workers[workload.0].worker.run(open)?
+        self.have(workload, open)?
     }
 
     /// The cgroup that a workload's sockets are in.

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    sync::mpsc::{self, Sender},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        mpsc::{self, Sender},
+    },
     thread,
 };
 
@@ -50,18 +53,23 @@ impl Worker {
 
 /// This process in another cgroup for as long as this value lives: its threads can be in different cgroups only below
 /// one that the process is in (cgroups(7), "thread mode").
+///
+/// One visit at a time: tests may share a process.
 pub(crate) struct Visit {
     home: PathBuf,
+    _only: MutexGuard<'static, ()>,
 }
 
 impl Visit {
     /// Moves this process to `cgroup`.
     pub(crate) fn to(cgroup: &Path) -> Result<Self> {
+        static ONLY: Mutex<()> = Mutex::new(());
+        let only = ONLY.lock().unwrap_or_else(PoisonError::into_inner);
         let own = fs::read_to_string("/proc/self/cgroup")?;
         let path = own.lines().find_map(|line| line.strip_prefix("0::/")).context("no cgroup v2")?;
         let home = cgroup::mount_point()?.join(path).join("cgroup.procs");
         fs::write(cgroup.join("cgroup.procs"), "0")?;
-        Ok(Self { home })
+        Ok(Self { home, _only: only })
     }
 }
 

@@ -57,8 +57,10 @@ impl Sockets {
                 self.held(socket)?.socket.connect_timeout(&to.into(), patience)?;
                 Ok(Done::Nothing)
             }
-            Request::ConnectWithData { socket, to, bytes } => {
-                self.held(socket)?.socket.send_to_with_flags(&bytes, &to.into(), MSG_FASTOPEN)?;
+            Request::ConnectWithData { socket, to, bytes, patience } => {
+                let socket = &self.held(socket)?.socket;
+                socket.set_write_timeout(Some(patience))?;
+                socket.send_to_with_flags(&bytes, &to.into(), MSG_FASTOPEN)?;
                 Ok(Done::Nothing)
             }
             Request::Disconnect { socket } => {
