@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use bulkhead_common::{Address, Decision, Direction, Hook, PeerEntry, Protocol, Verdict};
+use bulkhead_common::{Address, Decision, Direction, Event, Hook, PeerEntry, Protocol, Verdict};
 use bulkhead_policy::{Compiled, compile};
 use bulkhead_worlds::Packet;
 use socket2::{Domain, Socket, Type};
@@ -129,6 +129,9 @@ fn told(
     case: &Case,
     expected: &[Decision],
 ) -> Result<()> {
+    // Before anything can fail: what is left would be taken for the next call's.
+    let of_the_call = |record: &Event| record.hook == hook as u8;
+    let records: Vec<_> = kernel.records().into_iter().filter(of_the_call).collect();
     let refused = expected.iter().any(|decision| decision.verdict == Verdict::Denied);
     // What is sent is judged once more as a packet, by its address where it leaves the host.
     let leaves =
@@ -137,8 +140,6 @@ fn told(
     if refused || !may_be_stopped {
         ensure!((errno == EPERM) == refused, "error {errno}");
     }
-    let of_the_call = |record: &bulkhead_common::Event| record.hook == hook as u8;
-    let records: Vec<_> = kernel.records().into_iter().filter(of_the_call).collect();
     let found: Vec<_> = records.iter().map(|r| (r.verdict, r.reason, r.rule, r.port)).collect();
     let refusals = expected.iter().filter(|decision| decision.reason.refuses());
     let wanted: Vec<_> =
