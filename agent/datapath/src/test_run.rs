@@ -19,8 +19,8 @@ impl Datapath {
     /// Runs `egress` or `ingress` on an Ethernet frame, as on the way out by or in from the device with this index in
     /// the caller's network namespace. Does the packet pass?
     ///
-    /// The caller's cgroup is that of the packet's socket from Linux 6.0 on. Before 5.16 the kernel takes no device for
-    /// a packet on its way in.
+    /// Minimum kernel: 5.16, which takes a device for a packet on its way in. Before 5.15 the packet's socket has no
+    /// cgroup of the caller's.
     pub fn test_run(&self, way: Direction, frame: &[u8], device: u32) -> Result<bool, DatapathError> {
         let name = match way {
             Direction::Egress => "egress",

@@ -101,7 +101,7 @@ fn a_packet_is_that_of_the_callers_workload(kernel: &mut Kernel) -> Result<()> {
     ensure!(passes(kernel, 443)?, "a connection that the only rule allows is refused");
     ensure!(
         !passes(kernel, 80)?,
-        "this kernel gives the packet of a test run no cgroup: run this test on Linux 6.1 or newer"
+        "this kernel gives the packet of a test run no cgroup: run this test on Linux 5.16 or newer"
     );
     Ok(())
 }
