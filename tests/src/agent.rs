@@ -21,8 +21,8 @@ use tempfile::TempDir;
 
 use crate::{artifact, denials::Denials, place::Place};
 
-/// How long a start may take: verifying the programs on a busy machine.
-const START: Duration = Duration::from_secs(30);
+/// How long a start may take: an emulated machine verifies the programs in half a minute.
+const START: Duration = Duration::from_mins(3);
 /// How long a stop may take.
 const STOP: Duration = Duration::from_secs(10);
 

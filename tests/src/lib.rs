@@ -12,6 +12,8 @@
 //! | [`denials`] | what the agent reports |
 //! | [`artifact`] | where the programs under test lie, built from this tree |
 //! | [`lab`] | all of it together |
+//! | [`scene`] | the cast of most tests, as a policy |
+//! | [`verdicts`] | what tests expect of an attempt |
 //! | [`machine`] | a Debian with its real systemd as process 1, in a lab |
 
 #![forbid(unsafe_code)]
@@ -25,6 +27,8 @@ pub mod machine;
 pub mod network;
 pub mod place;
 pub mod probe;
+pub mod scene;
+pub mod verdicts;
 
 pub use agent::Agent;
 pub use denials::{Denial, Denials};

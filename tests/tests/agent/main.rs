@@ -7,11 +7,10 @@
 mod attacks;
 mod evasion;
 mod lifecycle;
-mod loopback;
 mod modes;
-mod protocols;
 mod reports;
 mod sockets;
 mod systemd;
-mod verdicts;
 mod workloads;
+
+use bulkhead_tests::{scene as loopback, verdicts};
