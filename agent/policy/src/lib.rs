@@ -24,6 +24,7 @@
 
 mod compile;
 mod connection;
+mod content_hash;
 mod describe;
 mod diff;
 mod flow_record;
@@ -42,6 +43,7 @@ mod text;
 
 pub use compile::{Compiled, compile};
 pub use connection::{Connection, EndDecision, Explanation, Party, UnknownParty, explain};
+pub use content_hash::ContentHash;
 pub use describe::describe_peer;
 pub use diff::{Access, Change, Difference, diff};
 pub use flow_record::RecordError;
