@@ -41,7 +41,7 @@ mod steps;
 mod testing;
 mod text;
 
-pub use compile::{Compiled, compile};
+pub use compile::{Compiled, Compiler, Edits, compile};
 pub use connection::{Connection, EndDecision, Explanation, Party, UnknownParty, explain};
 pub use content_hash::ContentHash;
 pub use describe::describe_peer;

@@ -109,11 +109,17 @@ pub(crate) struct World {
     workloads: Vec<(Option<usize>, bool, bool)>,
     peers: Vec<(Option<usize>, Vec<&'static str>, bool)>,
     pub(crate) rules: Vec<RuleText>,
+    host: Host,
+    pub(crate) packets: Vec<Packet>,
+}
+
+/// What a host knows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Host {
     owners: Vec<(&'static str, Option<usize>)>,
     local: Vec<&'static str>,
     resolvers: Vec<&'static str>,
     resolved: Vec<&'static str>,
-    pub(crate) packets: Vec<Packet>,
 }
 
 /// A rule's parts as text.
@@ -172,6 +178,18 @@ fn packet() -> impl Strategy<Value = Packet> {
     )
 }
 
+/// A host.
+pub(crate) fn host() -> impl Strategy<Value = Host> {
+    let addresses = || vec(select(&ADDRESSES[..]), 0..4);
+    let owned = vec((select(&ADDRESSES[..]), option::weighted(0.8, 0..WORKLOADS)), 0..4);
+    (owned, addresses(), addresses(), addresses()).prop_map(|(owners, local, resolvers, resolved)| Host {
+        owners,
+        local,
+        resolvers,
+        resolved,
+    })
+}
+
 /// A world.
 pub(crate) fn world() -> impl Strategy<Value = World> {
     let ranges = || vec(select(&RANGES[..]), 0..3);
@@ -179,18 +197,10 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
     let open = || any::<u8>().prop_map(|n| n < 30);
     let workload = (option::weighted(0.8, 0..ENVIRONMENTS), open(), open());
     let peer = (option::of(0..ENVIRONMENTS), ranges(), open());
-    let addresses = || vec(select(&ADDRESSES[..]), 0..4);
-    let host = (
-        vec((select(&ADDRESSES[..]), option::weighted(0.8, 0..WORKLOADS)), 0..4),
-        addresses(),
-        addresses(),
-        addresses(),
-    );
     let declared = (vec(environment, ENVIRONMENTS), vec(workload, WORKLOADS), vec(peer, PEERS));
-    (declared, vec(rule(), 0..10), host, vec(packet(), PACKETS)).prop_map(
-        |((environments, workloads, peers), rules, (owners, local, resolvers, resolved), packets)| {
-            World { environments, workloads, peers, rules, owners, local, resolvers, resolved, packets }
-                .unambiguous()
+    (declared, vec(rule(), 0..10), host(), vec(packet(), PACKETS)).prop_map(
+        |((environments, workloads, peers), rules, host, packets)| {
+            World { environments, workloads, peers, rules, host, packets }.unambiguous()
         },
     )
 }
@@ -269,10 +279,7 @@ impl World {
             workloads: vec![(None, false, false); 2],
             peers: vec![],
             rules: vec![rule],
-            owners: vec![],
-            local: vec![],
-            resolvers: vec![],
-            resolved: vec![],
+            host: Host::default(),
             packets: vec![],
         }
     }
@@ -306,13 +313,7 @@ impl World {
     }
 
     pub(crate) fn inventory(&self) -> Inventory {
-        let ips = |texts: &[&str]| texts.iter().map(|a| a.parse().unwrap()).collect();
-        Inventory {
-            addresses: self.owners.iter().map(|(ip, w)| (ip.parse().unwrap(), w.map(WorkloadId))).collect(),
-            local: ips(&self.local),
-            resolvers: ips(&self.resolvers),
-            names: [("x.example.org".to_owned(), ips(&self.resolved))].into(),
-        }
+        self.host.inventory()
     }
 
     pub(crate) fn policy(&self) -> Policy {
@@ -370,5 +371,17 @@ impl World {
             }
         }
         text
+    }
+}
+
+impl Host {
+    pub(crate) fn inventory(&self) -> Inventory {
+        let ips = |texts: &[&str]| texts.iter().map(|a| a.parse().unwrap()).collect();
+        Inventory {
+            addresses: self.owners.iter().map(|(ip, w)| (ip.parse().unwrap(), w.map(WorkloadId))).collect(),
+            local: ips(&self.local),
+            resolvers: ips(&self.resolvers),
+            names: [("x.example.org".to_owned(), ips(&self.resolved))].into(),
+        }
     }
 }

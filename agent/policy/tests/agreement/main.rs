@@ -2,13 +2,14 @@
 //!
 //! Failing seeds are kept in `main.regressions` beside this file and tried first.
 
+mod edits;
 mod generate;
 mod reference;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use bulkhead_common::{
-    Decision, Direction, Flow, Peer, PeerEntry, Reason, RuleId, SubjectId, Verdict, decide,
+    Decision, Direction, Endpoint, Flow, Peer, PeerEntry, Reason, RuleId, SubjectId, Tables, Verdict, decide,
 };
 use bulkhead_policy::{Access, Compiled, Connection, Inventory, Party, Policy, WorkloadId, compile, diff};
 use generate::{Packet, World};
@@ -31,18 +32,25 @@ fn config(worlds: u32) -> Config {
 
 /// What the tables say.
 fn tables(compiled: &Compiled, packet: &Packet) -> Decision {
-    let local = compiled.endpoints[packet.local.0];
-    let by_address = packet.address.map_or(PeerEntry::UNKNOWN, |ip| compiled.peer(ip.into()));
+    decision(&compiled.endpoints, |ip| compiled.peer(ip.into()), &compiled.at(packet.now_ns), packet)
+}
+
+/// What the verdict function says, asked as the programs ask it.
+fn decision(
+    endpoints: &[Endpoint],
+    address: impl Fn(IpAddr) -> PeerEntry,
+    policy: &impl Tables,
+    packet: &Packet,
+) -> Decision {
+    let by_address = packet.address.map_or(PeerEntry::UNKNOWN, address);
     let peer = match packet.socket {
-        Some(WorkloadId(w)) => Peer {
-            subject: compiled.endpoints[w].subject,
-            class: compiled.endpoints[w].peer,
-            address: by_address.class,
-        },
+        Some(WorkloadId(w)) => {
+            Peer { subject: endpoints[w].subject, class: endpoints[w].peer, address: by_address.class }
+        }
         None => Peer { subject: by_address.subject, class: by_address.class, address: by_address.class },
     };
     let flow = Flow { direction: packet.direction, protocol: packet.protocol, port: packet.port, peer };
-    decide(&compiled.at(packet.now_ns), &local, &flow)
+    decide(policy, &endpoints[packet.local.0], &flow)
 }
 
 /// Does it pass at both ends?
