@@ -60,7 +60,9 @@ impl Generation {
     #[inline(always)]
     pub fn peer(self, address: Address) -> PeerEntry {
         let Some(table) = PEERS.get(self.slot) else { return PeerEntry::UNKNOWN };
-        // SAFETY: the types of `PEERS`, which is never edited in place.
+        // SAFETY: the types of `PEERS`. User space edits it while programs run, and a trie is edited by putting new nodes
+        // in place of old ones under RCU (`trie_update_elem` and `trie_delete_elem` in kernel/bpf/lpm_trie.c): a value that
+        // has been found never changes.
         unsafe { table.get(&Key::new(128, address)) }.copied().unwrap_or(PeerEntry::UNKNOWN)
     }
 }
@@ -101,7 +103,7 @@ extern "C" fn decision(local: u64, peer: u64, address: u64, flow: u64) -> u64 {
 impl Tables for Generation {
     #[inline(always)]
     fn policy(&self, key: &PolicyKey) -> Option<PolicyValue> {
-        // SAFETY: the types of `POLICY`, which is never edited in place.
+        // SAFETY: the types of `POLICY`, a trie edited as `PEERS` is.
         unsafe { POLICY.get(self.slot)?.get(&Key::new(PolicyKey::FULL, *key)) }.copied()
     }
 
