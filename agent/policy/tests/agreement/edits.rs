@@ -121,7 +121,7 @@ fn canonical(compiled: &Compiled) -> Live {
 }
 
 proptest! {
-    #![proptest_config(config(WORLDS / 10))]
+    #![proptest_config(config(WORLDS / 5))]
 
     #[test]
     fn edits_lead_where_compiling_from_nothing_does(
