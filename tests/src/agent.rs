@@ -16,10 +16,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{artifact, denials::Denials, place::Place};
+use crate::{artifact, cgroup, denials::Denials, pace::stretched, place::Place};
 
 /// How long a start may take: verifying the programs on a busy machine.
 const START: Duration = Duration::from_secs(30);
@@ -176,7 +176,7 @@ impl Agent {
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
-        let end = Instant::now() + START;
+        let end = Instant::now() + stretched(START);
         loop {
             match self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
@@ -186,7 +186,9 @@ impl Agent {
                         return Ok(());
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => bail!("not ready within {START:?}:\n{}", self.said()),
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("not ready within {:?}:\n{}", stretched(START), self.said())
+                }
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = self.child.wait()?;
                     bail!("the agent ended with {status} before it was ready:\n{}", self.said());
@@ -217,28 +219,24 @@ fn is_ready(line: &str) -> bool {
     serde_json::from_str::<Value>(line).is_ok_and(|said| said["status"] == "ready")
 }
 
-/// Names of the programs that the kernel has attached to a cgroup or below, as another tool than ours sees it. Those
-/// that a systemd in the lab attaches to its units are not counted.
+/// Where the kernel has programs attached by links to a cgroup or below, as another tool than ours sees it. (Not by
+/// `bpftool cgroup`: a newer one sees nothing on a kernel that does not know all its hooks.)
 pub fn attached(cgroup: &Path) -> Result<Vec<String>> {
     let output = Command::new("bpftool")
-        .args(["--json", "cgroup", "tree"])
-        .arg(cgroup)
+        .args(["--json", "link", "show"])
         .output()
         .context("bpftool cannot be started (package bpftool)")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "bpftool: {}\n{said}", output.status);
-    let empty = json!([]);
-    let cgroups: Value =
-        if output.stdout.is_empty() { empty } else { serde_json::from_slice(&output.stdout)? };
-    let programs =
-        cgroups.as_array().into_iter().flatten().filter_map(|cgroup| cgroup["programs"].as_array());
-    let names = programs.flatten().map(|program| program["name"].as_str().unwrap_or("?").to_owned());
-    Ok(names.filter(|name| !name.starts_with("sd_")).collect())
+    let links: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+    let here = cgroup::ids_below(cgroup)?;
+    let links = links.iter().filter(|link| link["cgroup_id"].as_u64().is_some_and(|id| here.contains(&id)));
+    Ok(links.map(|link| link["attach_type"].as_str().unwrap_or("?").to_owned()).collect())
 }
 
 /// How a process ends, or nothing if it does not in time.
 fn wait(child: &mut Child, patience: Duration) -> Result<Option<ExitStatus>> {
-    let end = Instant::now() + patience;
+    let end = Instant::now() + stretched(patience);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));

@@ -117,6 +117,15 @@ impl Cgroup {
     }
 }
 
+/// The kernel's numbers of a cgroup and of all below it.
+pub(crate) fn ids_below(path: &Path) -> Result<Vec<u64>> {
+    let mut ids = vec![fs::metadata(path)?.ino()];
+    for child in children(path) {
+        ids.extend(ids_below(&child)?);
+    }
+    Ok(ids)
+}
+
 /// Removes the subtrees whose owners are dead.
 fn sweep(mount: &Path) -> Result<()> {
     for entry in fs::read_dir(mount)? {

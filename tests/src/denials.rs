@@ -11,6 +11,8 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 
+use crate::pace::stretched;
+
 /// How long a report may take before a test gives up. The promise of 100 ms is tested by itself.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -73,7 +75,7 @@ impl Denials {
 
     /// Waits for one that holds everything that `wanted` holds.
     pub fn expect(&self, wanted: &Value) -> Result<Denial> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + stretched(PATIENCE);
         loop {
             if let Some(denial) = self.matching(wanted)?.into_iter().next() {
                 return Ok(denial);

@@ -6,12 +6,16 @@
 //! |---|---|
 //! | [`cgroup`] | a cgroup subtree of one's own, gone at the end, also after a panic or a `kill -9` |
 //! | [`network`] | network namespaces without a name, joined by a bridge |
+//! | [`pace`] | how long things may take |
 //! | [`place`] | where a process runs from its first instruction: cgroup, network, mounts |
 //! | [`probe`] | a process that opens sockets and uses them on command |
 //! | [`agent`] | the built `bulkhead`, started and stopped as an operator would |
 //! | [`denials`] | what the agent reports |
 //! | [`artifact`] | where the programs under test lie, built from this tree |
 //! | [`lab`] | all of it together |
+//! | [`scene`] | the cast of most tests, as a policy |
+//! | [`verdicts`] | what tests expect of an attempt |
+//! | [`mirror`] | where this host's packages come from |
 //! | [`machine`] | a Debian with its real systemd as process 1, in a lab |
 
 #![forbid(unsafe_code)]
@@ -22,9 +26,13 @@ pub mod cgroup;
 pub mod denials;
 pub mod lab;
 pub mod machine;
+pub mod mirror;
 pub mod network;
+pub mod pace;
 pub mod place;
 pub mod probe;
+pub mod scene;
+pub mod verdicts;
 
 pub use agent::Agent;
 pub use denials::{Denial, Denials};

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::{Lab, artifact, place::Place};
+use crate::{Lab, artifact, mirror, place::Place};
 
 /// How long systemd may take to boot.
 const BOOT: Duration = Duration::from_mins(1);
@@ -143,7 +143,7 @@ fn first_child(starter: &mut Child) -> Result<Pid> {
 fn root() -> Result<PathBuf> {
     let cache = artifact::target_dir()?.join("machine");
     fs::create_dir_all(&cache)?;
-    let release = os_release("VERSION_CODENAME")?;
+    let release = mirror::os_release("VERSION_CODENAME")?;
     let root = cache.join(&release);
     let lock = fs::File::create(cache.join(format!("{release}.lock")))?;
     lock.lock()?;
@@ -162,7 +162,7 @@ fn fetch(release: &str, root: &Path) -> Result<()> {
     let status = Command::new("debootstrap")
         .args(["--variant=minbase", "--include=systemd", release])
         .arg(&partial)
-        .arg(mirror()?)
+        .arg(mirror::mirrors()?.main)
         .stdin(Stdio::null())
         .stdout(fs::File::create(&log)?)
         .stderr(fs::File::options().append(true).open(&log)?)
@@ -170,25 +170,4 @@ fn fetch(release: &str, root: &Path) -> Result<()> {
         .context("debootstrap cannot be started: run `cargo xtask setup`")?;
     ensure!(status.success(), "debootstrap: {status}, see {}", log.display());
     Ok(fs::rename(partial, root)?)
-}
-
-fn os_release(field: &str) -> Result<String> {
-    let text = fs::read_to_string("/etc/os-release")?;
-    let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix('='));
-    Ok(value.with_context(|| format!("/etc/os-release has no {field}"))?.trim_matches('"').to_owned())
-}
-
-/// The mirror that this host's own packages come from: the first of its distribution's sources, in either format.
-fn mirror() -> Result<String> {
-    let id = os_release("ID")?;
-    let files = [format!("/etc/apt/sources.list.d/{id}.sources"), "/etc/apt/sources.list".to_owned()];
-    let texts = files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect::<Vec<_>>();
-    texts
-        .iter()
-        .flat_map(|text| text.lines())
-        .filter(|line| line.starts_with("URIs:") || line.starts_with("deb "))
-        .flat_map(str::split_whitespace)
-        .find(|word| word.contains("://"))
-        .map(str::to_owned)
-        .with_context(|| format!("none of {files:?} names a mirror"))
 }

@@ -24,6 +24,11 @@ pub(crate) fn failed(error: &anyhow::Error) {
     eprintln!("{} {error:#}", paint(RED, "error:"));
 }
 
+/// A number of things.
+pub(crate) fn plural(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 fn paint(colour: &str, text: &str) -> String {
     if stderr().is_terminal() && env::var_os("NO_COLOR").is_none() {
         format!("\x1b[{colour}m{text}\x1b[0m")

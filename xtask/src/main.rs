@@ -7,6 +7,7 @@ mod demo;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ enum Command {
     Setup(setup::Args),
     Test(test::Args),
     Tidy(tidy::Args),
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::run(args),
         Command::Test(args) => test::run(&args),
         Command::Tidy(args) => tidy::run(args),
+        Command::Vm(args) => vm::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,6 +3,7 @@
 use std::{fmt::Write, io};
 
 use bulkhead_policy::{Diagnostic, Diagnostics, Severity, expired_rules, load};
+use serde_json::json;
 
 use crate::{
     cli::{CheckArguments, Output},
@@ -28,6 +29,10 @@ pub(crate) fn check(arguments: &CheckArguments, output: Output) -> Result<Outcom
             for finding in &findings {
                 text += &output::json(finding);
             }
+            if let Some(policy) = &policy {
+                let hash = policy.content_hash().to_string();
+                text += &output::json(&json!({ "policy_hash": hash }));
+            }
         }
         Output::Human => {
             text += &findings.render(&sources, output::color(&io::stdout()));
@@ -35,7 +40,7 @@ pub(crate) fn check(arguments: &CheckArguments, output: Output) -> Result<Outcom
                 let workloads = plural(policy.workloads.len(), "workload");
                 let rules = plural(policy.rules.len(), "rule");
                 // Writing to a string cannot fail.
-                let _ = write!(text, "ok: {workloads}, {rules}; ");
+                let _ = write!(text, "ok: {workloads}, {rules}, hash {}; ", policy.content_hash().short());
             }
             let [errors, warnings] = [Severity::Error, Severity::Warning].map(|bad| count(&findings, bad));
             let _ = writeln!(text, "{}, {}", plural(errors, "error"), plural(warnings, "warning"));

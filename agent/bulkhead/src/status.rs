@@ -3,6 +3,7 @@
 use std::{fmt::Write, io, path::Path};
 
 use anstyle::{AnsiColor, Style};
+use bulkhead_policy::ContentHash;
 use bulkhead_report::plain;
 
 use crate::{
@@ -37,9 +38,10 @@ fn write(out: &mut String, status: &Status, color: bool) -> std::fmt::Result {
     writeln!(out, "  cgroup root  {}", plain(&status.cgroup_root.to_string_lossy()))?;
     writeln!(
         out,
-        "  policy       {}: {}, generation {}",
+        "  policy       {}: {}, hash {}, generation {}",
         plain(&status.policy.join(", ")),
         plural(status.rules, "rule"),
+        plain(&shortened(&status.policy_hash)),
         status.generation
     )?;
     let events = status.events;
@@ -87,6 +89,11 @@ fn write(out: &mut String, status: &Status, color: bool) -> std::fmt::Result {
     Ok(())
 }
 
+/// As `bulkhead check` shows a hash to people.
+fn shortened(hash: &str) -> String {
+    hash.chars().take(ContentHash::SHORT).collect()
+}
+
 fn age(seconds: u64) -> String {
     match (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
         (0, 0, 0, s) => format!("{s} s"),
@@ -118,6 +125,8 @@ mod tests {
             dry_run: false,
             generation: 4,
             policy: vec!["shop.toml".into()],
+            policy_hash: "8975e208e695".repeat(5) + "f00d",
+            tables_hash: "c871eb9ccec8".repeat(5) + "f00d",
             rules: 1,
             environments: vec![
                 Environment { name: "prod".into(), mode: "enforce".into(), workloads: 2 },

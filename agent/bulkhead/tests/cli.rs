@@ -92,6 +92,7 @@ fn a_policy_that_compiles_passes_the_check() {
     let policy = "[workload.web]\nselect = { systemd = \"nginx.service\" }\n\
                   [[allow]]\nfrom = \"any\"\nto = \"web\"\nports = [\"tcp/443\"]\n";
     assert_snapshot!(bulkhead(&[("web.toml", policy)], &["check", "web.toml"]));
+    assert_snapshot!(bulkhead(&[("web.toml", policy)], &["check", "web.toml", "--output", "json"]));
 }
 
 #[test]

@@ -27,7 +27,12 @@ use aya::{
 };
 use bulkhead_common::Endpoint;
 
-pub use self::{error::DatapathError, events::Events, older::Tagged, tables::Generation};
+pub use self::{
+    error::DatapathError,
+    events::Events,
+    older::Tagged,
+    tables::{Edits, Generation},
+};
 use self::{older::Sockets, tables::Tables};
 
 /// The compiled programs (see build.rs).
@@ -65,6 +70,12 @@ impl Datapath {
     /// Fills a free slot with `generation` and switches to it with one write.
     pub fn install(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
         self.tables.install(generation)
+    }
+
+    /// Edits the tables of the active generation in place. After an error install a whole one: the tables are as at some
+    /// moment between before and after. They may be full, for each holds so many entries more than it began with.
+    pub fn edit(&mut self, edits: &Edits<'_>) -> Result<(), DatapathError> {
+        self.tables.edit(edits)
     }
 
     /// Attaches all programs to the cgroup root and tags the sockets that are already open.

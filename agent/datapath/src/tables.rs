@@ -25,6 +25,18 @@ pub struct Generation<'a> {
     pub policy: &'a [(u32, PolicyKey, PolicyValue)],
 }
 
+/// What changes in the live tables, to be applied field by field and in order: at any moment a packet is answered as
+/// before or as after.
+#[derive(Clone, Copy, Debug)]
+pub struct Edits<'a> {
+    /// First: entries of the policy table that no address leads to yet, as in [`Generation::policy`].
+    pub policy_puts: &'a [(u32, PolicyKey, PolicyValue)],
+    /// Then: (address, prefix length 0..=128) -> peer; none: the entry goes.
+    pub peers: &'a [(Address, u32, Option<PeerEntry>)],
+    /// At last: entries of the policy table that no address leads to any more.
+    pub policy_removes: &'a [(u32, PolicyKey)],
+}
+
 type Endpoints = HashMap<MapData, u64, Wire<Endpoint>>;
 type Peers = LpmTrie<MapData, Wire<Address>, Wire<PeerEntry>>;
 type Policy = LpmTrie<MapData, Wire<PolicyKey>, Wire<PolicyValue>>;
@@ -32,8 +44,9 @@ type Policy = LpmTrie<MapData, Wire<PolicyKey>, Wire<PolicyValue>>;
 /// `BPF_F_NO_PREALLOC`: inner maps must have the flags of their template.
 const GROWS: u32 = 1;
 
-/// Room for cgroups that appear while a generation lives, beside those it starts with.
-const CGROUPS_TO_COME: usize = 65_536;
+/// Room in each table for what appears while a generation lives, beside what it starts with. Room that is not used
+/// takes no memory.
+const ENTRIES_TO_COME: usize = 65_536;
 
 /// The maps of all generations.
 pub(crate) struct Tables {
@@ -47,10 +60,12 @@ pub(crate) struct Tables {
     edits: u64,
 }
 
-/// The slot in force, and the table of it that is edited in place.
+/// The slot in force, and its tables, which are edited in place.
 struct Active {
     slot: u32,
     endpoints: Endpoints,
+    peers: Peers,
+    policy: Policy,
 }
 
 impl Tables {
@@ -72,20 +87,18 @@ impl Tables {
         let slot = self.active.as_ref().map_or(0, |active| (active.slot + 1) % SLOTS);
         let fill = DatapathError::map("fill the tables of the new generation");
 
-        let room = u32::try_from(generation.endpoints.len() + CGROUPS_TO_COME).unwrap_or(u32::MAX);
-        let mut endpoints = Endpoints::create(room, GROWS).map_err(&fill)?;
+        let mut endpoints = Endpoints::create(room(generation.endpoints.len()), GROWS).map_err(&fill)?;
         for (cgroup, endpoint) in generation.endpoints {
             endpoints.insert(cgroup, Wire(*endpoint), 0).map_err(&fill)?;
         }
-        let mut peers = Peers::create(capacity(generation.peers.len()), GROWS).map_err(&fill)?;
+        let mut peers = Peers::create(room(generation.peers.len()), GROWS).map_err(&fill)?;
         for (address, length, peer) in generation.peers {
             peers.insert(&Key::new(*length, Wire(*address)), Wire(*peer), 0).map_err(&fill)?;
         }
-        let mut policy = Policy::create(capacity(generation.policy.len()), GROWS).map_err(&fill)?;
+        let mut policy = Policy::create(room(generation.policy.len()), GROWS).map_err(&fill)?;
         let clock = Clock::now();
         for (length, key, value) in generation.policy {
-            let value = PolicyValue { expires: clock.boot_time(value.expires), ..*value };
-            policy.insert(&Key::new(*length, Wire(*key)), Wire(value), 0).map_err(&fill)?;
+            policy.insert(&Key::new(*length, Wire(*key)), Wire(clock.value(value)), 0).map_err(&fill)?;
         }
 
         self.endpoints.set(slot, &endpoints, 0).map_err(&fill)?;
@@ -96,8 +109,16 @@ impl Tables {
         self.state
             .set(0, Wire(StateWord::settled(slot)), 0)
             .map_err(DatapathError::map("switch to the new generation"))?;
-        self.active = Some(Active { slot, endpoints });
+        self.active = Some(Active { slot, endpoints, peers, policy });
         self.bump_epoch()
+    }
+
+    /// Edits the live tables. After an error they are as at some moment between before and after.
+    pub(crate) fn edit(&mut self, edits: &Edits<'_>) -> Result<(), DatapathError> {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        let done = active.edit(edits).map_err(DatapathError::map("edit the tables in force"));
+        // Some edits may have been made before one failed.
+        self.bump_epoch().and(done)
     }
 
     pub(crate) fn place(&mut self, cgroup: u64, endpoint: Endpoint) -> Result<(), DatapathError> {
@@ -124,6 +145,26 @@ impl Tables {
     }
 }
 
+impl Active {
+    fn edit(&mut self, edits: &Edits<'_>) -> Result<(), MapError> {
+        let clock = Clock::now();
+        for (length, key, value) in edits.policy_puts {
+            self.policy.insert(&Key::new(*length, Wire(*key)), Wire(clock.value(value)), 0)?;
+        }
+        for (address, length, peer) in edits.peers {
+            let key = Key::new(*length, Wire(*address));
+            match peer {
+                Some(peer) => self.peers.insert(&key, Wire(*peer), 0)?,
+                None => self.peers.remove(&key)?,
+            }
+        }
+        edits
+            .policy_removes
+            .iter()
+            .try_for_each(|(length, key)| self.policy.remove(&Key::new(*length, Wire(*key))))
+    }
+}
+
 /// A map of the object, by its type.
 pub(crate) fn take<M: TryFrom<Map, Error = MapError>>(
     ebpf: &mut Ebpf,
@@ -133,9 +174,9 @@ pub(crate) fn take<M: TryFrom<Map, Error = MapError>>(
     map.try_into().map_err(DatapathError::map("use a map of the BPF object"))
 }
 
-/// Number of entries to ask for: a map of none cannot be made.
-fn capacity(entries: usize) -> u32 {
-    u32::try_from(entries.max(1)).unwrap_or(u32::MAX)
+/// Number of entries to ask for.
+fn room(entries: usize) -> u32 {
+    u32::try_from(entries.saturating_add(ENTRIES_TO_COME)).unwrap_or(u32::MAX)
 }
 
 /// What turns a moment of the wall clock into one of `CLOCK_BOOTTIME`, the only clock that programs can read.
@@ -147,6 +188,11 @@ struct Clock {
 impl Clock {
     fn now() -> Self {
         Self { real: nanoseconds(ClockId::Realtime), boot: nanoseconds(ClockId::Boottime) }
+    }
+
+    /// A compiled entry as the programs read it.
+    fn value(&self, compiled: &PolicyValue) -> PolicyValue {
+        PolicyValue { expires: self.boot_time(compiled.expires), ..*compiled }
     }
 
     /// Nanoseconds of `CLOCK_BOOTTIME` at a moment given in nanoseconds since the Unix epoch; 0 stays "never", and

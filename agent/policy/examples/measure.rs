@@ -3,9 +3,14 @@
 //! A large site: 20 environments, 10,000 workloads, 100,000 rules between workloads or, three in ten, to an address
 //! range; and a million recorded flows.
 
-use std::{fmt::Write, fs, time::Duration};
+use std::{
+    fmt::Write,
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    time::{Duration, Instant},
+};
 
-use bulkhead_policy::{Inventory, Simulation, Source, compile, load};
+use bulkhead_policy::{Compiler, End, Inventory, Policy, Simulation, Source, WorkloadId, compile, load};
 
 const ENVIRONMENTS: u64 = 20;
 const WORKLOADS: u64 = 10_000;
@@ -73,6 +78,36 @@ fn since(start: Duration) -> Duration {
     busy().saturating_sub(start)
 }
 
+/// Every other workload has an address to itself; then, a hundred times, one more appears, in a range that a rule names.
+fn follow(policy: &Policy) {
+    let mut inventory = Inventory::default();
+    let mut compiler = Compiler::new(policy, inventory.clone());
+    for (n, w) in (0..).zip((0..policy.workloads.len()).step_by(2)) {
+        inventory.addresses.insert(Ipv4Addr::from_bits(0xac10_0000 + n).into(), Some(WorkloadId(w)));
+    }
+    compiler.follow(inventory.clone());
+    let named = policy.rules.iter().flat_map(|rule| &rule.to).filter_map(|end| match end {
+        End::Cidr(cidr) => Some(IpAddr::from(cidr.first())),
+        _ => None,
+    });
+    let (mut times, mut edits) = (Vec::new(), Vec::new());
+    for (ip, w) in named.zip((1..).step_by(2)).take(100) {
+        inventory.addresses.insert(ip, Some(WorkloadId(w)));
+        let next = inventory.clone();
+        let start = Instant::now();
+        edits.push(compiler.follow(next).len());
+        times.push(start.elapsed());
+    }
+    times.sort();
+    edits.sort_unstable();
+    println!(
+        "one workload more: {:?}, {} edits; at most {:?}, {} edits",
+        times[50], edits[50], times[99], edits[99]
+    );
+    let start = Instant::now();
+    println!("hash {}: {:?}", compiler.content_hash().short(), start.elapsed());
+}
+
 fn main() {
     let mut numbers = Numbers(1);
     let source = [Source::new("site.toml", site(&mut numbers))];
@@ -89,6 +124,7 @@ fn main() {
         compiled.peers.len(),
         loaded.warnings.len(),
     );
+    follow(&loaded.policy);
     let flows: Vec<_> = (0..FLOWS / 10).map(|_| flow(&mut numbers)).collect();
     let mut simulation = Simulation::new(&loaded.policy, None, &Inventory::default());
     let start = busy();

@@ -24,6 +24,7 @@
 
 mod compile;
 mod connection;
+mod content_hash;
 mod describe;
 mod diff;
 mod flow_record;
@@ -40,8 +41,9 @@ mod steps;
 mod testing;
 mod text;
 
-pub use compile::{Compiled, compile};
+pub use compile::{Compiled, Compiler, Edits, compile};
 pub use connection::{Connection, EndDecision, Explanation, Party, UnknownParty, explain};
+pub use content_hash::ContentHash;
 pub use describe::describe_peer;
 pub use diff::{Access, Change, Difference, diff};
 pub use flow_record::RecordError;

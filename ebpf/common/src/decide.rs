@@ -102,6 +102,37 @@ impl Decision {
     }
 }
 
+impl Decision {
+    /// As one word: what a BPF function that is verified by itself can return.
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        self.rule.0 as u64 | (self.verdict as u64) << 32 | (self.reason as u64) << 40
+    }
+
+    /// From [`Self::to_word`]. A word that it cannot have made is a refusal.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        let verdict = match (word >> 32) as u8 {
+            0 => Verdict::Allowed,
+            2 => Verdict::WouldDeny,
+            _ => Verdict::Denied,
+        };
+        let reason = match (word >> 40) as u8 {
+            0 => Reason::Rule,
+            1 => Reason::NotIsolated,
+            2 => Reason::SameWorkload,
+            3 => Reason::Essential,
+            4 => Reason::NoRule,
+            5 => Reason::Expired,
+            6 => Reason::Unidentified,
+            7 => Reason::Malformed,
+            8 => Reason::SocketMemory,
+            _ => Reason::ForgedSource,
+        };
+        Self { verdict, reason, rule: RuleId(word as u32) }
+    }
+}
+
 /// Where [`decide`] looks things up: BPF maps in the kernel, compiled tables in user space.
 pub trait Tables {
     /// The longest entry of the policy table that covers `key`.
@@ -268,6 +299,16 @@ mod tests {
         let twin = Peer { subject: SubjectId::UNIDENTIFIED, ..DB };
         let flow = postgres(twin);
         expect(&Few(vec![], 0), &unidentified, &flow, Verdict::Denied, Reason::Unidentified, u32::MAX);
+    }
+
+    #[test]
+    fn a_decision_survives_as_a_word() {
+        for reason in Reason::ALL {
+            for verdict in [Verdict::Allowed, Verdict::Denied, Verdict::WouldDeny] {
+                let decision = Decision { verdict, reason, rule: RuleId(0xdead_beef) };
+                assert_eq!(Decision::from_word(decision.to_word()), decision);
+            }
+        }
     }
 
     #[test]

@@ -10,12 +10,12 @@ use aya_ebpf::{
 };
 use bulkhead_common::{
     Address, Decision, Direction, Endpoint, Flow, Hook, Origin, Peer, PeerEntry, PeerFlowKey, Protocol,
-    Reason, RuleId, SocketState, decide,
+    Reason, RuleId, SocketState,
 };
 
 use crate::{
     PASS, REFUSE, exchange,
-    generation::Generation,
+    generation::{Generation, verdict},
     identity::{self, Local},
     report::{self, Refused},
     socket,
@@ -261,8 +261,8 @@ fn answers(call: &mut Call, owner: &Local) -> bool {
     }
     // What is only marked has been reported as the exchange was opened.
     call.marked
-        && !report::stops(&decide(&call.generation, &call.local.endpoint, &flow))
-        && !report::stops(&decide(&call.generation, &owner.endpoint, &flow))
+        && !report::stops(&verdict(call.generation, &call.local.endpoint, &flow))
+        && !report::stops(&verdict(call.generation, &owner.endpoint, &flow))
 }
 
 /// Asks `local` for the verdict on `flow` and reports a refusal; true if it stops the call.
@@ -272,7 +272,7 @@ fn refused(call: &mut Call) -> bool {
     peer.subject.0 = forget32(peer.subject.0);
     peer.class.0 = forget32(peer.class.0);
     peer.address.0 = forget32(peer.address.0);
-    let mut decision = decide(&call.generation, &call.local.endpoint, &call.flow);
+    let mut decision = verdict(call.generation, &call.local.endpoint, &call.flow);
     if !call.marked && !matches!(decision.reason, Reason::NotIsolated) {
         decision = Decision::new(&call.local.endpoint, Reason::SocketMemory, RuleId::NONE);
     }

@@ -1,7 +1,10 @@
 //! The generation in force, and the tables that belong to it.
 
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::generated::bpf_ktime_get_boot_ns};
-use bulkhead_common::{Address, Endpoint, PeerEntry, PolicyKey, PolicyValue, Tables};
+use bulkhead_common::{
+    Address, Decision, Direction, Endpoint, Flow, Peer, PeerEntry, PeerId, PolicyKey, PolicyValue, Protocol,
+    SubjectId, Tables, decide,
+};
 
 use crate::maps::{ENDPOINTS, GENERATIONS, PEERS, POLICY, STATE};
 
@@ -27,6 +30,18 @@ impl Generation {
         Some(Self { slot: state.slot(now_ms) })
     }
 
+    /// The slot that it lies in.
+    #[inline(always)]
+    pub fn slot(self) -> u32 {
+        self.slot
+    }
+
+    /// The generation in a slot.
+    #[inline(always)]
+    pub fn of_slot(slot: u32) -> Self {
+        Self { slot }
+    }
+
     /// Its number, for reports.
     #[inline(always)]
     pub fn number(self) -> u32 {
@@ -45,15 +60,50 @@ impl Generation {
     #[inline(always)]
     pub fn peer(self, address: Address) -> PeerEntry {
         let Some(table) = PEERS.get(self.slot) else { return PeerEntry::UNKNOWN };
-        // SAFETY: the types of `PEERS`, which is never edited in place.
+        // SAFETY: the types of `PEERS`. User space edits it while programs run, and a trie is edited by putting new nodes
+        // in place of old ones under RCU (`trie_update_elem` and `trie_delete_elem` in kernel/bpf/lpm_trie.c): a value that
+        // has been found never changes.
         unsafe { table.get(&Key::new(128, address)) }.copied().unwrap_or(PeerEntry::UNKNOWN)
     }
+}
+
+/// The verdict on a flow at a local end; see [`bulkhead_common::decide`].
+#[inline(always)]
+pub fn verdict(generation: Generation, local: &Endpoint, flow: &Flow) -> Decision {
+    let Peer { subject, class, address } = flow.peer;
+    Decision::from_word(decision(
+        u64::from(local.subject.0) | u64::from(local.flags) << 32,
+        u64::from(subject.0) | u64::from(class.0) << 32,
+        u64::from(address.0) | u64::from(generation.slot) << 32,
+        u64::from(flow.port) | u64::from(flow.protocol.0) << 16 | u64::from(flow.direction as u8) << 24,
+    ))
+}
+
+/// [`verdict`] with its arguments and its result as numbers: a global function to the kernel, which verifies it once
+/// and by itself (see [`crate::identity`]).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn decision(local: u64, peer: u64, address: u64, flow: u64) -> u64 {
+    let generation = Generation { slot: (address >> 32) as u32 };
+    let local =
+        Endpoint { subject: SubjectId(local as u32), peer: PeerId::NONE, flags: (local >> 32) as u32 };
+    let flow = Flow {
+        direction: if flow >> 24 == 0 { Direction::Egress } else { Direction::Ingress },
+        protocol: Protocol((flow >> 16) as u8),
+        port: flow as u16,
+        peer: Peer {
+            subject: SubjectId(peer as u32),
+            class: PeerId((peer >> 32) as u32),
+            address: PeerId(address as u32),
+        },
+    };
+    decide(&generation, &local, &flow).to_word()
 }
 
 impl Tables for Generation {
     #[inline(always)]
     fn policy(&self, key: &PolicyKey) -> Option<PolicyValue> {
-        // SAFETY: the types of `POLICY`, which is never edited in place.
+        // SAFETY: the types of `POLICY`, a trie edited as `PEERS` is.
         unsafe { POLICY.get(self.slot)?.get(&Key::new(PolicyKey::FULL, *key)) }.copied()
     }
 

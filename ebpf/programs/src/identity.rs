@@ -3,13 +3,13 @@
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::generated::{
-        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_sk_ancestor_cgroup_id,
-        bpf_sk_cgroup_id, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_sk_cgroup_id,
+        bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
     },
 };
 use bulkhead_common::{Endpoint, MAX_CGROUP_LEVEL, SocketState};
 
-use crate::{generation::Generation, verifier::forget_local};
+use crate::{generation::Generation, socket, verifier::forget_local};
 
 /// An end on this host.
 #[derive(Clone, Copy)]
@@ -30,29 +30,29 @@ impl Local {
 /// The current task.
 #[inline(always)]
 pub fn of_task(generation: Generation) -> Local {
-    // SAFETY: both helpers only read the current task's cgroup.
-    unsafe {
-        find(generation, bpf_get_current_cgroup_id(), |level| bpf_get_current_ancestor_cgroup_id(level))
-    }
+    // SAFETY: the helper only reads the current task's cgroup.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    of_anchor(generation, cgroup, task_anchor(generation.slot()))
 }
 
 /// The socket of a packet. (`bpf_skb_cgroup_id` looks at the full socket, a listener for its request sockets.)
 #[inline(always)]
 pub fn of_packet(generation: Generation, skb: *mut __sk_buff) -> Local {
     // SAFETY: `skb` is the program's context.
-    unsafe { find(generation, bpf_skb_cgroup_id(skb), |level| bpf_skb_ancestor_cgroup_id(skb, level)) }
+    let cgroup = unsafe { bpf_skb_cgroup_id(skb) };
+    of_anchor(generation, cgroup, packet_anchor(skb, generation.slot()))
 }
 
-/// A socket that was looked up. Only in `cgroup_skb`: other hooks are not offered these helpers.
+/// A socket that was looked up: by its tag, or by its very cgroup if it has none. Only in `cgroup_skb`: other hooks
+/// are not offered the latter.
 ///
 /// # Safety
 /// `sk` must be a socket that the caller holds a reference to.
 #[inline(always)]
 pub unsafe fn of_socket(generation: Generation, sk: *mut bpf_sock) -> Local {
     // SAFETY: the caller holds `sk`.
-    unsafe {
-        find(generation, bpf_sk_cgroup_id(sk.cast()), |level| bpf_sk_ancestor_cgroup_id(sk.cast(), level))
-    }
+    let (cgroup, tag) = unsafe { (bpf_sk_cgroup_id(sk.cast()), socket::state(sk.cast())) };
+    of_tag(generation, cgroup, tag.map_or(0, |state| state.anchor))
 }
 
 /// The owner noted in a socket's storage.
@@ -74,24 +74,44 @@ pub fn of_tag(generation: Generation, owner: u64, anchor: u64) -> Local {
     forget_local(found)
 }
 
-/// The nearest identified ancestor of `cgroup`. `ancestor(level)` is 0 for levels below the cgroup itself.
+/// An end of which the cgroup that carries its identity is known; 0: it has none.
 #[inline(always)]
-fn find(generation: Generation, cgroup: u64, ancestor: impl Fn(i32) -> u64) -> Local {
-    let mut found = Local { endpoint: Endpoint::UNMATCHED, cgroup, anchor: 0 };
-    if let Some(endpoint) = generation.endpoint(cgroup) {
-        found = Local { endpoint, cgroup, anchor: cgroup };
-    } else {
-        let mut level = MAX_CGROUP_LEVEL;
-        while level > 0 {
-            let id = ancestor(level);
-            if id != 0
-                && let Some(endpoint) = generation.endpoint(id)
-            {
-                found = Local { endpoint, cgroup, anchor: id };
-                break;
-            }
-            level -= 1;
-        }
+fn of_anchor(generation: Generation, cgroup: u64, anchor: u64) -> Local {
+    match generation.endpoint(anchor) {
+        Some(endpoint) if anchor != 0 => Local { endpoint, cgroup, anchor },
+        _ => Local { endpoint: Endpoint::UNMATCHED, cgroup, anchor: 0 },
     }
-    forget_local(found)
+}
+
+/// The nearest ancestor of the packet's cgroup that is identified in a slot, or 0.
+///
+/// This and [`task_anchor`] are global functions to the kernel: verified once, by themselves, and not anew in every
+/// state in which they are called. Such a function takes nothing but numbers and the context before Linux 5.12.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn packet_anchor(skb: *mut __sk_buff, slot: u32) -> u64 {
+    // SAFETY: `skb` is the program's context.
+    nearest(Generation::of_slot(slot), |level| unsafe { bpf_skb_ancestor_cgroup_id(skb, level) })
+}
+
+/// The nearest ancestor of the current task's cgroup that is identified in a slot, or 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn task_anchor(slot: u32) -> u64 {
+    // SAFETY: the helper only reads the current task's cgroup.
+    nearest(Generation::of_slot(slot), |level| unsafe { bpf_get_current_ancestor_cgroup_id(level) })
+}
+
+/// `ancestor(level)` is 0 for levels below the cgroup itself.
+#[inline(always)]
+fn nearest(generation: Generation, ancestor: impl Fn(i32) -> u64) -> u64 {
+    let mut level = MAX_CGROUP_LEVEL;
+    while level > 0 {
+        let id = ancestor(level);
+        if id != 0 && generation.endpoint(id).is_some() {
+            return id;
+        }
+        level -= 1;
+    }
+    0
 }

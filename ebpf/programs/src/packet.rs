@@ -14,12 +14,12 @@ use aya_ebpf::{
 };
 use bulkhead_common::{
     Address, Decision, Direction, Endpoint, Flow, Hook, Origin, Peer, PeerFlowKey, Protocol, Reason, RuleId,
-    SocketState, decide,
+    SocketState,
 };
 
 use crate::{
     PASS, REFUSE, exchange,
-    generation::Generation,
+    generation::{Generation, verdict},
     identity::{self, Local},
     maps::OLDER,
     parse::{Packet, parse},
@@ -297,13 +297,13 @@ fn forges(passage: &mut Passage) -> bool {
     let source = (passage.packet.source, passage.packet.source_port);
     let target = (passage.packet.target, passage.packet.target_port);
     let generation = passage.generation;
+    let mut owner = Local::NOBODY;
     // SAFETY: the program's context; the socket is valid while the closure runs.
-    let owner = unsafe {
-        socket::with_owner_of(passage.skb.cast(), passage.packet.protocol, target, source, |owner| {
-            identity::of_socket(generation, owner)
+    let _none_is_nobody = unsafe {
+        socket::with_owner_of(passage.skb.cast(), passage.packet.protocol, target, source, |sk| {
+            owner = identity::of_socket(generation, sk);
         })
     };
-    let Some(owner) = owner else { return false };
     if owner.anchor == 0 || owner.anchor == passage.local.anchor {
         return false;
     }
@@ -320,7 +320,7 @@ fn settle(passage: &mut Passage) {
     peer.class.0 = forget32(peer.class.0);
     peer.address.0 = forget32(peer.address.0);
     passage.flow.port = forget16(passage.flow.port);
-    passage.decision = decide(&passage.generation, &passage.local.endpoint, &passage.flow);
+    passage.decision = verdict(passage.generation, &passage.local.endpoint, &passage.flow);
 }
 
 /// Who is at the other end. On this host the socket tells, elsewhere the address.
@@ -341,16 +341,17 @@ fn identify(passage: &mut Passage) {
         Direction::Ingress => (to, from),
     };
     let generation = passage.generation;
+    let mut other = Local::NOBODY;
     // SAFETY: the program's context; the socket is valid while the closure runs.
     let found = unsafe {
-        socket::with_owner_of(passage.skb.cast(), passage.packet.protocol, source, target, |other| {
-            identity::of_socket(generation, other)
+        socket::with_owner_of(passage.skb.cast(), passage.packet.protocol, source, target, |sk| {
+            other = identity::of_socket(generation, sk);
         })
     };
     passage.found = found.is_some();
     let state = if passage.stream.is_null() { None } else { passage.state() };
     let peer = &mut passage.flow.peer;
-    if let Some(other) = found {
+    if passage.found {
         peer.subject = other.endpoint.subject;
         peer.class = other.endpoint.peer;
         passage.peer_cgroup = other.anchor;

@@ -3,7 +3,7 @@
 use aya_ebpf::{bindings::__sk_buff, programs::sk_buff::SkBuff};
 use bulkhead_common::{Address, Protocol};
 
-use crate::verifier::{forget_address, forget16, forget32};
+use crate::verifier::forget_address;
 
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
@@ -27,69 +27,119 @@ pub struct Packet {
     pub opens: bool,
 }
 
-/// Reads the headers, as far as they go. False: malformed, a fragment without its first part, or a packet that goes elsewhere than it says.
+/// Reads the headers, as far as they go. False: malformed, a fragment without its first part, or a packet that goes
+/// elsewhere than it says.
 #[inline(never)]
 pub fn parse(skb: *mut __sk_buff, packet: &mut Packet) -> bool {
-    let skb = SkBuff::new(skb);
-    // SAFETY: the program's context.
-    let ethertype = u16::from_be(unsafe { (*skb.skb).protocol } as u16);
-    let parsed = match ethertype {
-        ETH_P_IP => ipv4(&skb, packet),
-        ETH_P_IPV6 => ipv6(&skb, packet),
-        _ => None,
-    };
+    let ctx = SkBuff::new(skb);
+    let layout = Layout(layout(skb));
+    let parsed = addresses(&ctx, layout, packet).is_some() && layout.is_well_formed();
+    packet.protocol = layout.protocol();
+    packet.hop_limit = layout.hop_limit();
     packet.source = forget_address(packet.source);
     packet.target = forget_address(packet.target);
-    packet.protocol = Protocol(forget32(u32::from(packet.protocol.0)) as u8);
-    packet.source_port = forget16(packet.source_port);
-    packet.target_port = forget16(packet.target_port);
-    parsed.is_some()
+    parsed && transport(&ctx, layout.transport(), packet).is_some()
+}
+
+/// Where the parts of a packet lie, as one number: offset of the transport header (16 bits), its protocol (8), TTL or
+/// hop limit (8), the IP version (8), and whether all is well formed (1).
+#[derive(Clone, Copy)]
+struct Layout(u64);
+
+impl Layout {
+    #[inline(always)]
+    fn new(version: u8, hop_limit: u8, protocol: u8, transport: Option<usize>) -> Self {
+        let (offset, well_formed) = match transport {
+            Some(offset) => (offset as u64 & 0xffff, 1),
+            None => (0, 0),
+        };
+        Self(
+            offset
+                | u64::from(protocol) << 16
+                | u64::from(hop_limit) << 24
+                | u64::from(version) << 32
+                | well_formed << 40,
+        )
+    }
+
+    #[inline(always)]
+    fn transport(self) -> usize {
+        (self.0 & 0xffff) as usize
+    }
+
+    #[inline(always)]
+    fn protocol(self) -> Protocol {
+        Protocol((self.0 >> 16) as u8)
+    }
+
+    #[inline(always)]
+    fn hop_limit(self) -> u8 {
+        (self.0 >> 24) as u8
+    }
+
+    #[inline(always)]
+    fn version(self) -> u8 {
+        (self.0 >> 32) as u8
+    }
+
+    #[inline(always)]
+    fn is_well_formed(self) -> bool {
+        self.0 >> 40 != 0
+    }
+}
+
+/// The [`Layout`] of a packet. A global function to the kernel, which verifies it once and by itself (see
+/// [`crate::identity`]).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn layout(skb: *mut __sk_buff) -> u64 {
+    let ctx = SkBuff::new(skb);
+    // SAFETY: the program's context.
+    let ethertype = u16::from_be(unsafe { (*skb).protocol } as u16);
+    match ethertype {
+        ETH_P_IP => ipv4(&ctx),
+        ETH_P_IPV6 => ipv6(&ctx),
+        _ => None,
+    }
+    .map_or(0, |layout| layout.0)
 }
 
 /// RFC 791 section 3.1. With options a packet is not judged but refused: a source route among them (RFC 791, "Loose
 /// Source and Record Route") sends it to another machine first, and the rest of them nobody needs (RFC 7126).
 #[inline(always)]
-fn ipv4(ctx: &SkBuff, packet: &mut Packet) -> Option<()> {
-    let h: [u8; 20] = ctx.load(0).ok()?;
-    let header_len = usize::from(h[0] & 0x0f) * 4;
+fn ipv4(ctx: &SkBuff) -> Option<Layout> {
+    let h: [u8; 12] = ctx.load(0).ok()?;
     let fragment_offset = u16::from_be_bytes([h[6] & 0x1f, h[7]]);
-    packet.source = Address::v4([h[12], h[13], h[14], h[15]]);
-    packet.target = Address::v4([h[16], h[17], h[18], h[19]]);
-    packet.hop_limit = h[8];
-    packet.protocol = Protocol(h[9]);
-    if h[0] >> 4 != 4 || header_len != 20 || fragment_offset != 0 {
-        return None;
-    }
-    transport(ctx, header_len, packet)
+    let transport = (h[0] == 4 << 4 | 5 && fragment_offset == 0).then_some(20);
+    Some(Layout::new(4, h[8], h[9], transport))
 }
 
 /// RFC 8200 section 3, extension headers section 4. A routing header with segments left is refused: the packet goes to
 /// another machine first, and for TCP that is not the one that the socket is connected to.
 #[inline(always)]
-fn ipv6(ctx: &SkBuff, packet: &mut Packet) -> Option<()> {
+fn ipv6(ctx: &SkBuff) -> Option<Layout> {
+    let h: [u8; 8] = ctx.load(0).ok()?;
+    let mut next = h[6];
+    let transport = if h[0] >> 4 == 6 { skip_extensions(ctx, &mut next) } else { None };
+    Some(Layout::new(6, h[7], next, transport))
+}
+
+/// The offset of what follows the extension headers; `next` is the header that was reached.
+#[inline(always)]
+fn skip_extensions(ctx: &SkBuff, next: &mut u8) -> Option<usize> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
     const AUTHENTICATION: u8 = 51;
     const DESTINATION: u8 = 60;
 
-    let h: [u8; 8] = ctx.load(0).ok()?;
-    packet.source = Address(ctx.load(8).ok()?);
-    packet.target = Address(ctx.load(24).ok()?);
-    packet.hop_limit = h[7];
-    if h[0] >> 4 != 6 {
-        return None;
-    }
-    let mut next = h[6];
     let mut offset = 40;
     for _ in 0..MAX_EXTENSIONS {
-        if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION) {
-            packet.protocol = Protocol(next);
-            return transport(ctx, offset, packet);
+        if !matches!(*next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION) {
+            return Some(offset);
         }
-        packet.protocol = Protocol(next);
         let e: [u8; 4] = ctx.load(offset).ok()?;
-        offset += match next {
+        offset += match *next {
             FRAGMENT => {
                 if u16::from_be_bytes([e[2], e[3]]) >> 3 != 0 {
                     return None;
@@ -100,9 +150,26 @@ fn ipv6(ctx: &SkBuff, packet: &mut Packet) -> Option<()> {
             AUTHENTICATION => (usize::from(e[1]) + 2) * 4,
             _ => (usize::from(e[1]) + 1) * 8,
         };
-        next = e[0];
+        *next = e[0];
     }
     None
+}
+
+#[inline(always)]
+fn addresses(ctx: &SkBuff, layout: Layout, packet: &mut Packet) -> Option<()> {
+    match layout.version() {
+        4 => {
+            let [source, target]: [[u8; 4]; 2] = ctx.load(12).ok()?;
+            packet.source = Address::v4(source);
+            packet.target = Address::v4(target);
+        }
+        6 => {
+            packet.source = Address(ctx.load(8).ok()?);
+            packet.target = Address(ctx.load(24).ok()?);
+        }
+        _ => return None,
+    }
+    Some(())
 }
 
 #[inline(always)]

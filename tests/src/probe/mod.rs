@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
 pub use self::protocol::{Answer, Done, Family, Kind, Request};
-use crate::{artifact, cgroup::Cgroup, place::Place};
+use crate::{artifact, cgroup::Cgroup, pace::stretched, place::Place};
 
 /// How long a probe waits for an answer that may never come. Long for a LAN that is all memory, short for a test.
 pub const PATIENCE: Duration = Duration::from_millis(700);
@@ -180,7 +180,7 @@ pub struct Socket<'a> {
 impl Socket<'_> {
     /// Connects it.
     pub fn connect(&self, to: SocketAddr) -> Result<Outcome> {
-        self.outcome(&Request::Connect { socket: self.number, to, patience: PATIENCE })
+        self.outcome(&Request::Connect { socket: self.number, to, patience: stretched(PATIENCE) })
     }
 
     /// Connects it, sends and wants an answer.
@@ -273,7 +273,7 @@ impl Socket<'_> {
 
     /// Only waits.
     pub fn receive(&self) -> Result<Outcome> {
-        self.outcome(&Request::Receive { socket: self.number, patience: PATIENCE })
+        self.outcome(&Request::Receive { socket: self.number, patience: stretched(PATIENCE) })
     }
 
     /// Hands the socket to another probe, over a Unix socket; this probe's own is closed.

@@ -8,12 +8,11 @@ mod attacks;
 mod beginnings;
 mod evasion;
 mod lifecycle;
-mod loopback;
 mod modes;
-mod protocols;
 mod reports;
 mod sockets;
 mod systemd;
 mod transports;
-mod verdicts;
 mod workloads;
+
+use bulkhead_tests::{scene as loopback, verdicts};

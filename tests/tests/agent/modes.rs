@@ -1,7 +1,9 @@
 //! Audit and dry run: nothing is refused, everything that would be is reported.
 
+use std::process::Command;
+
 use anyhow::{Result, ensure};
-use bulkhead_tests::{Lab, Probe, probe::Kind};
+use bulkhead_tests::{Lab, Probe, artifact, probe::Kind};
 use serde_json::{Value, json};
 
 use crate::{
@@ -111,6 +113,23 @@ fn an_environment_that_is_off_is_left_alone() -> Result<()> {
     let agent = lab.agent(&policy)?.start()?;
     attempts(&lab, allowed, &[there])?;
     agent.denials().expect_none(&json!({}))?;
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn status_tells_the_hash_that_check_does_also_in_a_dry_run() -> Result<()> {
+    let lab = Lab::new()?;
+    let agent = lab.agent(POLICY)?.dry_run().start()?;
+    let check = Command::new(artifact::agent()?)
+        .args(["check", "--output", "json"])
+        .arg(agent.policy_file())
+        .output()?;
+    let said = String::from_utf8(check.stdout)?;
+    let last: Value = serde_json::from_str(said.lines().last().unwrap_or_default())?;
+    let status = agent.status()?;
+    ensure!(last["policy_hash"].is_string(), "{said}");
+    ensure!(status["policy_hash"] == last["policy_hash"], "{said}\n{status}");
     agent.stop()?;
     Ok(())
 }

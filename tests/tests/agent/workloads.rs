@@ -18,6 +18,9 @@ use crate::{
 /// A workload that appears is held to the policy within this time.
 const SOON: Duration = Duration::from_secs(1);
 
+/// An address is looked for so seldom while no cgroup changes, and then some.
+const ADDRESSES: Duration = Duration::from_secs(15);
+
 /// Tries until the attempt comes out as it should for good.
 fn soon(what: &str, fits: impl Fn(Outcome) -> bool, attempt: impl Fn() -> Result<Outcome>) -> Result<()> {
     let start = Instant::now();
@@ -122,6 +125,50 @@ fn a_container_is_known_by_its_address_from_inside_and_outside() -> Result<()> {
     }
     let named = json!({"workload": {"name": "ci"}, "peer": {"name": "db", "environment": "prod"}});
     agent.denials().expect(&named)?;
+    agent.stop()?;
+    Ok(())
+}
+
+/// Addresses come and go by edits of the tables in force: no generation is built, and what was allowed stays so.
+#[test]
+fn an_address_that_appears_opens_what_its_workload_may_reach_and_nothing_else() -> Result<()> {
+    let lab = Lab::new()?;
+    let (db_net, web_net, ci_net) = (lab.network()?, lab.network()?, lab.network()?);
+    let db = lab.probe_in("/db", &db_net)?;
+    let (web, ci) = (lab.probe_in("/web", &web_net)?, lab.probe_in("/ci", &ci_net)?);
+    db.serve(Kind::Tcp, at(db_net.v4, PORT))?;
+    let agent = lab.agent(POLICY)?.start()?;
+    allowed("web to db at its first address", web.tcp(at(db_net.v4, PORT))?)?;
+    let before = agent.status()?;
+
+    let second = Ipv4Addr::new(10, 77, 0, 200);
+    db_net.ip(&format!("addr add {second}/24 dev eth0\n"))?;
+    db.serve(Kind::Tcp, at(second, PORT))?;
+    let start = Instant::now();
+    while !is_answered(web.tcp(at(second, PORT))?) {
+        ensure!(
+            start.elapsed() < ADDRESSES,
+            "db's second address is not known {ADDRESSES:?} after it appeared"
+        );
+        allowed("web to db at its first address meanwhile", web.tcp(at(db_net.v4, PORT))?)?;
+        thread::sleep(Duration::from_millis(50));
+    }
+    refused("ci to db at its second address", ci.tcp(at(second, PORT))?)?;
+    let after = agent.status()?;
+    ensure!(after["generation"] == before["generation"], "a generation was built: {after}");
+    ensure!(after["policy_hash"] == before["policy_hash"], "the policy is the same: {after}");
+    ensure!(after["tables_hash"] != before["tables_hash"], "the tables are others: {after}");
+
+    db_net.ip(&format!("addr del {second}/24 dev eth0\n"))?;
+    let start = Instant::now();
+    while agent.status()?["tables_hash"] != before["tables_hash"] {
+        ensure!(
+            start.elapsed() < ADDRESSES,
+            "db's second address is still known {ADDRESSES:?} after it went"
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+    allowed("web to db at its first address in the end", web.tcp(at(db_net.v4, PORT))?)?;
     agent.stop()?;
     Ok(())
 }

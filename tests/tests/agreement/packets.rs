@@ -163,7 +163,7 @@ fn record(
         return Ok(());
     }
     let packet = &case.packet;
-    let (address, flow) = (case.far().0, packet.flow(compiled));
+    let (address, flow) = (case.far().0, packet.flow(&compiled.endpoints, |ip| compiled.peer(ip.into())));
     let cgroup = kernel.cgroup(packet.local);
     let kind = (cgroup, address.0, flow.port, flow.protocol.0, flow.direction as u8);
     let due = !case.is_malformed() && !kinds.contains(&kind);

@@ -9,7 +9,7 @@ use std::{
     net::IpAddr,
 };
 
-use bulkhead_common::{Decision, Direction, Flow, Peer, PeerEntry, Protocol, decide};
+use bulkhead_common::{Decision, Direction, Endpoint, Flow, Peer, PeerEntry, Protocol, Tables, decide};
 use bulkhead_policy::{Compiled, Connection, Inventory, Party, Policy, Source, WorkloadId, load};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -116,12 +116,18 @@ pub struct World {
     peers: Vec<(Option<usize>, Vec<&'static str>, bool)>,
     /// The rules, in the order of the policy.
     pub rules: Vec<RuleText>,
+    host: Host,
+    /// The packets to ask about.
+    pub packets: Vec<Packet>,
+}
+
+/// What a host knows.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
     owners: Vec<(&'static str, Option<usize>)>,
     local: Vec<&'static str>,
     resolvers: Vec<&'static str>,
     resolved: Vec<&'static str>,
-    /// The packets to ask about.
-    pub packets: Vec<Packet>,
 }
 
 /// A rule's parts as text.
@@ -155,19 +161,27 @@ pub struct Packet {
 impl Packet {
     /// What compiled tables say of it.
     pub fn decision(&self, compiled: &Compiled) -> Decision {
-        let local = compiled.endpoints[self.local.0];
-        decide(&compiled.at(self.now_ns), &local, &self.flow(compiled))
+        let address = |ip: IpAddr| compiled.peer(ip.into());
+        self.decision_by(&compiled.endpoints, address, &compiled.at(self.now_ns))
+    }
+
+    /// What tables say of it, asked as the programs ask them.
+    pub fn decision_by(
+        &self,
+        endpoints: &[Endpoint],
+        address: impl Fn(IpAddr) -> PeerEntry,
+        policy: &impl Tables,
+    ) -> Decision {
+        decide(policy, &endpoints[self.local.0], &self.flow(endpoints, address))
     }
 
     /// It as the verdict function is asked about it.
-    pub fn flow(&self, compiled: &Compiled) -> Flow {
-        let by_address = self.address.map_or(PeerEntry::UNKNOWN, |ip| compiled.peer(ip.into()));
+    pub fn flow(&self, endpoints: &[Endpoint], address: impl Fn(IpAddr) -> PeerEntry) -> Flow {
+        let by_address = self.address.map_or(PeerEntry::UNKNOWN, address);
         let peer = match self.socket {
-            Some(WorkloadId(w)) => Peer {
-                subject: compiled.endpoints[w].subject,
-                class: compiled.endpoints[w].peer,
-                address: by_address.class,
-            },
+            Some(WorkloadId(w)) => {
+                Peer { subject: endpoints[w].subject, class: endpoints[w].peer, address: by_address.class }
+            }
             None => Peer { subject: by_address.subject, class: by_address.class, address: by_address.class },
         };
         Flow { direction: self.direction, protocol: self.protocol, port: self.port, peer }
@@ -212,6 +226,18 @@ fn packet() -> impl Strategy<Value = Packet> {
     )
 }
 
+/// A host.
+pub fn host() -> impl Strategy<Value = Host> {
+    let addresses = || vec(select(&ADDRESSES[..]), 0..4);
+    let owned = vec((select(&ADDRESSES[..]), option::weighted(0.8, 0..WORKLOADS)), 0..4);
+    (owned, addresses(), addresses(), addresses()).prop_map(|(owners, local, resolvers, resolved)| Host {
+        owners,
+        local,
+        resolvers,
+        resolved,
+    })
+}
+
 /// A world.
 pub fn world() -> impl Strategy<Value = World> {
     let ranges = || vec(select(&RANGES[..]), 0..3);
@@ -219,18 +245,10 @@ pub fn world() -> impl Strategy<Value = World> {
     let open = || any::<u8>().prop_map(|n| n < 30);
     let workload = (option::weighted(0.8, 0..ENVIRONMENTS), open(), open());
     let peer = (option::of(0..ENVIRONMENTS), ranges(), open());
-    let addresses = || vec(select(&ADDRESSES[..]), 0..4);
-    let host = (
-        vec((select(&ADDRESSES[..]), option::weighted(0.8, 0..WORKLOADS)), 0..4),
-        addresses(),
-        addresses(),
-        addresses(),
-    );
     let declared = (vec(environment, ENVIRONMENTS), vec(workload, WORKLOADS), vec(peer, PEERS));
-    (declared, vec(rule(), 0..10), host, vec(packet(), PACKETS)).prop_map(
-        |((environments, workloads, peers), rules, (owners, local, resolvers, resolved), packets)| {
-            World { environments, workloads, peers, rules, owners, local, resolvers, resolved, packets }
-                .unambiguous()
+    (declared, vec(rule(), 0..10), host(), vec(packet(), PACKETS)).prop_map(
+        |((environments, workloads, peers), rules, host, packets)| {
+            World { environments, workloads, peers, rules, host, packets }.unambiguous()
         },
     )
 }
@@ -308,10 +326,7 @@ impl World {
             workloads: vec![(None, false, false); 2],
             peers: vec![],
             rules: vec![rule],
-            owners: vec![],
-            local: vec![],
-            resolvers: vec![],
-            resolved: vec![],
+            host: Host::default(),
             packets: vec![],
         }
     }
@@ -346,13 +361,7 @@ impl World {
 
     /// What is known of its host.
     pub fn inventory(&self) -> Inventory {
-        let ips = |texts: &[&str]| texts.iter().copied().map(ip).collect();
-        Inventory {
-            addresses: self.owners.iter().map(|(text, w)| (ip(text), w.map(WorkloadId))).collect(),
-            local: ips(&self.local),
-            resolvers: ips(&self.resolvers),
-            names: [("x.example.org".to_owned(), ips(&self.resolved))].into(),
-        }
+        self.host.inventory()
     }
 
     /// Its policy.
@@ -411,5 +420,18 @@ impl World {
             }
         }
         text
+    }
+}
+
+impl Host {
+    /// What is known of it.
+    pub fn inventory(&self) -> Inventory {
+        let ips = |texts: &[&str]| texts.iter().copied().map(ip).collect();
+        Inventory {
+            addresses: self.owners.iter().map(|(text, w)| (ip(text), w.map(WorkloadId))).collect(),
+            local: ips(&self.local),
+            resolvers: ips(&self.resolvers),
+            names: [("x.example.org".to_owned(), ips(&self.resolved))].into(),
+        }
     }
 }

@@ -21,7 +21,7 @@ pub(crate) enum Proof {
 }
 
 /// All of them. bpf-linker's and Debian's compiler's own are not here: they depend on the way taken.
-pub(crate) const PACKAGES: [Package; 8] = [
+pub(crate) const PACKAGES: [Package; 13] = [
     Package { name: "gcc", proof: Proof::Program("cc"), why: "links what rustc compiles" },
     Package {
         name: "libc6-dev",
@@ -50,4 +50,13 @@ pub(crate) const PACKAGES: [Package; 8] = [
         proof: Proof::Program("debootstrap"),
         why: "a system with a real systemd for the end-to-end tests",
     },
+    Package {
+        name: "qemu-system-x86",
+        proof: Proof::Program("qemu-system-x86_64"),
+        why: "machines that boot other kernels",
+    },
+    Package { name: "busybox-static", proof: Proof::Program("busybox"), why: "the shell of those machines" },
+    Package { name: "kmod", proof: Proof::Program("depmod"), why: "the modules of those kernels" },
+    Package { name: "xz-utils", proof: Proof::Program("xz"), why: "unpacks those kernels" },
+    Package { name: "zstd", proof: Proof::Program("zstd"), why: "unpacks those kernels" },
 ];

@@ -14,9 +14,13 @@ pub(crate) struct Status {
     pub(crate) cgroup_root: PathBuf,
     /// Is nothing refused, only reported?
     pub(crate) dry_run: bool,
-    /// Number of the policy in force; it grows as addresses change.
+    /// Number of the tables in force; it grows with each that is built anew, and not with edits.
     pub(crate) generation: u32,
     pub(crate) policy: Vec<String>,
+    /// What `bulkhead check` tells of the same policy.
+    pub(crate) policy_hash: String,
+    /// Of the policy and all that it compiles to on this host now.
+    pub(crate) tables_hash: String,
     pub(crate) rules: usize,
     pub(crate) environments: Vec<Environment>,
     pub(crate) workloads: Vec<Workload>,

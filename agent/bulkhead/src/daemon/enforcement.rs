@@ -7,8 +7,8 @@ use std::{
 };
 
 use bulkhead_common::Endpoint;
-use bulkhead_datapath::{Datapath, DatapathError, Events, Generation};
-use bulkhead_policy::{Compiled, Identity, Inventory, Mode, Policy, WorkloadId, compile};
+use bulkhead_datapath::{Datapath, DatapathError, Edits, Events, Generation};
+use bulkhead_policy::{Compiler, Identity, Inventory, Mode, Policy, WorkloadId};
 use bulkhead_workloads::{CgroupId, CgroupRoot, Changes, Edit, Members, SharedTree, addresses};
 use tokio::task::JoinHandle;
 
@@ -22,10 +22,12 @@ pub(super) struct Enforcement {
     tree: SharedTree,
     members: Members,
     inventory: Inventory,
-    compiled: Compiled,
+    compiler: Compiler<Arc<Policy>>,
     datapath: Datapath,
     generation: u32,
-    search: Option<JoinHandle<(Option<Found>, Duration)>>,
+    /// Does the kernel hold what the compiler has told? Edits are good for nothing else.
+    in_step: bool,
+    search: Option<JoinHandle<(Option<Inventory>, Duration)>>,
     cost_of_search: Duration,
     /// The last thing that the kernel did not take.
     fault: Option<String>,
@@ -42,7 +44,7 @@ impl Enforcement {
         let mut members = Members::new(&root);
         members.update(&tree.read(), &policy, there);
         let inventory = addresses(&directories(&root, &tree, &members)).map_err(RunError::Addresses)?;
-        let compiled = compile(&policy, &inventory);
+        let compiler = Compiler::new(Arc::clone(&policy), inventory.clone());
         let datapath = Datapath::load(root.path())?;
         let mut enforcement = Self {
             policy,
@@ -50,9 +52,10 @@ impl Enforcement {
             tree,
             members,
             inventory,
-            compiled,
+            compiler,
             datapath,
             generation: 0,
+            in_step: false,
             search: None,
             cost_of_search: Duration::ZERO,
             fault: None,
@@ -109,20 +112,19 @@ impl Enforcement {
             return;
         }
         let directories = directories(&self.root, &self.tree, &self.members);
-        let (policy, known) = (Arc::clone(&self.policy), self.inventory.clone());
+        let known = self.inventory.clone();
         self.search = Some(tokio::task::spawn_blocking(move || {
             priority::ordinary();
             let started = Instant::now();
             let found = addresses(&directories)
                 .inspect_err(|error| tracing::warn!(%error, "cannot read the addresses of this machine"));
             let others = found.ok().filter(|inventory| *inventory != known);
-            let found = others.map(|inventory| Found { compiled: compile(&policy, &inventory), inventory });
-            (found, started.elapsed())
+            (others, started.elapsed())
         }));
     }
 
     /// Waits until a search for addresses has found others than before; for ever if there is no search.
-    pub(super) async fn addresses_found(&mut self) -> Found {
+    pub(super) async fn addresses_found(&mut self) -> Inventory {
         loop {
             let Some(search) = &mut self.search else { return std::future::pending().await };
             let found = search.await;
@@ -144,13 +146,30 @@ impl Enforcement {
         self.cost_of_search
     }
 
-    /// Puts a generation in force that knows the addresses found.
-    pub(super) fn take_addresses(&mut self, found: Found) {
-        self.inventory = found.inventory;
-        self.compiled = found.compiled;
+    /// Brings the kernel's tables up to date with the addresses found.
+    pub(super) fn take_addresses(&mut self, found: Inventory) {
+        self.inventory = found.clone();
+        let edits = self.compiler.follow(found);
+        tracing::debug!(generation = self.generation, edits = edits.len(), "addresses have changed");
+        if self.in_step && self.edit(&edits) {
+            return;
+        }
         let done = self.install();
-        tracing::debug!(generation = self.generation, "addresses have changed");
+        tracing::debug!(generation = self.generation, "a generation with room for what has appeared");
         self.note(done);
+    }
+
+    /// Edits the tables in force; have they had room for it?
+    fn edit(&mut self, edits: &bulkhead_policy::Edits) -> bool {
+        let done = self.datapath.edit(&Edits {
+            policy_puts: &edits.policy_puts,
+            peers: &edits.peers,
+            policy_removes: &edits.policy_removes,
+        });
+        if let Err(error) = &done {
+            tracing::debug!(%error, "the tables in force cannot be edited");
+        }
+        done.is_ok()
     }
 
     fn install(&mut self) -> Result<(), DatapathError> {
@@ -159,20 +178,23 @@ impl Enforcement {
             .placed()
             .filter_map(|(cgroup, identity)| Some((cgroup.0, self.endpoint(identity)?)))
             .collect();
+        let compiled = self.compiler.compiled();
         self.generation += 1;
-        self.datapath.install(&Generation {
+        let done = self.datapath.install(&Generation {
             number: self.generation,
             endpoints: &endpoints,
-            peers: &self.compiled.peers,
-            policy: &self.compiled.policy,
-        })
+            peers: &compiled.peers,
+            policy: &compiled.policy,
+        });
+        self.in_step = done.is_ok();
+        done
     }
 
     fn endpoint(&self, identity: Identity) -> Option<Endpoint> {
         match identity {
             Identity::None => None,
-            Identity::Workload(workload) => Some(self.compiled.endpoints[workload.0]),
-            Identity::Unidentified => Some(self.compiled.unidentified),
+            Identity::Workload(workload) => Some(self.compiler.endpoint(workload)),
+            Identity::Unidentified => Some(self.compiler.unidentified()),
         }
     }
 
@@ -225,6 +247,8 @@ impl Enforcement {
             dry_run,
             generation: self.generation,
             policy: files.to_vec(),
+            policy_hash: policy.content_hash().to_string(),
+            tables_hash: self.compiler.content_hash().to_string(),
             rules: policy.rules.len(),
             environments: environments.collect(),
             workloads: (0..policy.workloads.len()).map(|n| self.workload(WorkloadId(n))).collect(),
@@ -291,13 +315,6 @@ impl Enforcement {
         );
         warnings
     }
-}
-
-/// Addresses that have changed, with what the policy compiles to under them.
-#[derive(Debug)]
-pub(super) struct Found {
-    inventory: Inventory,
-    compiled: Compiled,
 }
 
 /// The directories of all cgroups that are in a workload.

@@ -1,28 +1,30 @@
-//! The table address -> class: which rule ends each range of addresses matches.
+//! What a policy declares of addresses: which rule ends each range of them matches.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use bulkhead_common::{Address, PeerEntry, SubjectId};
 
 use super::{
-    Zone, subject,
-    terms::{Classes, Term, Terms},
+    Zone,
+    classes::Classes,
+    subject,
+    terms::{Term, Terms},
 };
 use crate::{
-    inventory::Inventory,
-    language::{Cidr, End, EnvironmentId, Policy, WorkloadId},
+    language::{Cidr, End, EnvironmentId, Policy, WorkloadId, bits},
+    steps::Steps,
 };
 
 /// What is declared of one range. What is nested in it inherits all but the owner.
 #[derive(Clone, Debug, Default)]
-struct Declared {
-    terms: Vec<Term>,
-    environment: Option<Claim<EnvironmentId>>,
-    zone: Option<Zone>,
-    local: bool,
-    host: bool,
-    dns: bool,
-    owner: Option<WorkloadId>,
+pub(super) struct Declared {
+    pub(super) terms: Vec<Term>,
+    pub(super) environment: Option<Claim<EnvironmentId>>,
+    pub(super) zone: Option<Zone>,
+    pub(super) local: bool,
+    pub(super) host: bool,
+    pub(super) dns: bool,
+    pub(super) owner: Option<WorkloadId>,
 }
 
 /// Whose something is, when at most one may have it.
@@ -42,135 +44,150 @@ impl<T: Copy + PartialEq> Claim<T> {
     }
 }
 
-/// The table, sorted by address and length.
-pub(super) fn table(
-    policy: &Policy,
-    inventory: &Inventory,
-    terms: &Terms,
-    classes: &mut Classes,
-) -> Vec<(Address, u32, PeerEntry)> {
-    let ranges = Ranges::new(policy, inventory, terms);
-    let mut table = Vec::new();
-    let mut covered = false;
-    // IPv4 lies inside ::/0 in this form of addresses, and no IPv6 range holds an IPv4 address.
-    for v4 in [false, true] {
-        let mut above: Vec<(Cidr, Declared, PeerEntry)> = Vec::new();
-        for (cidr, own) in ranges.0.iter().filter(|(cidr, _)| cidr.is_v4() == v4) {
-            while above.last().is_some_and(|(wider, ..)| !wider.covers(*cidr)) {
-                above.pop();
-            }
-            let (whole, wider) = match above.last() {
-                Some((_, inherited, entry)) => (own.below(inherited), *entry),
-                None => (own.clone(), PeerEntry::UNKNOWN),
-            };
-            let entry = whole.entry(policy, terms, classes);
-            if entry != wider {
-                table.push((cidr.first(), u32::from(cidr.prefix_len()), entry));
-                covered |= !v4
-                    && u32::from(cidr.prefix_len()) < Address::V4_PREFIX
-                    && cidr.first() <= V4.first()
-                    && V4.first() <= cidr.last();
-            }
-            above.push((*cidr, whole, entry));
-        }
-    }
-    if covered && !table.iter().any(|(first, len, _)| (*first, *len) == (V4.first(), Address::V4_PREFIX)) {
-        table.push((V4.first(), Address::V4_PREFIX, PeerEntry::UNKNOWN));
-    }
-    table.sort_unstable();
-    table
+/// What a policy declares of addresses: the same on every host and as long as the policy is.
+#[derive(Debug)]
+pub(super) struct Ranges {
+    /// The entries of ranges of several addresses.
+    entries: Vec<(Address, u32, PeerEntry)>,
+    /// By address: what holds around it, as index into `wholes`.
+    around: Steps<u32>,
+    /// What is declared of each such range and of those around it, with its entry. The first is none.
+    wholes: Vec<(Declared, PeerEntry)>,
+    /// What is declared of addresses alone.
+    singles: BTreeMap<Address, Declared>,
 }
+
+impl Ranges {
+    pub(super) fn new(policy: &Policy, terms: &Terms, classes: &mut Classes) -> Self {
+        let (singles, ranges): (Vec<_>, Vec<_>) =
+            declarations(policy, terms).0.into_iter().partition(|(cidr, _)| cidr.prefix_len() == SINGLE);
+        let mut wholes = vec![(Declared::default(), PeerEntry::UNKNOWN)];
+        let mut entries = Vec::new();
+        let mut spans = vec![(V4, 0)];
+        let mut covered = false;
+        // IPv4 lies inside ::/0 in this form of addresses, and no IPv6 range holds an IPv4 address.
+        for v4 in [false, true] {
+            let mut above: Vec<(Cidr, u32)> = Vec::new();
+            for (cidr, own) in ranges.iter().filter(|(cidr, _)| cidr.is_v4() == v4) {
+                while above.last().is_some_and(|(wider, _)| !wider.covers(*cidr)) {
+                    above.pop();
+                }
+                let (around, wider) = &wholes[above.last().map_or(0, |(_, at)| *at as usize)];
+                let whole = own.below(around);
+                let entry = whole.entry(policy, terms, classes);
+                if entry != *wider {
+                    entries.push((cidr.first(), u32::from(cidr.prefix_len()), entry));
+                    classes.hold(entry.class);
+                    covered |= !v4
+                        && u32::from(cidr.prefix_len()) < Address::V4_PREFIX
+                        && cidr.first() <= V4.first()
+                        && V4.first() <= cidr.last();
+                }
+                let at = u32::try_from(wholes.len()).unwrap_or(0);
+                wholes.push((whole, entry));
+                spans.push((*cidr, at));
+                above.push((*cidr, at));
+            }
+        }
+        if covered
+            && !entries.iter().any(|(first, len, _)| (*first, *len) == (V4.first(), Address::V4_PREFIX))
+        {
+            entries.push((V4.first(), Address::V4_PREFIX, PeerEntry::UNKNOWN));
+        }
+        spans.sort_unstable();
+        let spans = spans.into_iter().map(|(cidr, at)| (bits(cidr.first()), bits(cidr.last()), at));
+        let singles = singles.into_iter().map(|(cidr, own)| (cidr.first(), own)).collect();
+        Self { entries, around: Steps::new(0, spans), wholes, singles }
+    }
+
+    /// The entries of ranges of several addresses.
+    pub(super) fn entries(&self) -> &[(Address, u32, PeerEntry)] {
+        &self.entries
+    }
+
+    /// The addresses of which something is declared of them alone.
+    pub(super) fn singles(&self) -> impl Iterator<Item = Address> {
+        self.singles.keys().copied()
+    }
+
+    /// What is declared of one address alone.
+    pub(super) fn single(&self, address: Address) -> Declared {
+        self.singles.get(&address).cloned().unwrap_or_default()
+    }
+
+    /// The ranges around one address: what is declared of them, and the entry that holds where it has none.
+    pub(super) fn around(&self, address: Address) -> &(Declared, PeerEntry) {
+        &self.wholes[self.around.at(bits(address)) as usize]
+    }
+}
+
+/// Length of the prefix that is a whole address.
+const SINGLE: u8 = 128;
 
 /// All IPv4 addresses.
 const V4: Cidr = Cidr::of(Address::v4([0; 4]), 96);
 
-/// Every range about which something is declared; a range comes after those that it is nested in.
-struct Ranges(BTreeMap<Cidr, Declared>);
+const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1"];
 
-impl Ranges {
-    fn new(policy: &Policy, inventory: &Inventory, terms: &Terms) -> Self {
-        let mut ranges = Self(BTreeMap::new());
-        for (cidr, term) in terms.cidrs() {
-            ranges.at(cidr).terms.push(term);
-        }
-        ranges.peers(policy, inventory, terms);
-        if terms.name_environments() {
-            for (n, environment) in policy.environments.iter().enumerate() {
-                for cidr in &environment.cidrs {
-                    ranges.claim(*cidr, EnvironmentId(n));
-                }
-            }
-        }
-        if terms.number(End::Private).is_some() || terms.number(End::Internet).is_some() {
-            for (cidr, zone) in Zone::ranges() {
-                ranges.at(cidr).zone = Some(zone);
-            }
-        }
-        ranges.this_machine(inventory);
-        for (ip, owner) in inventory.addresses.iter().filter(|(ip, _)| !Address::from(**ip).is_loopback()) {
-            ranges.at(Cidr::single(*ip)).owner = *owner;
-        }
-        ranges
+/// Every range of which something is declared; a range comes after those that it is nested in.
+struct Declarations(BTreeMap<Cidr, Declared>);
+
+fn declarations(policy: &Policy, terms: &Terms) -> Declarations {
+    let mut ranges = Declarations(BTreeMap::new());
+    for (cidr, term) in terms.cidrs() {
+        ranges.at(cidr).terms.push(term);
     }
-
-    fn peers(&mut self, policy: &Policy, inventory: &Inventory, terms: &Terms) {
-        for (n, peer) in policy.peers.iter().enumerate() {
-            let term = terms.number(End::Peer(n));
-            let environment = peer.environment.filter(|_| terms.name_environments());
-            let resolved = peer.names.iter().filter_map(|name| inventory.names.get(name)).flatten();
-            for cidr in peer.cidrs.iter().copied().chain(resolved.map(|ip| Cidr::single(*ip))) {
-                self.at(cidr).terms.extend(term);
-                if let Some(environment) = environment {
-                    self.claim(cidr, environment);
-                }
+    for (n, peer) in policy.peers.iter().enumerate() {
+        for cidr in &peer.cidrs {
+            ranges.at(*cidr).join_peer(policy, terms, n);
+        }
+    }
+    if terms.name_environments() {
+        for (n, environment) in policy.environments.iter().enumerate() {
+            for cidr in &environment.cidrs {
+                ranges.at(*cidr).claim(EnvironmentId(n));
             }
         }
     }
-
-    fn this_machine(&mut self, inventory: &Inventory) {
-        for text in LOOPBACK {
-            if let Ok(cidr) = text.parse() {
-                *self.local(cidr) = true;
-            }
-        }
-        // connect() takes the unspecified address for loopback. It is not `host`: a packet from the wire can bear it.
-        for ip in [IpAddr::from([0; 4]), IpAddr::from([0; 16])] {
-            self.at(Cidr::single(ip)).local = true;
-        }
-        // Loopback is everybody's, whoever claims to have it to himself.
-        for ip in
-            inventory.local.iter().filter(|ip| !ip.is_unspecified() && !Address::from(**ip).is_loopback())
-        {
-            // Whoever has an address in a namespace of its own is no part of the host as a peer.
-            *self.local(Cidr::single(*ip)) = !inventory.addresses.contains_key(ip);
-        }
-        for ip in &inventory.resolvers {
-            self.at(Cidr::single(*ip)).dns = true;
+    if terms.number(End::Private).is_some() || terms.number(End::Internet).is_some() {
+        for (cidr, zone) in Zone::ranges() {
+            ranges.at(cidr).zone = Some(zone);
         }
     }
-
-    /// Marks a range as this machine's; is it `host` too?
-    fn local(&mut self, cidr: Cidr) -> &mut bool {
-        let declared = self.at(cidr);
-        declared.local = true;
-        &mut declared.host
+    for text in LOOPBACK {
+        if let Ok(cidr) = text.parse() {
+            let loopback = ranges.at(cidr);
+            (loopback.local, loopback.host) = (true, true);
+        }
     }
-
-    fn claim(&mut self, cidr: Cidr, environment: EnvironmentId) {
-        let held = &mut self.at(cidr).environment;
-        *held = Some(Claim::add(*held, environment));
+    // connect() takes the unspecified address for loopback. It is not `host`: a packet from the wire can bear it.
+    for ip in [IpAddr::from([0; 4]), IpAddr::from([0; 16])] {
+        ranges.at(Cidr::single(ip)).local = true;
     }
+    ranges
+}
 
+impl Declarations {
     fn at(&mut self, cidr: Cidr) -> &mut Declared {
         self.0.entry(cidr).or_default()
     }
 }
 
-const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1"];
-
 impl Declared {
+    /// It is of a peer, and in the peer's environment.
+    pub(super) fn join_peer(&mut self, policy: &Policy, terms: &Terms, peer: usize) {
+        self.terms.extend(terms.number(End::Peer(peer)));
+        if let Some(environment) = policy.peers[peer].environment.filter(|_| terms.name_environments()) {
+            self.claim(environment);
+        }
+    }
+
+    fn claim(&mut self, environment: EnvironmentId) {
+        self.environment = Some(Claim::add(self.environment, environment));
+    }
+
     /// With what is declared of the range around it.
-    fn below(&self, wider: &Self) -> Self {
+    pub(super) fn below(&self, wider: &Self) -> Self {
         Self {
             terms: wider.terms.iter().chain(&self.terms).copied().collect(),
             environment: self.environment.or(wider.environment),
@@ -182,7 +199,7 @@ impl Declared {
         }
     }
 
-    fn entry(&self, policy: &Policy, terms: &Terms, classes: &mut Classes) -> PeerEntry {
+    pub(super) fn entry(&self, policy: &Policy, terms: &Terms, classes: &mut Classes) -> PeerEntry {
         let owners_environment = self.owner.and_then(|w| policy.workloads[w.0].environment);
         let environment = match (owners_environment, self.environment) {
             (Some(e), _) | (None, Some(Claim::One(e))) => Some(End::Environment(e)),

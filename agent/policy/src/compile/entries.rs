@@ -3,10 +3,11 @@
 use bulkhead_common::{Direction, PeerId, PolicyKey, PolicyValue, RuleId, SubjectId};
 
 use super::{
+    classes::{Classes, Numbered},
     subject,
-    terms::{Classes, Terms, sides},
+    terms::{Opening, Terms, sides},
 };
-use crate::language::{End, Policy, PortSpan, Ports, Rule};
+use crate::language::{Policy, PortSpan, Ports, Rule};
 
 /// Protocol and port as one number of 24 bits, of which the first `len` count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,47 +55,48 @@ impl Entry {
     }
 }
 
-/// The table, sorted by key and length.
-pub(super) fn table(
-    policy: &Policy,
-    terms: &Terms,
-    classes: &Classes,
-    flags: &[u32],
-) -> Vec<(u32, PolicyKey, PolicyValue)> {
-    let classes = classes.by_term(terms.len());
-    let mut entries = Vec::new();
-    for (number, rule) in (0..).map(RuleId).zip(&policy.rules) {
-        let prefixes = prefixes(rule);
-        for direction in [Direction::Egress, Direction::Ingress] {
-            let (local, far) = sides(rule, direction);
-            let mut subjects = terms.subjects(local, direction, flags).peekable();
-            if subjects.peek().is_none() {
-                continue;
-            }
-            let peers = peers(far, terms, &classes);
-            for workload in subjects {
-                for peer in &peers {
-                    entries.extend(
-                        prefixes.iter().map(|p| Entry::new(subject(workload), *peer, direction, *p, number)),
-                    );
-                }
+/// Whose allowlists are filled, and by which rules.
+#[derive(Clone, Copy)]
+pub(super) struct Allowlists<'a> {
+    pub(super) policy: &'a Policy,
+    pub(super) terms: &'a Terms,
+    /// The workloads' [`bulkhead_common::Endpoint::flags`].
+    pub(super) flags: &'a [u32],
+}
+
+impl Allowlists<'_> {
+    /// The table, sorted by key and length.
+    pub(super) fn table(self, classes: &Classes) -> Vec<(u32, PolicyKey, PolicyValue)> {
+        let mut entries = Vec::new();
+        self.enter(self.terms.open_to_everybody(), PeerId::ANY, &mut entries);
+        for (class, matched) in classes.iter() {
+            self.enter(&self.terms.open_to(matched), class, &mut entries);
+        }
+        entries.sort_unstable();
+        merge(self.policy, &entries)
+    }
+
+    /// The part of the table that names one class, sorted by key and length. It depends on nothing but what the class
+    /// matches.
+    pub(super) fn of_class(self, (class, matched): &Numbered) -> Vec<(u32, PolicyKey, PolicyValue)> {
+        let mut entries = Vec::new();
+        self.enter(&self.terms.open_to(matched), *class, &mut entries);
+        entries.sort_unstable();
+        merge(self.policy, &entries)
+    }
+
+    fn enter(self, openings: &[Opening], peer: PeerId, entries: &mut Vec<Entry>) {
+        for Opening { rule: number, direction } in openings.iter().copied() {
+            let rule = &self.policy.rules[number.0 as usize];
+            let prefixes = prefixes(rule);
+            let (local, _) = sides(rule, direction);
+            for workload in self.terms.subjects(local, direction, self.flags) {
+                entries.extend(
+                    prefixes.iter().map(|p| Entry::new(subject(workload), peer, direction, *p, number)),
+                );
             }
         }
     }
-    entries.sort_unstable();
-    merge(policy, &entries)
-}
-
-/// The classes that match one of `ends`.
-fn peers(ends: &[End], terms: &Terms, classes: &[Vec<PeerId>]) -> Vec<PeerId> {
-    if ends.contains(&End::Any) {
-        return vec![PeerId::ANY];
-    }
-    let matching = ends.iter().filter_map(|end| terms.number(*end)).flat_map(|term| &classes[term.index()]);
-    let mut peers: Vec<_> = matching.copied().collect();
-    peers.sort_unstable();
-    peers.dedup();
-    peers
 }
 
 /// Makes every entry the last word for its peer: what a longer prefix holds is the best of all that cover it. Entries

@@ -4,9 +4,15 @@
 //! `from`, ingress entries of those in `to`. An entry names the other end by its class: the set of rule ends (terms)
 //! that it matches. Peers that match the same terms share a class, so that the tables grow with what rules tell
 //! apart and not with the number of peers.
+//!
+//! One compiler does both: it compiles a policy from nothing, and it follows the host with edits of the tables.
 
 mod addresses;
+mod classes;
+mod compiler;
+mod edits;
 mod entries;
+mod host;
 mod lookup;
 mod terms;
 #[cfg(test)]
@@ -21,8 +27,9 @@ use crate::{
     steps::Steps,
 };
 pub(crate) use addresses::Claim;
-use lookup::{PolicyIndex, address_steps};
-use terms::{Classes, Terms};
+pub use compiler::Compiler;
+pub use edits::Edits;
+use lookup::PolicyIndex;
 pub(crate) use zones::Zone;
 
 /// One policy on one host, as tables. The same policy and inventory give the same bytes.
@@ -43,26 +50,7 @@ pub struct Compiled {
 
 /// Compiles a policy for a host.
 pub fn compile(policy: &Policy, inventory: &Inventory) -> Compiled {
-    let flags: Vec<_> = (0..policy.workloads.len()).map(|n| flags(policy, WorkloadId(n))).collect();
-    let terms = Terms::new(policy, &flags);
-    let mut classes = Classes::default();
-    let endpoints = (0..policy.workloads.len())
-        .map(|n| Endpoint {
-            subject: subject(WorkloadId(n)),
-            peer: classes.of(terms.of_workload(policy, WorkloadId(n))),
-            flags: flags[n],
-        })
-        .collect();
-    let peers = addresses::table(policy, inventory, &terms, &mut classes);
-    let entries = entries::table(policy, &terms, &classes, &flags);
-    Compiled {
-        endpoints,
-        unidentified: unidentified(policy),
-        addresses: address_steps(&peers),
-        allowlists: PolicyIndex::new(&entries),
-        peers,
-        policy: entries,
-    }
+    Compiler::new(policy, inventory.clone()).compiled()
 }
 
 /// The number of a workload in the kernel's tables.

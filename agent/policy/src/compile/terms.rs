@@ -1,18 +1,32 @@
-use std::collections::{BTreeMap, HashMap};
+//! Terms: the rule ends that allowlists name, and the rules that name them.
 
-use bulkhead_common::{Direction, Endpoint, PeerId};
+use std::collections::BTreeMap;
+
+use bulkhead_common::{Direction, Endpoint, RuleId};
 
 use crate::language::{Cidr, End, EnvironmentId, Policy, Rule, WorkloadId};
 
 /// Number of a rule end that some allowlist names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Term(u32);
+pub(super) struct Term(pub(super) u32);
+
+/// A rule as it is entered in allowlists of one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Opening {
+    pub(super) rule: RuleId,
+    pub(super) direction: Direction,
+}
 
 /// The rule ends that allowlists name: only these tell peers apart. [`End::Any`] is none, it tells nobody apart.
 #[derive(Debug, Default)]
 pub(super) struct Terms {
     numbers: BTreeMap<End, Term>,
+    /// By term: the rules that let it through, in order.
+    openings: Vec<Vec<Opening>>,
+    /// The rules that let everybody through, in order.
+    everybody: Vec<Opening>,
     members: Vec<Vec<WorkloadId>>,
+    name_environments: bool,
 }
 
 impl Terms {
@@ -24,20 +38,33 @@ impl Terms {
                 members[e.0].push(WorkloadId(n));
             }
         }
-        let mut terms = Self { numbers: BTreeMap::new(), members };
-        for rule in &policy.rules {
+        let mut terms = Self { members, ..Self::default() };
+        for (number, rule) in (0..).map(RuleId).zip(&policy.rules) {
             for direction in [Direction::Egress, Direction::Ingress] {
                 let (local, far) = sides(rule, direction);
-                if terms.subjects(local, direction, flags).next().is_none() {
-                    continue;
-                }
-                for end in far.iter().filter(|e| **e != End::Any) {
-                    let next = Term(u32::try_from(terms.numbers.len()).unwrap_or(u32::MAX));
-                    terms.numbers.entry(*end).or_insert(next);
+                if terms.subjects(local, direction, flags).next().is_some() {
+                    terms.open(far, Opening { rule: number, direction });
                 }
             }
         }
         terms
+    }
+
+    /// Whoever is let through as one of everybody is not told apart by the other ends of the rule.
+    fn open(&mut self, far: &[End], opening: Opening) {
+        if far.contains(&End::Any) {
+            self.everybody.push(opening);
+            return;
+        }
+        for end in far {
+            self.name_environments |= matches!(end, End::Environment(_));
+            let next = Term(u32::try_from(self.openings.len()).unwrap_or(u32::MAX));
+            let term = *self.numbers.entry(*end).or_insert(next);
+            if term == next {
+                self.openings.push(Vec::new());
+            }
+            self.openings[term.0 as usize].push(opening);
+        }
     }
 
     /// The number of a rule end, if an allowlist names it.
@@ -45,14 +72,9 @@ impl Terms {
         self.numbers.get(&end).copied()
     }
 
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.numbers.len()
-    }
-
     /// Does an allowlist name an environment?
     pub(super) fn name_environments(&self) -> bool {
-        self.numbers.keys().any(|e| matches!(e, End::Environment(_)))
+        self.name_environments
     }
 
     /// The address ranges that allowlists name.
@@ -69,6 +91,20 @@ impl Terms {
         let environment =
             policy.workloads[workload.0].environment.and_then(|e| self.number(End::Environment(e)));
         own.into_iter().chain(environment).collect()
+    }
+
+    /// The rules that let everybody through.
+    pub(super) fn open_to_everybody(&self) -> &[Opening] {
+        &self.everybody
+    }
+
+    /// The rules that let one of `matched` through, in order.
+    pub(super) fn open_to(&self, matched: &[Term]) -> Vec<Opening> {
+        let mut openings: Vec<_> =
+            matched.iter().flat_map(|term| &self.openings[term.0 as usize]).copied().collect();
+        openings.sort_unstable();
+        openings.dedup();
+        openings
     }
 
     /// The workloads that `ends` name and whose side is isolated: whose allowlists a rule is entered in.
@@ -99,48 +135,5 @@ pub(super) fn sides(rule: &Rule, direction: Direction) -> (&[End], &[End]) {
     match direction {
         Direction::Egress => (&rule.from, &rule.to),
         Direction::Ingress => (&rule.to, &rule.from),
-    }
-}
-
-/// The classes of peers, numbered from 1 in the order in which they are met.
-#[derive(Debug, Default)]
-pub(super) struct Classes {
-    numbers: HashMap<Vec<Term>, PeerId>,
-    in_order: Vec<Vec<Term>>,
-}
-
-impl Classes {
-    /// The class of the peers that match exactly `terms`.
-    pub(super) fn of(&mut self, mut terms: Vec<Term>) -> PeerId {
-        terms.sort_unstable();
-        terms.dedup();
-        if terms.is_empty() {
-            return PeerId::NONE;
-        }
-        if let Some(known) = self.numbers.get(&terms) {
-            return *known;
-        }
-        self.in_order.push(terms.clone());
-        let id = PeerId(u32::try_from(self.in_order.len()).unwrap_or(u32::MAX));
-        self.numbers.insert(terms, id);
-        id
-    }
-
-    /// For each of `count` terms the classes that match it, in ascending order.
-    pub(super) fn by_term(&self, count: usize) -> Vec<Vec<PeerId>> {
-        let mut found = vec![Vec::new(); count];
-        for (n, terms) in (1..).zip(&self.in_order) {
-            for term in terms {
-                found[term.0 as usize].push(PeerId(n));
-            }
-        }
-        found
-    }
-}
-
-impl Term {
-    /// Index into [`Classes::by_term`].
-    pub(super) fn index(self) -> usize {
-        self.0 as usize
     }
 }

@@ -2,7 +2,7 @@
 
 use bulkhead_common::{Direction, Flow, Peer, PeerEntry, Protocol, SubjectId, Verdict, decide};
 
-use super::{Compiled, compile};
+use super::{Compiled, Compiler, Edits, compile};
 use crate::{
     Inventory, Policy,
     testing::{ip, policy},
@@ -180,4 +180,41 @@ fn peers_that_no_rule_tells_apart_share_a_class() {
     assert_ne!(class("10.30.0.1"), class("10.20.0.1"));
     let tables = |c: &Compiled| (c.peers.clone(), c.policy.clone());
     assert_eq!(tables(&compiled), tables(&compile(&p, &Inventory::default())));
+}
+
+#[test]
+fn a_new_address_of_a_workload_edits_what_it_touches() {
+    let p = policy(SHOP);
+    let mut compiler = Compiler::new(&p, Inventory::default());
+    let mut inventory = Inventory::default();
+    let mut edits = |ip: &str, owner: Option<&str>| {
+        match owner {
+            Some(name) => inventory.addresses.insert(self::ip(ip), p.workload(name)),
+            None => inventory.addresses.remove(&self::ip(ip)),
+        };
+        let Edits { policy_puts, peers, policy_removes } = compiler.follow(inventory.clone());
+        (policy_puts.len(), peers.len(), policy_removes.len())
+    };
+    // In the registry's range and of a workload: a class of its own, which web's allowlist names on its five
+    // prefixes, and db's on ICMP and ICMPv6.
+    assert_eq!(edits("10.30.0.5", Some("db")), (7, 1, 0));
+    assert_eq!(edits("10.30.0.6", Some("db")), (0, 1, 0), "one more of the same class");
+    assert_eq!(edits("10.88.0.2", Some("db")), (0, 1, 0), "the class of db by its socket");
+    assert_eq!(edits("10.88.0.2", Some("db")), (0, 0, 0), "known already");
+    assert_eq!(edits("10.30.0.5", None), (0, 1, 0));
+    assert_eq!(edits("10.30.0.6", Some("ci")), (0, 1, 7), "no rule tells ci from the range around it");
+    assert_eq!(edits("10.30.0.6", None), (0, 1, 0));
+}
+
+#[test]
+fn an_ipv4_address_in_ipv6_clothes_is_the_same_address() {
+    let p = policy(SHOP);
+    let owned = |ips: &[(&str, &str)]| {
+        let addresses = ips.iter().map(|(address, owner)| (ip(address), p.workload(owner))).collect();
+        Compiler::new(&p, Inventory { addresses, ..Inventory::default() }).compiled()
+    };
+    let subject = |compiled: &Compiled| compiled.peer(ip("10.88.0.2").into()).subject;
+    assert_eq!(subject(&owned(&[("::ffff:10.88.0.2", "db")])), SubjectId(2));
+    let contested = owned(&[("10.88.0.2", "db"), ("::ffff:10.88.0.2", "web")]);
+    assert_eq!(subject(&contested), SubjectId::NONE, "claimed by two");
 }

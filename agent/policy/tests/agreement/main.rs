@@ -2,6 +2,7 @@
 //!
 //! Failing seeds are kept in `main.regressions` beside this file and tried first.
 
+mod edits;
 mod reference;
 
 use std::{collections::BTreeSet, net::IpAddr};

@@ -3,37 +3,26 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
-use bulkhead_tests::{Lab, Outcome, Probe, probe::Kind};
+use bulkhead_tests::{
+    Agent, Lab, Outcome, Probe,
+    probe::Kind,
+    scene::{POLICY, PORT},
+    verdicts::{
+        Checks,
+        Expected::{self, Allowed, Blocked, Refused},
+        at,
+    },
+};
 use serde_json::json;
 
-use crate::verdicts::{
-    Checks,
-    Expected::{self, Allowed, Blocked, Refused},
-    at,
-};
+use crate::{Case, site::Site};
 
-pub(crate) const PORT: u16 = 5432;
-
-/// web may reach db, ci may not; db is in nobody's reach otherwise.
-pub(crate) const POLICY: &str = r#"
-[environment.prod]
-[environment.dev]
-[workload.web]
-environment = "prod"
-select = { cgroup = "/web" }
-[workload.db]
-environment = "prod"
-select = { cgroup = "/db" }
-[workload.ci]
-environment = "dev"
-select = { cgroup = "/ci" }
-
-[[allow]]
-id = "web-db"
-from = "web"
-to = "db"
-ports = ["tcp/5432", "udp/5432"]
-"#;
+pub(crate) const CASES: &[Case] = &[
+    ("loopback::one_workload_may_reach_a_third_and_the_other_may_not", one_may_and_one_may_not),
+    ("loopback::a_server_older_than_the_agent_is_known", a_server_older_than_the_agent_is_known),
+    ("loopback::a_process_in_no_workload_reaches_only_what_is_open", nobody_reaches_only_what_is_open),
+    ("loopback::a_ping_to_the_own_host_needs_a_rule", a_ping_to_the_own_host_needs_a_rule),
+];
 
 /// A way to ask.
 type Way = fn(&Probe, std::net::SocketAddr) -> Result<Outcome>;
@@ -76,52 +65,46 @@ fn serve(db: &Probe) -> Result<()> {
     Ok(())
 }
 
-/// A server that is older than the agent must be known as well as one that is younger.
-fn one_may_and_one_may_not(server_is_older: bool) -> Result<()> {
+fn one_may_and_one_may_not(site: &Site) -> Result<()> {
+    let lab = site.lab();
+    let db = lab.probe("/db")?;
+    serve(&db)?;
+    reach(lab, site.agent(), &db)
+}
+
+fn a_server_older_than_the_agent_is_known(_: &Site) -> Result<()> {
     let lab = Lab::new()?;
-    let (web, ci, db) = (lab.probe("/web")?, lab.probe("/ci")?, lab.probe("/db")?);
-    if server_is_older {
-        serve(&db)?;
-    }
+    let db = lab.probe("/db")?;
+    serve(&db)?;
     let agent = lab.agent(POLICY)?.start()?;
-    if !server_is_older {
-        serve(&db)?;
-    }
-
-    let mut checks = Checks::default();
-    check_all(&lab, &mut checks, "web", &web, Allowed)?;
-    check_all(&lab, &mut checks, "ci", &ci, Refused)?;
-    check_all(&lab, &mut checks, "db itself", &db, Allowed)?;
-    checks.finish()?;
-
-    let wanted =
-        json!({"workload": {"name": "ci"}, "peer": {"name": "db", "environment": "prod", "port": PORT}});
-    agent.denials().expect(&wanted)?;
-    agent.denials().expect_none(&json!({"workload": {"name": "web"}}))?;
+    reach(&lab, &agent, &db)?;
     agent.stop()?;
     Ok(())
 }
 
-#[test]
-fn one_workload_may_reach_a_third_and_the_other_may_not() -> Result<()> {
-    one_may_and_one_may_not(false)
+/// web reaches db, ci does not, and db reaches itself.
+fn reach(lab: &Lab, agent: &Agent, db: &Probe) -> Result<()> {
+    let (web, ci) = (lab.probe("/web")?, lab.probe("/ci")?);
+    let mut checks = Checks::default();
+    check_all(lab, &mut checks, "web", &web, Allowed)?;
+    check_all(lab, &mut checks, "ci", &ci, Refused)?;
+    check_all(lab, &mut checks, "db itself", db, Allowed)?;
+    checks.finish()?;
+
+    let who = |name: &str, pid: u32| json!({"workload": {"name": name}, "process": {"pid": pid}});
+    let mut wanted = who("ci", ci.pid());
+    wanted["peer"] = json!({"name": "db", "environment": "prod", "port": PORT});
+    agent.denials().expect(&wanted)?;
+    agent.denials().expect_none(&who("web", web.pid()))
 }
 
-#[test]
-fn a_server_older_than_the_agent_is_known() -> Result<()> {
-    one_may_and_one_may_not(true)
-}
-
-#[test]
-fn a_process_in_no_workload_reaches_only_what_is_open() -> Result<()> {
-    let lab = Lab::new()?;
+fn nobody_reaches_only_what_is_open(site: &Site) -> Result<()> {
+    let (lab, elsewhere) = (site.lab(), site.stranger());
     let (nobody, web, db) = (lab.probe("/other")?, lab.probe("/web")?, lab.probe("/db")?);
-    let elsewhere = lab.network()?;
-    let remote = lab.stranger(&elsewhere)?;
+    let remote = lab.stranger(elsewhere)?;
     serve(&db)?;
     let open = nobody.serve(Kind::Tcp, IpAddr::from(Ipv4Addr::LOCALHOST))?;
     let remote = remote.serve(Kind::Tcp, elsewhere.v4)?;
-    let agent = lab.agent(POLICY)?.start()?;
     let mut checks = Checks::default();
     for address in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into(), lab.host().v4] {
         for (way, ask) in WAYS {
@@ -132,23 +115,16 @@ fn a_process_in_no_workload_reaches_only_what_is_open() -> Result<()> {
     checks.add("nobody to nobody", Allowed, nobody.tcp(open.address)?);
     checks.add("nobody to another machine", Allowed, nobody.tcp(remote.address)?);
     checks.add("web to nobody's server", Refused, web.tcp(open.address)?);
-    checks.finish()?;
-    agent.stop()?;
-    Ok(())
+    checks.finish()
 }
 
-#[test]
-fn a_ping_to_the_own_host_needs_a_rule() -> Result<()> {
-    let lab = Lab::new()?;
+fn a_ping_to_the_own_host_needs_a_rule(site: &Site) -> Result<()> {
+    let lab = site.lab();
     let (web, ci) = (lab.probe("/web")?, lab.probe("/ci")?);
-    let rule = "[[allow]]\nfrom = \"web\"\nto = \"host\"\nports = [\"icmp\"]\n";
-    let agent = lab.agent(&format!("{POLICY}{rule}"))?.start()?;
     let mut checks = Checks::default();
     for address in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into(), lab.host().v4, lab.host().v6] {
         checks.add(&format!("ping from web to {address}"), Allowed, web.ping(address)?);
         checks.add(&format!("ping from ci to {address}"), Refused, ci.ping(address)?);
     }
-    checks.finish()?;
-    agent.stop()?;
-    Ok(())
+    checks.finish()
 }

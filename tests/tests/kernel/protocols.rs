@@ -1,38 +1,28 @@
 //! Each protocol × family × direction × verdict, between a workload and other machines.
 
 use anyhow::Result;
-use bulkhead_tests::{Lab, Network, Outcome, Probe, probe::Kind};
-
-use crate::verdicts::{
-    Checks,
-    Expected::{self, Allowed, Blocked, Refused},
-    at,
+use bulkhead_tests::{
+    Network, Outcome, Probe,
+    probe::Kind,
+    verdicts::{
+        Checks,
+        Expected::{self, Allowed, Blocked, Refused},
+        at,
+    },
 };
+
+use crate::{Case, site::Site};
+
+pub(crate) const CASES: &[Case] = &[
+    ("protocols::tcp", |site| table(site, Way::Tcp)),
+    ("protocols::connected_udp", |site| table(site, Way::ConnectedUdp)),
+    ("protocols::unconnected_udp", |site| table(site, Way::UnconnectedUdp)),
+    ("protocols::raw_ping", |site| table(site, Way::Ping)),
+];
 
 /// The port that the policy opens, and another.
 const OPEN: u16 = 5432;
 const SHUT: u16 = 5433;
-
-/// Of two other machines the policy knows one, in both directions and on one port.
-const POLICY: &str = r#"
-[environment.prod]
-[workload.app]
-environment = "prod"
-select = { cgroup = "/app" }
-[peer.partner]
-environment = "prod"
-cidrs = ["10.77.0.2", "fd77::2"]
-
-[[allow]]
-from = "app"
-to = "partner"
-ports = ["tcp/5432", "udp/5432", "icmp"]
-
-[[allow]]
-from = "partner"
-to = "app"
-ports = ["tcp/5432", "udp/5432", "icmp"]
-"#;
 
 /// How a client asks.
 #[derive(Clone, Copy, Debug)]
@@ -73,13 +63,12 @@ impl<'a> Host<'a> {
     }
 }
 
-fn table(way: Way) -> Result<()> {
-    let lab = Lab::new()?;
-    let (there, elsewhere) = (lab.network()?, lab.network()?);
+fn table(site: &Site, way: Way) -> Result<()> {
+    let lab = site.lab();
+    let (there, elsewhere) = (site.partner(), site.stranger());
     let app = Host::new("app", lab.host(), lab.probe("/app")?)?;
-    let partner = Host::new("partner", &there, lab.stranger(&there)?)?;
-    let stranger = Host::new("stranger", &elsewhere, lab.stranger(&elsewhere)?)?;
-    let agent = lab.agent(POLICY)?.start()?;
+    let partner = Host::new("partner", there, lab.stranger(there)?)?;
+    let stranger = Host::new("stranger", elsewhere, lab.stranger(elsewhere)?)?;
 
     let mut checks = Checks::default();
     let mut check = |from: &Host<'_>, to: &Host<'_>, port, expected: Expected| -> Result<()> {
@@ -100,35 +89,5 @@ fn table(way: Way) -> Result<()> {
         check(&app, &partner, SHUT, Refused)?;
         check(&partner, &app, SHUT, Blocked)?;
     }
-    checks.finish()?;
-    agent.stop()?;
-
-    for port in [OPEN, SHUT] {
-        assert_eq!(
-            way.ask(&app.probe, stranger.network, false, port)?,
-            Outcome::Answered,
-            "after the agent's end"
-        );
-    }
-    Ok(())
-}
-
-#[test]
-fn tcp() -> Result<()> {
-    table(Way::Tcp)
-}
-
-#[test]
-fn connected_udp() -> Result<()> {
-    table(Way::ConnectedUdp)
-}
-
-#[test]
-fn unconnected_udp() -> Result<()> {
-    table(Way::UnconnectedUdp)
-}
-
-#[test]
-fn raw_ping() -> Result<()> {
-    table(Way::Ping)
+    checks.finish()
 }

@@ -2,15 +2,15 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use crate::{Outcome, pace::stretched};
 use anyhow::{Result, ensure};
-use bulkhead_tests::Outcome;
 
 /// A refused caller is told within this time.
-pub(crate) const AT_ONCE: Duration = Duration::from_millis(50);
+pub const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// What should come of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Expected {
+pub enum Expected {
     /// The other end answers.
     Allowed,
     /// The caller gets EPERM at once.
@@ -23,10 +23,11 @@ pub(crate) enum Expected {
 use Expected::{Allowed, Blocked, Refused};
 
 impl Expected {
-    pub(crate) fn check(self, attempt: &str, outcome: Outcome) -> Result<()> {
+    /// Is this what came of `attempt`?
+    pub fn check(self, attempt: &str, outcome: Outcome) -> Result<()> {
         let fits = match (self, outcome) {
             (Allowed, Outcome::Answered) => true,
-            (Refused, Outcome::Refused(after)) => after < AT_ONCE,
+            (Refused, Outcome::Refused(after)) => after < stretched(AT_ONCE),
             (Blocked, outcome) => outcome.is_blocked(),
             _ => false,
         };
@@ -37,20 +38,22 @@ impl Expected {
 
 /// Checks all of a list before it fails, so that one failure shows all of its kind.
 #[derive(Debug, Default)]
-pub(crate) struct Checks {
+pub struct Checks {
     wrong: Vec<String>,
     right: usize,
 }
 
 impl Checks {
-    pub(crate) fn add(&mut self, attempt: &str, expected: Expected, outcome: Outcome) {
+    /// Notes what came of one attempt.
+    pub fn add(&mut self, attempt: &str, expected: Expected, outcome: Outcome) {
         match expected.check(attempt, outcome) {
             Ok(()) => self.right += 1,
             Err(e) => self.wrong.push(e.to_string()),
         }
     }
 
-    pub(crate) fn finish(self) -> Result<()> {
+    /// Names all that came out otherwise.
+    pub fn finish(self) -> Result<()> {
         let (wrong, right) = (self.wrong.len(), self.right);
         ensure!(wrong == 0, "{wrong} wrong, {right} right:\n{}", self.wrong.join("\n"));
         ensure!(right > 0, "nothing was checked");
@@ -58,20 +61,22 @@ impl Checks {
     }
 }
 
-/// One workload reaches a server and the other does not.
-pub(crate) fn allowed(attempt: &str, outcome: Outcome) -> Result<()> {
+/// Wants that the other end answered.
+pub fn allowed(attempt: &str, outcome: Outcome) -> Result<()> {
     Allowed.check(attempt, outcome)
 }
 
-pub(crate) fn refused(attempt: &str, outcome: Outcome) -> Result<()> {
+/// Wants EPERM at once.
+pub fn refused(attempt: &str, outcome: Outcome) -> Result<()> {
     Refused.check(attempt, outcome)
 }
 
-pub(crate) fn blocked(attempt: &str, outcome: Outcome) -> Result<()> {
+/// Wants that it did not get through.
+pub fn blocked(attempt: &str, outcome: Outcome) -> Result<()> {
     Blocked.check(attempt, outcome)
 }
 
 /// The address of a port.
-pub(crate) fn at(address: impl Into<std::net::IpAddr>, port: u16) -> SocketAddr {
+pub fn at(address: impl Into<std::net::IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(address.into(), port)
 }

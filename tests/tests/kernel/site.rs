@@ -1,0 +1,73 @@
+//! Where the tests of this tier take place.
+
+use anyhow::Result;
+use bulkhead_tests::{Agent, Lab, Network, scene};
+
+/// What is allowed besides [`scene::POLICY`]: app and one of two other machines, both ways, on one port.
+const BEYOND: &str = r#"
+[workload.app]
+environment = "prod"
+select = { cgroup = "/app" }
+[peer.partner]
+environment = "prod"
+cidrs = ["10.77.0.2", "fd77::2"]
+
+[[allow]]
+from = "app"
+to = "partner"
+ports = ["tcp/5432", "udp/5432", "icmp"]
+[[allow]]
+from = "partner"
+to = "app"
+ports = ["tcp/5432", "udp/5432", "icmp"]
+[[allow]]
+from = "web"
+to = "host"
+ports = ["icmp"]
+"#;
+
+/// A lab with an agent over it that all tests share: to verify the programs takes an emulated machine half a minute.
+pub(crate) struct Site {
+    // Fields drop in this order: the agent first, then what it watches.
+    agent: Agent,
+    partner: Network,
+    stranger: Network,
+    lab: Lab,
+}
+
+impl Site {
+    /// Makes it.
+    pub(crate) fn new() -> Result<Self> {
+        let lab = Lab::new()?;
+        // The first to join the LAN has the address that the policy names.
+        let (partner, stranger) = (lab.network()?, lab.network()?);
+        let agent = lab.agent(&format!("{}{BEYOND}", scene::POLICY))?.start()?;
+        Ok(Self { agent, partner, stranger, lab })
+    }
+
+    /// The lab. What a test puts into it goes with the test.
+    pub(crate) fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// The agent.
+    pub(crate) fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// The network of the machine that the policy knows.
+    pub(crate) fn partner(&self) -> &Network {
+        &self.partner
+    }
+
+    /// The network of a machine that no policy knows.
+    pub(crate) fn stranger(&self) -> &Network {
+        &self.stranger
+    }
+
+    /// Stops the agent, which must leave nothing behind.
+    pub(crate) fn end(self) -> Result<()> {
+        self.agent.stop()?;
+        Ok(())
+    }
+}
