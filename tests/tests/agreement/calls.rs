@@ -1,5 +1,5 @@
-//! The connect hooks have no test run in the kernel (`cg_sock_addr_prog_ops` in net/core/filter.c is empty): they are
-//! attached, and workloads call connect() and sendto(). EPERM is their word; anything else that comes of a call is the
+//! The connect hooks have no test run in the kernel (`cg_sock_addr_prog_ops` in net/core/filter.c is empty):
+//! workloads call connect() and sendto(). EPERM is their word; anything else that comes of a call is the
 //! network's, in which nobody answers.
 
 use std::{
@@ -22,9 +22,7 @@ const EPERM: i32 = 1;
 
 #[test]
 fn the_connect_hooks_say_what_the_tables_say() -> Result<()> {
-    let kernel = Kernel::new()?;
-    kernel.attach()?;
-    let kernel = RefCell::new(kernel);
+    let kernel = RefCell::new(Kernel::new()?);
     let tally = Tally::default();
     hold(WORLDS, |world, now_ns, cases| {
         let compiled = compile(&world.policy(), &world.inventory());

@@ -29,7 +29,7 @@ const LOOPBACK: u32 = 1;
 /// A device to the rest of the world. Nothing is ever sent.
 const UPLINK: u32 = 7;
 
-/// The programs, loaded and attached to nothing.
+/// The programs, attached to the cgroups of the workloads alone: whose a socket is, they note as it is made.
 pub(crate) struct Kernel {
     // Fields drop in this order: first the threads, last the cgroups that they are in.
     workers: Vec<Workload>,
@@ -69,6 +69,7 @@ impl Kernel {
         ))?;
         let places: Vec<_> = (0..WORKLOADS).map(|n| cgroups(&subtree, n)).collect::<Result<_>>()?;
         let visit = Visit::to(subtree.path())?;
+        datapath.attach(|_| None)?;
         let workers = places.iter().map(|place| workload(place, &network)).collect::<Result<_>>()?;
         Ok(Self {
             workers,
@@ -79,12 +80,6 @@ impl Kernel {
             _network: network,
             _subtree: subtree,
         })
-    }
-
-    /// Has the programs judge what the workloads do from now on.
-    pub(crate) fn attach(&self) -> Result<()> {
-        lock(&self.datapath).attach(|_| None)?;
-        Ok(())
     }
 
     /// Has a workload do something.
