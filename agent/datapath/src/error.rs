@@ -35,6 +35,9 @@ pub enum DatapathError {
         /// The directory.
         path: PathBuf,
     },
+    /// The kernel gave no random numbers.
+    #[error("the kernel gives no random numbers")]
+    Random(#[source] io::Error),
     /// A file or directory could not be read.
     #[error("cannot read {}", path.display())]
     Read {

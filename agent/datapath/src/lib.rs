@@ -25,7 +25,8 @@ use aya::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError,
     },
 };
-use bulkhead_common::Endpoint;
+use bulkhead_common::{Endpoint, HASH_KEYS};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 pub use self::{
     error::DatapathError,
@@ -40,7 +41,10 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bu
 
 /// The programs in the order in which they are attached: first those that tag and mark, then those that judge, so
 /// that no packet is judged without its mark.
-const PROGRAMS: [&str; 7] = ["create", "connect4", "connect6", "sendmsg4", "sendmsg6", "ingress", "egress"];
+const PROGRAMS: [&str; 10] = [
+    "create", "bind4", "bind6", "release", "connect4", "connect6", "sendmsg4", "sendmsg6", "ingress",
+    "egress",
+];
 
 /// The programs and maps in the kernel. Dropping it detaches and unloads them.
 pub struct Datapath {
@@ -55,7 +59,10 @@ impl Datapath {
     /// Checks privileges, kernel and cgroup root, and loads the programs. Attaches nothing yet.
     pub fn load(cgroup_root: &Path) -> Result<Self, DatapathError> {
         preflight::check(cgroup_root)?;
-        let mut ebpf = EbpfLoader::new().load(OBJECT)?;
+        let keys = hash_keys()?;
+        let mut ebpf = EbpfLoader::new()
+            .override_global("KEYS", bytemuck::cast_slice::<_, u8>(&keys), true)
+            .load(OBJECT)?;
         let tables = Tables::take(&mut ebpf)?;
         let sockets = Sockets::take(&mut ebpf)?;
         let events = Some(Events::take(&mut ebpf)?);
@@ -126,6 +133,15 @@ impl Datapath {
     pub fn take_events(&mut self) -> Option<Events> {
         self.events.take()
     }
+}
+
+/// Keys of the hash that the programs know verdicts by: nobody else may know them.
+fn hash_keys() -> Result<[u64; HASH_KEYS], DatapathError> {
+    let mut keys = [0_u64; HASH_KEYS];
+    // Up to 256 bytes come whole or not at all (getrandom(2)).
+    let drawn = getrandom(bytemuck::cast_slice_mut::<_, u8>(&mut keys), GetRandomFlags::empty());
+    drawn.map_err(|error| DatapathError::Random(error.into()))?;
+    Ok(keys)
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, DatapathError> {

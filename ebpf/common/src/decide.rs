@@ -110,6 +110,7 @@ impl Decision {
     }
 
     /// From [`Self::to_word`]. A word that it cannot have made is a refusal.
+    #[expect(clippy::cast_possible_truncation, reason = "each part is cut out of the word")]
     #[inline(always)]
     pub const fn from_word(word: u64) -> Self {
         let verdict = match (word >> 32) as u8 {

@@ -24,7 +24,7 @@ pub use decide::{Decision, Reason, Tables, Verdict, decide};
 pub use event::{Event, Hook, Started};
 pub use flow::{Direction, Flow, Peer, Protocol};
 pub use policy::{Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, RuleId, SubjectId};
-pub use socket::{Origin, PeerFlow, PeerFlowKey, Refusal, RefusalKey, SocketState};
+pub use socket::{HASH_INPUTS, HASH_KEYS, Origin, PeerFlow, PeerFlowKey, Refusal, RefusalKey, SocketState};
 pub use state::{GenerationInfo, SLOTS, StateWord};
 
 /// Version of every layout in this crate. It is part of the pin path: an agent never reads maps of another layout.

@@ -40,7 +40,16 @@ pub struct SocketState {
     pub reported: u32,
     /// Its command name, NUL-padded (`TASK_COMM_LEN`).
     pub comm: [u8; 16],
+    /// By [`crate::Direction`] of the packet: the last one that passed without a report, as the programs' `cached`
+    /// writes it; 0: none.
+    pub passed: [u64; 2],
 }
+
+/// How many 32-bit words a kept verdict may depend on: addresses (8), ports, protocol, state word (2), epochs (2), time.
+pub const HASH_INPUTS: usize = 14;
+
+/// How many random 64-bit keys the hash of a kept verdict takes: user space draws them, nobody else knows them.
+pub const HASH_KEYS: usize = 2 * (HASH_INPUTS + 1);
 
 /// Key of the table of peers that a datagram socket talks to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]

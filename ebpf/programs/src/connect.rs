@@ -14,7 +14,7 @@ use bulkhead_common::{
 };
 
 use crate::{
-    PASS, REFUSE, exchange,
+    PASS, REFUSE, cached, exchange,
     generation::{Generation, verdict},
     identity::{self, Local},
     report::{self, Refused},
@@ -194,6 +194,12 @@ fn mark(call: &mut Call) {
     state.pid = call.process.pid;
     state.uid = call.process.uid;
     state.comm = call.process.comm;
+    if matches!(call.hook, Hook::Connect) {
+        state.passed = [0; 2];
+        if call.flow.protocol != Protocol::TCP {
+            cached::datagrams_changed();
+        }
+    }
     if matches!(call.hook, Hook::Connect) && call.flow.protocol == Protocol::TCP {
         state.origin = Origin::Initiator as u32;
         state.peer = 0;
@@ -261,8 +267,8 @@ fn answers(call: &mut Call, owner: &Local) -> bool {
     }
     // What is only marked has been reported as the exchange was opened.
     call.marked
-        && !report::stops(&verdict(call.generation, &call.local.endpoint, &flow))
-        && !report::stops(&verdict(call.generation, &owner.endpoint, &flow))
+        && !report::stops(&verdict(call.generation, &call.local.endpoint, &flow).0)
+        && !report::stops(&verdict(call.generation, &owner.endpoint, &flow).0)
 }
 
 /// Asks `local` for the verdict on `flow` and reports a refusal; true if it stops the call.
@@ -272,7 +278,7 @@ fn refused(call: &mut Call) -> bool {
     peer.subject.0 = forget32(peer.subject.0);
     peer.class.0 = forget32(peer.class.0);
     peer.address.0 = forget32(peer.address.0);
-    let mut decision = verdict(call.generation, &call.local.endpoint, &call.flow);
+    let (mut decision, _) = verdict(call.generation, &call.local.endpoint, &call.flow);
     if !call.marked && !matches!(decision.reason, Reason::NotIsolated) {
         decision = Decision::new(&call.local.endpoint, Reason::SocketMemory, RuleId::NONE);
     }

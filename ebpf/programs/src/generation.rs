@@ -1,5 +1,7 @@
 //! The generation in force, and the tables that belong to it.
 
+use core::cell::Cell;
+
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::generated::bpf_ktime_get_boot_ns};
 use bulkhead_common::{
     Address, Decision, Direction, Endpoint, Flow, Peer, PeerEntry, PeerId, PolicyKey, PolicyValue, Protocol,
@@ -67,16 +69,26 @@ impl Generation {
     }
 }
 
-/// The verdict on a flow at a local end; see [`bulkhead_common::decide`].
+/// The verdict on a flow at a local end (see [`bulkhead_common::decide`]), and whether it depends on the clock.
 #[inline(always)]
-pub fn verdict(generation: Generation, local: &Endpoint, flow: &Flow) -> Decision {
+pub fn verdict(generation: Generation, local: &Endpoint, flow: &Flow) -> (Decision, bool) {
     let Peer { subject, class, address } = flow.peer;
-    Decision::from_word(decision(
+    let word = decision(
         u64::from(local.subject.0) | u64::from(local.flags) << 32,
         u64::from(subject.0) | u64::from(class.0) << 32,
         u64::from(address.0) | u64::from(generation.slot) << 32,
         u64::from(flow.port) | u64::from(flow.protocol.0) << 16 | u64::from(flow.direction as u8) << 24,
-    ))
+    );
+    (Decision::from_word(word), word & TIMED != 0)
+}
+
+/// Beyond the word of a [`Decision`]: the clock had a part in it.
+const TIMED: u64 = 1 << 63;
+
+/// A generation that notes whether the clock was read.
+struct Asked {
+    generation: Generation,
+    timed: Cell<bool>,
 }
 
 /// [`verdict`] with its arguments and its result as numbers: a global function to the kernel, which verifies it once
@@ -84,7 +96,7 @@ pub fn verdict(generation: Generation, local: &Endpoint, flow: &Flow) -> Decisio
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn decision(local: u64, peer: u64, address: u64, flow: u64) -> u64 {
-    let generation = Generation { slot: (address >> 32) as u32 };
+    let asked = Asked { generation: Generation { slot: (address >> 32) as u32 }, timed: Cell::new(false) };
     let local =
         Endpoint { subject: SubjectId(local as u32), peer: PeerId::NONE, flags: (local >> 32) as u32 };
     let flow = Flow {
@@ -97,18 +109,20 @@ extern "C" fn decision(local: u64, peer: u64, address: u64, flow: u64) -> u64 {
             address: PeerId(address as u32),
         },
     };
-    decide(&generation, &local, &flow).to_word()
+    let decision = decide(&asked, &local, &flow).to_word();
+    if asked.timed.get() { decision | TIMED } else { decision }
 }
 
-impl Tables for Generation {
+impl Tables for Asked {
     #[inline(always)]
     fn policy(&self, key: &PolicyKey) -> Option<PolicyValue> {
         // SAFETY: the types of `POLICY`, a trie edited as `PEERS` is.
-        unsafe { POLICY.get(self.slot)?.get(&Key::new(PolicyKey::FULL, *key)) }.copied()
+        unsafe { POLICY.get(self.generation.slot)?.get(&Key::new(PolicyKey::FULL, *key)) }.copied()
     }
 
     #[inline(always)]
     fn now(&self) -> u64 {
+        self.timed.set(true);
         boot_ns()
     }
 }

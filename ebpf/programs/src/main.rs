@@ -15,8 +15,10 @@ macro_rules! say {
     };
 }
 
+mod cached;
 mod connect;
 mod create;
+mod datagram;
 mod exchange;
 mod exec;
 mod generation;

@@ -25,9 +25,10 @@ const TRIE: usize = BPF_MAP_TYPE_LPM_TRIE as usize;
 #[btf_map]
 pub static STATE: Array<StateWord, 1> = Array::new();
 
-/// Bumped by user space with every edit of a live table.
+/// What makes verdicts stale that sockets hold: see [`crate::cached::Epoch`]. User space bumps the first with every edit
+/// of a live table.
 #[btf_map]
-pub static EPOCH: Array<u64, 1> = Array::new();
+pub static EPOCH: Array<u64, 2> = Array::new();
 
 /// What holds for a whole generation, by slot.
 #[btf_map]

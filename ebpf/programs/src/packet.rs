@@ -18,7 +18,7 @@ use bulkhead_common::{
 };
 
 use crate::{
-    PASS, REFUSE, exchange,
+    PASS, REFUSE, cached, exchange,
     generation::{Generation, verdict},
     identity::{self, Local},
     maps::OLDER,
@@ -49,6 +49,7 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
 }
 
 /// One packet on its way, and what is found out about it.
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not exclude each other")]
 struct Passage {
     skb: *mut __sk_buff,
     /// The packet's full socket, or null.
@@ -71,6 +72,10 @@ struct Passage {
     /// The flow that the packet belongs to.
     flow: Flow,
     decision: Decision,
+    /// Does the decision depend on the clock?
+    timed: bool,
+    /// Does the packet bear the address and port of a socket of its sender's workload?
+    owns_source: bool,
     /// Has a refusal been reported already?
     reported: bool,
 }
@@ -78,13 +83,20 @@ struct Passage {
 #[inline(always)]
 fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
     let skb = ctx.skb.skb;
+    let word = cached::word_of(skb, device == LOOPBACK).unwrap_or(0);
+    // SAFETY: the program's context.
+    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
+    if word != 0 && !sk.is_null() {
+        // SAFETY: a socket that is not null; what is no full socket has no storage.
+        let state = unsafe { socket::state(sk.cast()) };
+        if state.is_some_and(|state| state.passed[way as usize] == word) {
+            return PASS;
+        }
+    }
     let Some(generation) = Generation::active() else { return PASS };
     let local = identity::of_packet(generation, skb);
-    // SAFETY: the program's context; the helper takes a socket or a request socket that is not null.
-    let sk = unsafe {
-        let sk = (*skb).__bindgen_anon_2.sk;
-        if sk.is_null() { sk } else { bpf_sk_fullsock(sk) }
-    };
+    // SAFETY: the helper takes a socket or a request socket that is not null.
+    let sk = if sk.is_null() { sk } else { unsafe { bpf_sk_fullsock(sk) } };
     // SAFETY: a full socket.
     let stream =
         if !sk.is_null() && unsafe { (*sk).type_ } == socket::SOCK_STREAM { sk } else { ptr::null_mut() };
@@ -92,6 +104,10 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
     let may_forge = matches!(way, Direction::Egress) && device == LOOPBACK && stream.is_null();
     let isolated = local.endpoint.flags & (Endpoint::ISOLATE_EGRESS | Endpoint::ISOLATE_INGRESS) != 0;
     if !isolated && !may_forge {
+        if !sk.is_null() {
+            // SAFETY: a full socket.
+            unsafe { keep(sk, way, word) };
+        }
         return PASS;
     }
     let mut passage = Passage {
@@ -109,6 +125,8 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
         found: false,
         flow: Flow { direction: way, protocol: Protocol(0), port: 0, peer: Peer::default() },
         decision: Decision::new(&local.endpoint, Reason::Malformed, RuleId::NONE),
+        timed: false,
+        owns_source: false,
         reported: false,
     };
     let well_formed = parse(skb, &mut passage.packet);
@@ -128,14 +146,51 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
         passage.decision.verdict as u8,
         passage.decision.reason as u8
     );
-    if !passage.decision.reason.refuses() || passage.reported {
+    if !passage.decision.reason.refuses() {
+        if passage.lasts() {
+            // SAFETY: a full socket: checked by `lasts`.
+            unsafe { keep(passage.sk, way, word) };
+        }
+        return PASS;
+    }
+    if passage.reported {
         return PASS;
     }
     refuse(&passage);
     if report::stops(&passage.decision) { REFUSE } else { PASS }
 }
 
+/// Keeps on a socket that packets of this word pass.
+///
+/// # Safety
+/// `sk` must be a full socket.
+#[inline(always)]
+unsafe fn keep(sk: *mut bpf_sock, way: Direction, word: u64) {
+    // SAFETY: the caller vouches for `sk`. Whichever of two CPUs writes last, the word stands for itself.
+    if let Some(state) = unsafe { socket::state(sk.cast()) } {
+        state.passed[way as usize] = word;
+    }
+}
+
 impl Passage {
+    /// Will the next packet like this one fare the same? A listener has many peers; who sends a datagram on this host
+    /// is known only as long as a socket owns its source.
+    #[inline(always)]
+    fn lasts(&self) -> bool {
+        if self.sk.is_null() || self.timed || matches!(self.decision.reason, Reason::Essential) {
+            return false;
+        }
+        if !self.stream.is_null() {
+            // SAFETY: a full socket.
+            return unsafe { (*self.stream).state } != socket::TCP_LISTEN;
+        }
+        self.device != LOOPBACK
+            || match self.way {
+                Direction::Egress => self.owns_source,
+                Direction::Ingress => self.found,
+            }
+    }
+
     /// The other end as the packet has it.
     #[inline(always)]
     fn name_the_other_end(&mut self) {
@@ -149,8 +204,14 @@ impl Passage {
     /// Finds the decision.
     #[inline(always)]
     fn judge(&mut self, may_forge: bool, isolated: bool) {
-        if may_forge && forges(self) {
-            return;
+        if may_forge {
+            if self.state().is_none_or(|state| state.passed[Direction::Egress as usize] == 0) {
+                // Its first datagram on this host: who had its address and port before may be known by them still.
+                cached::datagrams_changed();
+            }
+            if forges(self) {
+                return;
+            }
         }
         if !isolated {
             self.decision = Decision::new(&self.local.endpoint, Reason::NotIsolated, RuleId::NONE);
@@ -299,12 +360,13 @@ fn forges(passage: &mut Passage) -> bool {
     let generation = passage.generation;
     let mut owner = Local::NOBODY;
     // SAFETY: the program's context; the socket is valid while the closure runs.
-    let _none_is_nobody = unsafe {
+    let found = unsafe {
         socket::with_owner_of(passage.skb.cast(), passage.packet.protocol, target, source, |sk| {
             owner = identity::of_socket(generation, sk);
         })
     };
     if owner.anchor == 0 || owner.anchor == passage.local.anchor {
+        passage.owns_source = found.is_some() && owner.anchor == passage.local.anchor;
         return false;
     }
     passage.flow.port = passage.packet.target_port;
@@ -320,7 +382,8 @@ fn settle(passage: &mut Passage) {
     peer.class.0 = forget32(peer.class.0);
     peer.address.0 = forget32(peer.address.0);
     passage.flow.port = forget16(passage.flow.port);
-    passage.decision = verdict(passage.generation, &passage.local.endpoint, &passage.flow);
+    (passage.decision, passage.timed) =
+        verdict(passage.generation, &passage.local.endpoint, &passage.flow);
 }
 
 /// Who is at the other end. On this host the socket tells, elsewhere the address.
