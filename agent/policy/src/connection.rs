@@ -7,6 +7,7 @@ use bulkhead_common::{
 };
 use serde::Serialize;
 
+pub(crate) use crate::service::service;
 use crate::{
     compile::Compiled,
     language::{Policy, WorkloadId},
@@ -277,11 +278,6 @@ pub(crate) const fn verdict_name(verdict: Verdict) -> &'static str {
         Verdict::Denied => "denied",
         Verdict::WouldDeny => "would-deny",
     }
-}
-
-/// Protocol and port as `ports` in a rule writes them.
-pub(crate) fn service(protocol: Protocol, port: u16) -> String {
-    crate::language::PortSpan { protocol, first: port, last: port }.to_string()
 }
 
 #[cfg(test)]

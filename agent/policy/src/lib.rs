@@ -34,6 +34,7 @@ mod nearest;
 mod parties;
 mod prove;
 mod schema;
+mod service;
 mod simulate;
 mod steps;
 #[cfg(test)]
@@ -55,5 +56,6 @@ pub use language::{
 pub use nearest::{Asked, NearestRule, nearest_rule};
 pub use prove::{TestResult, junit, run_tests};
 pub use schema::json_schema;
+pub use service::{protocol_name, service};
 pub use simulate::{ChangedFlow, Simulation, Summary, Tally};
 pub use text::{Code, Diagnostic, Diagnostics, Place, Severity, Source};
