@@ -85,6 +85,7 @@ impl Enricher {
             subject,
             peer_workload,
             peer_address: address,
+            peer_is: &[],
             protocol,
             port: event.port,
             now_ns: clock::now(),
