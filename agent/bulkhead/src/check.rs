@@ -6,6 +6,7 @@ use bulkhead_policy::{Diagnostic, Diagnostics, Severity, expired_rules, load};
 
 use crate::{
     cli::{CheckArguments, Output},
+    here,
     input::{self, InputError},
     output::{self, Outcome, plural},
     policy_files,
@@ -17,7 +18,9 @@ pub(crate) fn check(arguments: &CheckArguments, output: Output) -> Result<Outcom
     let (policy, findings) = match load(&sources) {
         Ok(loaded) => {
             let expired = expired_rules(&loaded.policy, input::now_ns());
-            let findings: Vec<Diagnostic> = loaded.warnings.into_iter().chain(expired).collect();
+            let absent = if arguments.host { here::absent(&loaded.policy)? } else { Diagnostics::default() };
+            let findings: Vec<Diagnostic> =
+                loaded.warnings.into_iter().chain(expired).chain(absent).collect();
             (Some(loaded.policy), findings.into())
         }
         Err(findings) => (None, findings),

@@ -4,7 +4,10 @@ use std::{io, path::PathBuf};
 
 use bulkhead_policy::{Diagnostics, Policy, PortsError, Source, UnknownEnd, load};
 
-use crate::policy_files::{self, PolicyFilesError};
+use crate::{
+    here::HereError,
+    policy_files::{self, PolicyFilesError},
+};
 
 /// Why a command cannot use what it was given.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +16,8 @@ pub(crate) enum InputError {
     Files(#[from] PolicyFilesError),
     #[error("the policy does not compile; `bulkhead check` shows the same")]
     Policy { sources: Vec<Source>, findings: Diagnostics },
+    #[error(transparent)]
+    Here(#[from] HereError),
     #[error(transparent)]
     End(#[from] UnknownEnd),
     #[error("--port {text}: {}; {}", .fault.message, .fault.help)]
