@@ -10,6 +10,7 @@ mod lifecycle;
 mod loopback;
 mod modes;
 mod protocols;
+mod recorded;
 mod reports;
 mod sockets;
 mod systemd;
