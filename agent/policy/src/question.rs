@@ -1,12 +1,14 @@
 //! A question to a policy: what comes of connections between two ends that may each stand for many.
 
+use std::collections::HashMap;
+
 use bulkhead_common::{Address, Protocol};
 
 use crate::{
     compile::compile,
     connection::{Connection, Explanation, Party, explain_known},
     inventory::Inventory,
-    language::Policy,
+    language::{Policy, WorkloadId},
     parties::{Addresses, Alike},
     stand_ins::StandIns,
     whom::Whom,
@@ -44,7 +46,8 @@ pub fn ask(
     let [from_all, to_all] =
         [(from, from_name), (to, to_name)].map(|(whom, name)| whom.parties(policy, &stand_ins, &kinds, name));
     let known = [from, to].map(Whom::known_as);
-    let mut found = Groups { policy, kinds: &kinds, stand_ins: &stand_ins, alike: Vec::new() };
+    let mut found =
+        Groups { policy, kinds: &kinds, stand_ins: &stand_ins, alike: Vec::new(), numbers: HashMap::new() };
     let several = from_all.len() > 1 || to_all.len() > 1;
     for (a, b) in from_all.iter().flat_map(|a| to_all.iter().map(move |b| (*a, *b))) {
         for (protocol, port) in
@@ -75,7 +78,12 @@ struct Groups<'a> {
     kinds: &'a Addresses,
     stand_ins: &'a StandIns,
     alike: Vec<Group>,
+    /// Those of each service and pair: a workload answers for itself, addresses fare alike or do not.
+    numbers: HashMap<Pair, Vec<usize>>,
 }
+
+/// A service, and the workloads at both ends.
+type Pair = (Protocol, u16, [Option<WorkloadId>; 2]);
 
 struct Group {
     explanation: Explanation,
@@ -83,26 +91,32 @@ struct Group {
     to: Vec<Party>,
 }
 
+impl Group {
+    /// Are there too many ranges in it to write all of them out?
+    fn is_scattered(&self, groups: &Groups<'_>) -> bool {
+        [&self.from, &self.to].into_iter().any(|parties| groups.who(parties).is_scattered())
+    }
+}
+
+/// The workload that it is, if it is one.
+const fn workload(party: Party) -> Option<WorkloadId> {
+    match party {
+        Party::Workload(w) => Some(w),
+        Party::Address(_) => None,
+    }
+}
+
 impl Groups<'_> {
     fn add(&mut self, explanation: Explanation) {
         let Connection { from, to, protocol, port } = explanation.connection;
-        let same = |ours: Party, theirs: Party| match (ours, theirs) {
-            (Party::Address(_), Party::Address(_)) => true,
-            _ => ours == theirs,
-        };
-        let alike = self.alike.iter_mut().find(|group| {
-            let asked = &group.explanation.connection;
-            (asked.protocol, asked.port) == (protocol, port)
-                && same(asked.from, from)
-                && same(asked.to, to)
-                && group.explanation.ends == explanation.ends
-        });
-        match alike {
-            Some(group) => {
-                group.from.push(from);
-                group.to.push(to);
-            }
-            None => self.alike.push(Group { explanation, from: vec![from], to: vec![to] }),
+        let numbers = self.numbers.entry((protocol, port, [from, to].map(workload))).or_default();
+        let alike = numbers.iter().copied().find(|n| self.alike[*n].explanation.ends == explanation.ends);
+        if let Some(n) = alike {
+            self.alike[n].from.push(from);
+            self.alike[n].to.push(to);
+        } else {
+            numbers.push(self.alike.len());
+            self.alike.push(Group { explanation, from: vec![from], to: vec![to] });
         }
     }
 
@@ -112,24 +126,30 @@ impl Groups<'_> {
             self.alike.iter().any(|group| side(group) != side(&self.alike[0]))
         };
         let [from_differs, to_differs] = [differs(|g| &g.from), differs(|g| &g.to)];
-        let name = |whom: &Whom, differs, parties: &[Party]| {
-            if differs { self.words(whom, parties) } else { whom.text().to_owned() }
+        // Of one pair at most one answer is about "the rest".
+        let mut rests = vec![false; self.alike.len()];
+        for numbers in self.numbers.values() {
+            let mut scattered = numbers.iter().filter(|n| self.alike[**n].is_scattered(&self));
+            if let (Some(n), None) = (scattered.next(), scattered.next()) {
+                rests[*n] = true;
+            }
+        }
+        let name = |whom: &Whom, differs, parties: &[Party], rest| {
+            if differs { self.words(whom, parties, rest) } else { whom.text().to_owned() }
         };
         let notes: Vec<_> = [from, to].iter().filter_map(|whom| whom.note(self.policy)).collect();
-        let answers = self.alike.iter().map(|group| Answer {
-            from: name(from, from_differs, &group.from),
-            to: name(to, to_differs, &group.to),
+        let answers = self.alike.iter().zip(rests).map(|(group, rest)| Answer {
+            from: name(from, from_differs, &group.from, rest),
+            to: name(to, to_differs, &group.to, rest),
             explanation: group.explanation.clone(),
             notes: notes.clone(),
         });
         answers.collect()
     }
 
-    fn words(&self, whom: &Whom, parties: &[Party]) -> String {
-        let scattered =
-            |group: &&Group| [&group.from, &group.to].into_iter().any(|p| self.who(p).is_scattered());
+    fn words(&self, whom: &Whom, parties: &[Party], rest: bool) -> String {
         let who = self.who(parties);
-        if who.is_scattered() && self.alike.iter().filter(scattered).count() == 1 {
+        if who.is_scattered() && rest {
             let rest = format!("the rest of {}", whom.text());
             return who.names.into_iter().chain([rest]).collect::<Vec<_>>().join(", ");
         }
