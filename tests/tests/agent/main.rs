@@ -9,6 +9,7 @@ mod beginnings;
 mod evasion;
 mod lifecycle;
 mod modes;
+mod recorded;
 mod reports;
 mod sockets;
 mod systemd;
