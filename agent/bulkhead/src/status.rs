@@ -8,7 +8,7 @@ use bulkhead_report::plain;
 
 use crate::{
     cli::Output,
-    control::{ClientError, STATUS, Status, get},
+    control::{ClientError, STATUS, Status, Traffic, get},
     output::{self, plural},
 };
 
@@ -50,6 +50,16 @@ fn write(out: &mut String, status: &Status, color: bool) -> std::fmt::Result {
         "  refusals     {} ({} not recorded, {} not printed)",
         events.refusals, events.dropped, events.unprinted
     )?;
+    if let Some(traffic) = &status.traffic {
+        let Traffic { allowed, denied, would_deny, other, .. } = traffic;
+        write!(out, "  packets      {} allowed, {} denied", allowed.packets, denied.packets)?;
+        for (packets, what) in [(would_deny.packets, "would be denied"), (other.packets, "not told apart")] {
+            if packets > 0 {
+                write!(out, ", {packets} {what}")?;
+            }
+        }
+        writeln!(out)?;
+    }
     let mut environments: Vec<Option<&str>> =
         status.environments.iter().map(|e| Some(e.name.as_str())).collect();
     environments.push(None);
@@ -106,7 +116,7 @@ fn age(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Environment, Events, Workload};
+    use crate::control::{Count, Environment, Events, Workload};
 
     #[test]
     fn a_status_shows_each_environment_with_its_workloads() {
@@ -142,6 +152,11 @@ mod tests {
             ],
             warnings: vec!["workload batch selects nothing now (shop.toml:12)".into()],
             events: Events { refusals: 17, dropped: 0, unprinted: 2 },
+            traffic: Some(Traffic {
+                allowed: Count { packets: 120, bytes: 9_000, connections: 3 },
+                other: Count { packets: 1, ..Count::default() },
+                ..Traffic::default()
+            }),
         };
         insta::assert_snapshot!(render(&status, false));
     }

@@ -2,6 +2,7 @@
 //!
 //! Minimum kernel: 5.10. Everything that is loaded goes with the [`Datapath`] that loaded it.
 
+mod counters;
 mod error;
 mod events;
 #[cfg(feature = "log")]
@@ -25,16 +26,17 @@ use aya::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError,
     },
 };
-use bulkhead_common::{Endpoint, HASH_KEYS};
+use bulkhead_common::{Counter, CounterKey, Endpoint, HASH_KEYS};
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use self::{counters::Counters, older::Sockets, tables::Tables};
 pub use self::{
+    counters::Traffic,
     error::DatapathError,
     events::Events,
     older::Tagged,
     tables::{Edits, Generation},
 };
-use self::{older::Sockets, tables::Tables};
 
 /// The compiled programs (see build.rs).
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bulkhead"));
@@ -51,6 +53,7 @@ pub struct Datapath {
     ebpf: Ebpf,
     cgroup_root: PathBuf,
     tables: Tables,
+    counters: Counters,
     sockets: Sockets,
     events: Option<Events>,
 }
@@ -64,6 +67,7 @@ impl Datapath {
             .override_global("KEYS", bytemuck::cast_slice::<_, u8>(&keys), true)
             .load(OBJECT)?;
         let tables = Tables::take(&mut ebpf)?;
+        let counters = Counters::take(&mut ebpf)?;
         let sockets = Sockets::take(&mut ebpf)?;
         let events = Some(Events::take(&mut ebpf)?);
         for name in PROGRAMS {
@@ -71,12 +75,24 @@ impl Datapath {
         }
         #[cfg(feature = "log")]
         log::start(&mut ebpf);
-        Ok(Self { ebpf, cgroup_root: cgroup_root.to_owned(), tables, sockets, events })
+        Ok(Self { ebpf, cgroup_root: cgroup_root.to_owned(), tables, counters, sockets, events })
     }
 
     /// Fills a free slot with `generation` and switches to it with one write.
     pub fn install(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
-        self.tables.install(generation)
+        self.tables.install(generation)?;
+        // The one before is still there to fall back to; those before that have judged nothing since it was installed.
+        self.counters.retire(generation.number.saturating_sub(1))
+    }
+
+    /// All traffic that was judged since the start.
+    pub fn traffic(&self) -> Result<Traffic, DatapathError> {
+        self.counters.traffic()
+    }
+
+    /// The traffic that the active generation and the one before it have judged, by kind.
+    pub fn counters(&self) -> Result<Vec<(CounterKey, Counter)>, DatapathError> {
+        self.counters.read()
     }
 
     /// Edits the tables of the active generation in place. After an error install a whole one: the tables are as at some

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bulkhead_common::{Event, SubjectId};
+use bulkhead_common::{Command, Event, SubjectId};
 
 /// How often one kind is reported.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ struct Kind {
     verdict: u8,
     reason: u8,
     uid: u32,
-    comm: [u8; 16],
+    comm: Command,
 }
 
 impl From<&Event> for Kind {
@@ -188,8 +188,8 @@ mod tests {
     fn another_command_does_not_hide_behind_the_first() {
         let mut coalescer = Coalescer::default();
         let mut lines = 0;
-        for comm in [*b"curl\0\0\0\0\0\0\0\0\0\0\0\0", *b"nc\0\0\0\0\0\0\0\0\0\0\0\0\0\0"] {
-            let event = Event { comm, ..refusal(80) };
+        for name in [*b"curl\0\0\0\0", *b"nc\0\0\0\0\0\0"] {
+            let event = Event { comm: Command([u64::from_ne_bytes(name), 0]), ..refusal(80) };
             coalescer.take(&event, Instant::now(), || (), |(), _| lines += 1);
         }
         assert_eq!(lines, 2);

@@ -61,7 +61,7 @@ impl Enricher {
     pub fn look_up(&self, event: &Event) -> Option<Denial> {
         let process = (event.pid != 0).then(|| Process {
             pid: event.pid,
-            comm: command(&event.comm),
+            comm: command(event.comm.bytes()),
             exe: process::exe(event.pid, event.time).or_else(|| self.programs.path(event.pid)),
             uid: event.uid,
         });

@@ -102,35 +102,64 @@ impl Decision {
     }
 }
 
-impl Decision {
-    /// As one word: what a BPF function that is verified by itself can return.
+/// A [`Decision`] as one word: what a BPF function that is verified by itself can return, and what the verifier does not
+/// take for one case for each of its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Outcome(pub u64);
+
+#[expect(clippy::cast_possible_truncation, reason = "each part is cut out of the word")]
+impl Outcome {
+    const TIMED: u64 = 1 << 63;
+
+    /// Of a decision; `timed`: the clock had a part in it.
     #[inline(always)]
-    pub const fn to_word(self) -> u64 {
-        self.rule.0 as u64 | (self.verdict as u64) << 32 | (self.reason as u64) << 40
+    pub const fn new(decision: Decision, timed: bool) -> Self {
+        let Decision { verdict, reason, rule } = decision;
+        let timed = if timed { Self::TIMED } else { 0 };
+        Self(rule.0 as u64 | (verdict as u64) << 32 | (reason as u64) << 40 | timed)
     }
 
-    /// From [`Self::to_word`]. A word that it cannot have made is a refusal.
-    #[expect(clippy::cast_possible_truncation, reason = "each part is cut out of the word")]
+    /// The rule that allows it, or the one that has expired; else [`RuleId::NONE`].
     #[inline(always)]
-    pub const fn from_word(word: u64) -> Self {
-        let verdict = match (word >> 32) as u8 {
-            0 => Verdict::Allowed,
-            2 => Verdict::WouldDeny,
-            _ => Verdict::Denied,
-        };
-        let reason = match (word >> 40) as u8 {
-            0 => Reason::Rule,
-            1 => Reason::NotIsolated,
-            2 => Reason::SameWorkload,
-            3 => Reason::Essential,
-            4 => Reason::NoRule,
-            5 => Reason::Expired,
-            6 => Reason::Unidentified,
-            7 => Reason::Malformed,
-            8 => Reason::SocketMemory,
-            _ => Reason::ForgedSource,
-        };
-        Self { verdict, reason, rule: RuleId(word as u32) }
+    pub const fn rule(self) -> RuleId {
+        RuleId(self.0 as u32)
+    }
+
+    /// The [`Verdict`] as a number.
+    #[inline(always)]
+    pub const fn verdict(self) -> u8 {
+        (self.0 >> 32) as u8
+    }
+
+    /// The [`Reason`] as a number.
+    #[inline(always)]
+    pub const fn reason(self) -> u8 {
+        (self.0 >> 40) as u8
+    }
+
+    /// Is this the reason?
+    #[inline(always)]
+    pub const fn is(self, reason: Reason) -> bool {
+        self.reason() == reason as u8
+    }
+
+    /// Does it refuse, or mark?
+    #[inline(always)]
+    pub const fn refuses(self) -> bool {
+        self.reason() >= Reason::NoRule as u8
+    }
+
+    /// Does it refuse, and not only mark?
+    #[inline(always)]
+    pub const fn stops(self) -> bool {
+        self.verdict() == Verdict::Denied as u8
+    }
+
+    /// May it be another a moment later, with nothing changed but the time?
+    #[inline(always)]
+    pub const fn is_timed(self) -> bool {
+        self.0 & Self::TIMED != 0
     }
 }
 
@@ -303,11 +332,18 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_survives_as_a_word() {
+    fn an_outcome_tells_what_the_decision_does() {
         for reason in Reason::ALL {
             for verdict in [Verdict::Allowed, Verdict::Denied, Verdict::WouldDeny] {
-                let decision = Decision { verdict, reason, rule: RuleId(0xdead_beef) };
-                assert_eq!(Decision::from_word(decision.to_word()), decision);
+                for timed in [false, true] {
+                    let decision = Decision { verdict, reason, rule: RuleId(0xdead_beef) };
+                    let outcome = Outcome::new(decision, timed);
+                    assert_eq!((outcome.verdict(), outcome.reason()), (verdict as u8, reason as u8));
+                    assert_eq!((outcome.rule(), outcome.is_timed()), (decision.rule, timed));
+                    assert_eq!(outcome.refuses(), reason.refuses());
+                    assert_eq!(outcome.stops(), verdict == Verdict::Denied);
+                    assert!(Reason::ALL.iter().all(|r| outcome.is(*r) == (*r == reason)));
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 use bytemuck::{Pod, Zeroable};
 
-use crate::Address;
+use crate::{Address, Command};
 
 /// The hook family that a record comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,9 +73,7 @@ pub struct Event {
     /// [`crate::Reason`] as a number.
     pub reason: u8,
     /// [`Hook`] as a number.
-    pub hook: u8,
-    /// Reserved, 0.
-    pub reserved: [u8; 3],
-    /// The process's command name, NUL-padded.
-    pub comm: [u8; 16],
+    pub hook: u32,
+    /// The process's command name.
+    pub comm: Command,
 }

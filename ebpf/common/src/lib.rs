@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod counter;
 mod decide;
 mod event;
 mod flow;
@@ -20,11 +21,14 @@ mod socket;
 mod state;
 
 pub use address::Address;
-pub use decide::{Decision, Reason, Tables, Verdict, decide};
+pub use counter::{COUNTERS, Counter, CounterKey, OTHER};
+pub use decide::{Decision, Outcome, Reason, Tables, Verdict, decide};
 pub use event::{Event, Hook, Started};
 pub use flow::{Direction, Flow, Peer, Protocol};
 pub use policy::{Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, RuleId, SubjectId};
-pub use socket::{HASH_INPUTS, HASH_KEYS, Origin, PeerFlow, PeerFlowKey, Refusal, RefusalKey, SocketState};
+pub use socket::{
+    Command, HASH_INPUTS, HASH_KEYS, Origin, PeerFlow, PeerFlowKey, Process, Refusal, RefusalKey, SocketState,
+};
 pub use state::{GenerationInfo, SLOTS, StateWord};
 
 /// Version of every layout in this crate. It is part of the pin path: an agent never reads maps of another layout.

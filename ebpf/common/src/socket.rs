@@ -15,6 +15,31 @@ pub enum Origin {
     Listener = 2,
 }
 
+/// A command name, NUL-padded (`TASK_COMM_LEN`). Words, since for bytes LLVM calls a function to clear or copy them, and
+/// calls take stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct Command(pub [u64; 2]);
+
+impl Command {
+    /// The name's bytes.
+    pub fn bytes(&self) -> &[u8; 16] {
+        bytemuck::cast_ref(&self.0)
+    }
+}
+
+/// A process, as the kernel knows it while it calls.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Process {
+    /// Process id (of the thread group) in the initial pid namespace; 0: not known.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Its command name.
+    pub comm: Command,
+}
+
 /// Value of the socket storage: what the programs know of one socket.
 ///
 /// It is cloned from a listener to the sockets accepted from it (`BPF_F_CLONE`).
@@ -32,14 +57,10 @@ pub struct SocketState {
     pub peer: u64,
     /// [`Origin`] as a number.
     pub origin: u32,
-    /// Process that created or connected the socket; 0: not known.
-    pub pid: u32,
-    /// Its user.
-    pub uid: u32,
     /// Generation in which a would-be refusal of this connection has been reported; 0: none.
     pub reported: u32,
-    /// Its command name, NUL-padded (`TASK_COMM_LEN`).
-    pub comm: [u8; 16],
+    /// Who created or connected the socket.
+    pub process: Process,
     /// By [`crate::Direction`] of the packet: the last one that passed without a report, as the programs' `cached`
     /// writes it; 0: none.
     pub passed: [u64; 2],
@@ -105,8 +126,8 @@ pub struct RefusalKey {
     pub direction: u8,
     /// User of the process; 0 where no process is known.
     pub uid: u32,
-    /// Command name of the process, NUL-padded.
-    pub comm: [u8; 16],
+    /// Command name of the process.
+    pub comm: Command,
 }
 
 /// Value of the table that keeps the packets of one refused flow from making a record each.

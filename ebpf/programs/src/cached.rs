@@ -4,14 +4,16 @@
 //! packet's addresses, ports and protocol, the generation, every edit since, and the time, so that it lasts a second at
 //! most. Only "passes, and nothing to report" is kept. The hash is strongly universal (Lemire and Kaser, "Strongly
 //! universal string hashing is fast", 2014: sums of 32-bit words times random 64-bit keys), and its keys are drawn by
-//! user space at every start: whoever does not know them can do no better than guess one of 2^48 values, by sending.
-
-use core::arch::asm;
+//! user space at every start: whoever does not know them can do no better than guess one of 2^48 values, by sending. The
+//! other 16 bits of the word say where packets like this one are counted.
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_jiffies64};
 use bulkhead_common::{HASH_INPUTS, HASH_KEYS, Protocol, StateWord};
 
-use crate::maps::{EPOCH, STATE};
+use crate::{
+    count,
+    maps::{EPOCH, STATE},
+};
 
 /// Index into [`EPOCH`].
 #[derive(Clone, Copy)]
@@ -28,8 +30,25 @@ pub enum Epoch {
 #[unsafe(no_mangle)]
 static KEYS: [u64; HASH_KEYS] = [0; HASH_KEYS];
 
-/// The hash's part of the word; the rest is left to the caller.
+/// The hash's part of the word; the rest is where the packet is counted.
 const HASH: u64 = !0xffff;
+
+/// In place of a bucket: packets of whoever is in no workload are not counted.
+pub const UNCOUNTED: u32 = 0xffff;
+
+const _: () = assert!(bulkhead_common::COUNTERS <= UNCOUNTED);
+
+/// The bucket that a socket's kept word names, if the word stands for packets with this hash.
+#[inline(always)]
+pub fn bucket_of(kept: u64, hash: u64) -> Option<u32> {
+    ((kept ^ hash) & HASH == 0).then_some((kept & !HASH) as u32)
+}
+
+/// The word to keep for packets with this hash.
+#[inline(always)]
+pub fn word(hash: u64, bucket: u32) -> u64 {
+    hash | u64::from(bucket)
+}
 
 /// How many jiffies a verdict lasts, as a power of two: about a second with the usual 250 a second (CONFIG_HZ), a
 /// quarter of it with 1,000.
@@ -72,16 +91,23 @@ fn key(number: usize) -> u64 {
 /// `at` and the three bytes after it must lie before the end of the packet's linear data, and the verifier know it.
 #[expect(clippy::cast_ptr_alignment, reason = "the fields of an IP header are aligned to their size")]
 #[inline(always)]
-unsafe fn word(at: *const u8) -> u32 {
+unsafe fn load(at: *const u8) -> u32 {
     // SAFETY: the caller vouches for it.
     unsafe { at.cast::<u32>().read_volatile() }
 }
 
-/// The word that a socket holds if a packet like this one has passed lately. None: packets like this are always decided.
+/// What a packet and all that its verdict depends on hash to. 0: packets like this are always decided.
 ///
-/// Only plain TCP and UDP: an IPv4 header without options and no fragment, or an IPv6 header without extensions.
+/// Only plain TCP and UDP: an IPv4 header without options and no fragment, or an IPv6 header without extensions. A global
+/// function to the kernel, which verifies it once and by itself (see [`crate::identity`]).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn hash_of(skb: *mut __sk_buff, on_loopback: u32) -> u64 {
+    hash(skb, on_loopback != 0).unwrap_or(0)
+}
+
 #[inline(always)]
-pub fn word_of(skb: *mut __sk_buff, on_loopback: bool) -> Option<u64> {
+fn hash(skb: *mut __sk_buff, on_loopback: bool) -> Option<u64> {
     const V4: u8 = 4 << 4 | 5;
     const V6: u8 = 6;
     const TCP_FLAGS: usize = 13;
@@ -104,29 +130,29 @@ pub fn word_of(skb: *mut __sk_buff, on_loopback: bool) -> Option<u64> {
         if first == V4 {
             // More fragments follow, or this is not the first (RFC 791 section 3.1).
             const FRAGMENT: u32 = 0x3fff_u32.to_be();
-            if word(data.add(4)) & FRAGMENT != 0 {
+            if load(data.add(4)) & FRAGMENT != 0 {
                 return None;
             }
             protocol = data.add(9).read_volatile();
             flags = data.add(20 + TCP_FLAGS);
-            hash.add(0, word(data.add(12)));
-            hash.add(1, word(data.add(16)));
-            hash.add(8, word(data.add(20)));
+            hash.add(0, load(data.add(12)));
+            hash.add(1, load(data.add(16)));
+            hash.add(8, load(data.add(20)));
         } else if first >> 4 == V6 {
             protocol = data.add(6).read_volatile();
             if data.add(44) > end {
                 return None;
             }
             flags = data.add(40 + TCP_FLAGS);
-            hash.add(0, word(data.add(8)));
-            hash.add(1, word(data.add(12)));
-            hash.add(2, word(data.add(16)));
-            hash.add(3, word(data.add(20)));
-            hash.add(4, word(data.add(24)));
-            hash.add(5, word(data.add(28)));
-            hash.add(6, word(data.add(32)));
-            hash.add(7, word(data.add(36)));
-            hash.add(8, word(data.add(40)));
+            hash.add(0, load(data.add(8)));
+            hash.add(1, load(data.add(12)));
+            hash.add(2, load(data.add(16)));
+            hash.add(3, load(data.add(20)));
+            hash.add(4, load(data.add(24)));
+            hash.add(5, load(data.add(28)));
+            hash.add(6, load(data.add(32)));
+            hash.add(7, load(data.add(36)));
+            hash.add(8, load(data.add(40)));
         } else {
             return None;
         }
@@ -159,8 +185,6 @@ fn epoch(which: Epoch) -> u32 {
 #[inline(always)]
 pub fn datagrams_changed() {
     if let Some(epoch) = EPOCH.get_ptr_mut(Epoch::Datagrams as u32) {
-        // SAFETY: a map's value, aligned to eight bytes. core's atomics want a compare-and-swap, which BPF has since Linux
-        // 5.12 only.
-        unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) epoch, in(reg) 1_u64, options(nostack)) };
+        count::bump(epoch);
     }
 }

@@ -9,12 +9,12 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use bulkhead_common::{
-    Address, Decision, Direction, Endpoint, Flow, Hook, Origin, Peer, PeerEntry, PeerFlowKey, Protocol,
-    Reason, RuleId, SocketState,
+    Address, CounterKey, Decision, Direction, Endpoint, Flow, Hook, Origin, Outcome, Peer, PeerEntry,
+    PeerFlowKey, Process, Protocol, Reason, RuleId, SocketState,
 };
 
 use crate::{
-    PASS, REFUSE, cached, exchange,
+    PASS, REFUSE, cached, count, exchange,
     generation::{Generation, verdict},
     identity::{self, Local},
     report::{self, Refused},
@@ -85,13 +85,17 @@ struct Call {
     /// Where to; the unspecified address stands for loopback.
     target: Address,
     port: u16,
-    /// Who is behind the call, and the socket's owner.
-    process: SocketState,
+    /// Who is behind the call.
+    process: Process,
+    /// Tag of the socket: cgroup of its owner, and the one that identified it.
+    owner: u64,
+    anchor: u64,
     /// The end whose allowlist is asked.
     local: Local,
     /// Who listens at the target, if it is on this host.
     listener: Local,
     flow: Flow,
+    outcome: Outcome,
     /// Cgroup of the workload at the other end of `flow`, or 0.
     peer_cgroup: u64,
     /// Has a socket been found at the target, whosoever it is?
@@ -113,10 +117,13 @@ fn call(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
         target: forget_address(destination(address)),
         // SAFETY: the program's context; only the lower half of `user_port` is the port.
         port: u16::from_be(unsafe { (*ctx.sock_addr).user_port } as u16),
-        process: SocketState { owner: task.cgroup, anchor: task.anchor, ..SocketState::default() },
+        process: Process::default(),
+        owner: task.cgroup,
+        anchor: task.anchor,
         local: task,
         listener: Local::NOBODY,
         flow: Flow { direction: Direction::Egress, protocol, port: 0, peer: Peer::default() },
+        outcome: Outcome(0),
         peer_cgroup: 0,
         found: false,
         marked: false,
@@ -136,7 +143,7 @@ fn call(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
         call.port,
         call.flow.peer.class.0
     );
-    let owner = identity::of_owner(generation, &call.process);
+    let owner = identity::of_tag(generation, call.owner, call.anchor);
     if protocol != Protocol::TCP && answers(&mut call, &owner) {
         return PASS;
     }
@@ -184,16 +191,15 @@ fn destination(address: Address) -> Address {
 /// Notes on the socket who calls, and that it opens a connection; learns whose socket it is.
 #[inline(never)]
 fn mark(call: &mut Call) {
-    socket::note_process(&mut call.process);
+    call.process = socket::current_process();
+    let mut fresh = SocketState { owner: call.owner, anchor: call.anchor, ..SocketState::default() };
     // SAFETY: the context's own socket, never null in these hooks.
-    let state = unsafe { socket::state_or((*call.ctx).__bindgen_anon_1.sk.cast(), &mut call.process) };
+    let state = unsafe { socket::state_or((*call.ctx).__bindgen_anon_1.sk.cast(), &mut fresh) };
     let Some(state) = state else { return };
     call.marked = true;
-    call.process.owner = state.owner;
-    call.process.anchor = state.anchor;
-    state.pid = call.process.pid;
-    state.uid = call.process.uid;
-    state.comm = call.process.comm;
+    call.owner = state.owner;
+    call.anchor = state.anchor;
+    state.process = call.process;
     if matches!(call.hook, Hook::Connect) {
         state.passed = [0; 2];
         if call.flow.protocol != Protocol::TCP {
@@ -267,33 +273,46 @@ fn answers(call: &mut Call, owner: &Local) -> bool {
     }
     // What is only marked has been reported as the exchange was opened.
     call.marked
-        && !report::stops(&verdict(call.generation, &call.local.endpoint, &flow).0)
-        && !report::stops(&verdict(call.generation, &owner.endpoint, &flow).0)
+        && !verdict(call.generation, &call.local.endpoint, &flow).stops()
+        && !verdict(call.generation, &owner.endpoint, &flow).stops()
 }
 
-/// Asks `local` for the verdict on `flow` and reports a refusal; true if it stops the call.
-#[inline(never)]
+/// Asks `local` for the verdict on `flow`, counts and reports a refusal; true if it stops the call.
+#[inline(always)]
 fn refused(call: &mut Call) -> bool {
+    if !refuses(call) {
+        return false;
+    }
+    let (subject, number) = (call.local.endpoint.subject.0, call.generation.number());
+    count::decided(CounterKey::new(number, subject, &call.flow, call.outcome, call.hook), 0, false);
+    call.outcome.stops()
+}
+
+/// Asks `local` for the verdict on `flow`, and reports a refusal.
+#[inline(never)]
+fn refuses(call: &mut Call) -> bool {
     let peer = &mut call.flow.peer;
     peer.subject.0 = forget32(peer.subject.0);
     peer.class.0 = forget32(peer.class.0);
     peer.address.0 = forget32(peer.address.0);
-    let (mut decision, _) = verdict(call.generation, &call.local.endpoint, &call.flow);
-    if !call.marked && !matches!(decision.reason, Reason::NotIsolated) {
-        decision = Decision::new(&call.local.endpoint, Reason::SocketMemory, RuleId::NONE);
+    let mut outcome = verdict(call.generation, &call.local.endpoint, &call.flow);
+    if !call.marked && !outcome.is(Reason::NotIsolated) {
+        let decision = Decision::new(&call.local.endpoint, Reason::SocketMemory, RuleId::NONE);
+        outcome = Outcome::new(decision, false);
     }
-    if !decision.reason.refuses() {
+    if !outcome.refuses() {
         return false;
     }
     // SAFETY: the context's own socket.
     if let Some(state) = unsafe { socket::state((*call.ctx).__bindgen_anon_1.sk.cast()) } {
         state.reported = call.generation.number();
     }
+    call.outcome = outcome;
     report::call(&Refused {
         generation: call.generation,
         local: &call.local,
         flow: &call.flow,
-        decision,
+        outcome,
         address: &call.target,
         port: call.port,
         peer_cgroup: call.peer_cgroup,
@@ -302,5 +321,5 @@ fn refused(call: &mut Call) -> bool {
         // SAFETY: the program's context.
         cookie: unsafe { bpf_get_socket_cookie(call.ctx.cast()) },
     });
-    report::stops(&decision)
+    true
 }

@@ -2,11 +2,12 @@
 
 use aya_ebpf::{macros::cgroup_sock, programs::SockContext};
 use bulkhead_common::{
-    Address, Decision, Direction, Endpoint, Flow, Hook, Peer, Protocol, Reason, RuleId, SocketState,
+    Address, CounterKey, Decision, Direction, Endpoint, Flow, Hook, Outcome, Peer, Protocol, Reason, RuleId,
+    SocketState,
 };
 
 use crate::{
-    PASS, REFUSE,
+    PASS, REFUSE, count,
     generation::Generation,
     identity,
     report::{self, Refused},
@@ -21,8 +22,9 @@ use crate::{
 pub fn create(ctx: SockContext) -> i32 {
     let Some(generation) = Generation::active() else { return PASS };
     let local = identity::of_task(generation);
-    let mut state = SocketState { owner: local.cgroup, anchor: local.anchor, ..SocketState::default() };
-    socket::note_process(&mut state);
+    let process = socket::current_process();
+    let mut state =
+        SocketState { owner: local.cgroup, anchor: local.anchor, process, ..SocketState::default() };
     // SAFETY: the context's own socket.
     if unsafe { socket::state_or(ctx.sock.cast(), &mut state) }.is_some() {
         return PASS;
@@ -33,17 +35,21 @@ pub fn create(ctx: SockContext) -> i32 {
     // SAFETY: the context's own socket.
     let protocol = Protocol(unsafe { (*ctx.sock).protocol } as u8);
     let decision = Decision::new(&local.endpoint, Reason::SocketMemory, RuleId::NONE);
+    let outcome = Outcome::new(decision, false);
+    let flow = Flow { direction: Direction::Egress, protocol, port: 0, peer: Peer::default() };
+    let subject = local.endpoint.subject.0;
+    count::decided(CounterKey::new(generation.number(), subject, &flow, outcome, Hook::Create), 0, false);
     report::call(&Refused {
         generation,
         local: &local,
-        flow: &Flow { direction: Direction::Egress, protocol, port: 0, peer: Peer::default() },
-        decision,
+        flow: &flow,
+        outcome,
         address: &Address::default(),
         port: 0,
         peer_cgroup: 0,
-        process: Some(&state),
+        process: Some(&process),
         hook: Hook::Create,
         cookie: 0,
     });
-    if report::stops(&decision) { REFUSE } else { PASS }
+    if outcome.stops() { REFUSE } else { PASS }
 }

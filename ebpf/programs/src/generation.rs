@@ -4,11 +4,14 @@ use core::cell::Cell;
 
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::generated::bpf_ktime_get_boot_ns};
 use bulkhead_common::{
-    Address, Decision, Direction, Endpoint, Flow, Peer, PeerEntry, PeerId, PolicyKey, PolicyValue, Protocol,
+    Address, Direction, Endpoint, Flow, Outcome, Peer, PeerEntry, PeerId, PolicyKey, PolicyValue, Protocol,
     SubjectId, Tables, decide,
 };
 
-use crate::maps::{ENDPOINTS, GENERATIONS, PEERS, POLICY, STATE};
+use crate::{
+    maps::{ENDPOINTS, GENERATIONS, PEERS, POLICY, STATE},
+    verifier::forget32,
+};
 
 /// The slot in force for this packet or call: read once, so that everything is decided by one generation.
 #[derive(Clone, Copy)]
@@ -29,7 +32,7 @@ impl Generation {
     pub fn active() -> Option<Self> {
         let state = *STATE.get(0)?;
         let now_ms = if state.has_deadline() { boot_ns() / 1_000_000 } else { 0 };
-        Some(Self { slot: state.slot(now_ms) })
+        Some(Self { slot: forget32(state.slot(now_ms)) })
     }
 
     /// The slot that it lies in.
@@ -69,21 +72,17 @@ impl Generation {
     }
 }
 
-/// The verdict on a flow at a local end (see [`bulkhead_common::decide`]), and whether it depends on the clock.
+/// The verdict on a flow at a local end; see [`bulkhead_common::decide`].
 #[inline(always)]
-pub fn verdict(generation: Generation, local: &Endpoint, flow: &Flow) -> (Decision, bool) {
+pub fn verdict(generation: Generation, local: &Endpoint, flow: &Flow) -> Outcome {
     let Peer { subject, class, address } = flow.peer;
-    let word = decision(
+    Outcome(decision(
         u64::from(local.subject.0) | u64::from(local.flags) << 32,
         u64::from(subject.0) | u64::from(class.0) << 32,
         u64::from(address.0) | u64::from(generation.slot) << 32,
         u64::from(flow.port) | u64::from(flow.protocol.0) << 16 | u64::from(flow.direction as u8) << 24,
-    );
-    (Decision::from_word(word), word & TIMED != 0)
+    ))
 }
-
-/// Beyond the word of a [`Decision`]: the clock had a part in it.
-const TIMED: u64 = 1 << 63;
 
 /// A generation that notes whether the clock was read.
 struct Asked {
@@ -109,8 +108,8 @@ extern "C" fn decision(local: u64, peer: u64, address: u64, flow: u64) -> u64 {
             address: PeerId(address as u32),
         },
     };
-    let decision = decide(&asked, &local, &flow).to_word();
-    if asked.timed.get() { decision | TIMED } else { decision }
+    let decision = decide(&asked, &local, &flow);
+    Outcome::new(decision, asked.timed.get()).0
 }
 
 impl Tables for Asked {

@@ -7,7 +7,7 @@ use aya_ebpf::{
         bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
     },
 };
-use bulkhead_common::{Endpoint, MAX_CGROUP_LEVEL, SocketState};
+use bulkhead_common::{Endpoint, MAX_CGROUP_LEVEL};
 
 use crate::{generation::Generation, socket, verifier::forget_local};
 
@@ -53,12 +53,6 @@ pub unsafe fn of_socket(generation: Generation, sk: *mut bpf_sock) -> Local {
     // SAFETY: the caller holds `sk`.
     let (cgroup, tag) = unsafe { (bpf_sk_cgroup_id(sk.cast()), socket::state(sk.cast())) };
     of_tag(generation, cgroup, tag.map_or(0, |state| state.anchor))
-}
-
-/// The owner noted in a socket's storage.
-#[inline(always)]
-pub fn of_owner(generation: Generation, socket: &SocketState) -> Local {
-    of_tag(generation, socket.owner, socket.anchor)
 }
 
 /// The owner of a socket by its tag: its cgroup, or else the ancestor that was identified as the socket was made.

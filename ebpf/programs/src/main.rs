@@ -17,6 +17,7 @@ macro_rules! say {
 
 mod cached;
 mod connect;
+mod count;
 mod create;
 mod datagram;
 mod exchange;

@@ -8,16 +8,17 @@ use aya_ebpf::{
         BPF_F_CLONE, BPF_F_NO_PREALLOC,
         bpf_map_type::{BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE, BPF_MAP_TYPE_SK_STORAGE},
     },
-    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf, lpm_trie::Key},
     helpers::generated::bpf_map_lookup_elem,
     macros::btf_map,
 };
 use bulkhead_common::{
-    Address, Endpoint, Event, GenerationInfo, PeerEntry, PeerFlow, PeerFlowKey, PolicyKey, PolicyValue,
-    Refusal, RefusalKey, SLOTS, SocketState, Started, StateWord,
+    Address, Counter, CounterKey, Endpoint, Event, GenerationInfo, PeerEntry, PeerFlow, PeerFlowKey,
+    PolicyKey, PolicyValue, Refusal, RefusalKey, SLOTS, SocketState, Started, StateWord,
 };
 
 const SLOT_COUNT: usize = SLOTS as usize;
+const COUNTER_COUNT: usize = bulkhead_common::COUNTERS as usize;
 const HASH: usize = BPF_MAP_TYPE_HASH as usize;
 const TRIE: usize = BPF_MAP_TYPE_LPM_TRIE as usize;
 
@@ -81,6 +82,18 @@ pub static STARTED: RingBuf<Started, 65_536> = RingBuf::new();
 /// Records that found `EVENTS` full.
 #[btf_map]
 pub static LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// The bucket of each kind of traffic that has been seen.
+#[btf_map]
+pub static COUNTER_INDEX: HashMap<CounterKey, u32, COUNTER_COUNT> = HashMap::new();
+
+/// Indices of buckets that no kind of traffic has. User space fills it with all but that for all others.
+#[btf_map]
+pub static FREE_COUNTERS: Queue<u32, COUNTER_COUNT> = Queue::new();
+
+/// The buckets.
+#[btf_map]
+pub static COUNTERS: PerCpuArray<Counter, COUNTER_COUNT> = PerCpuArray::new();
 
 /// Socket storage that is cloned with its socket.
 ///

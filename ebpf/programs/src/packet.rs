@@ -13,19 +13,21 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use bulkhead_common::{
-    Address, Decision, Direction, Endpoint, Flow, Hook, Origin, Peer, PeerFlowKey, Protocol, Reason, RuleId,
-    SocketState,
+    Address, CounterKey, Decision, Direction, Endpoint, Flow, Hook, Origin, Outcome, Peer, PeerFlowKey,
+    Protocol, Reason, RuleId, SocketState,
 };
 
 use crate::{
-    PASS, REFUSE, cached, exchange,
+    PASS, REFUSE,
+    cached::{self, UNCOUNTED},
+    count, exchange,
     generation::{Generation, verdict},
     identity::{self, Local},
     maps::OLDER,
     parse::{Packet, parse},
     report::{self, Refused},
     socket,
-    verifier::{forget16, forget32},
+    verifier::{Fact, forget_local, forget16, forget32, forget64},
 };
 
 /// Index of the loopback device in every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
@@ -49,7 +51,6 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
 }
 
 /// One packet on its way, and what is found out about it.
-#[expect(clippy::struct_excessive_bools, reason = "facts that do not exclude each other")]
 struct Passage {
     skb: *mut __sk_buff,
     /// The packet's full socket, or null.
@@ -61,6 +62,10 @@ struct Passage {
     way: Direction,
     /// Index of the device that it leaves by or came in by.
     device: u32,
+    /// Could the sender have named somebody else as the source?
+    may_forge: Fact,
+    /// Does the local end need a rule for anything?
+    isolated: Fact,
     packet: Packet,
     /// The other end's address and port, as the socket sees them.
     remote: Address,
@@ -68,28 +73,31 @@ struct Passage {
     /// Cgroup of the workload at the other end, or 0.
     peer_cgroup: u64,
     /// Has a socket been found at the other end, whosoever it is?
-    found: bool,
+    found: Fact,
     /// The flow that the packet belongs to.
     flow: Flow,
-    decision: Decision,
-    /// Does the decision depend on the clock?
-    timed: bool,
+    outcome: Outcome,
     /// Does the packet bear the address and port of a socket of its sender's workload?
-    owns_source: bool,
+    owns_source: Fact,
     /// Has a refusal been reported already?
-    reported: bool,
+    reported: Fact,
+    /// Does the packet open a connection or an exchange of datagrams?
+    opens: Fact,
 }
 
 #[inline(always)]
 fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
     let skb = ctx.skb.skb;
-    let word = cached::word_of(skb, device == LOOPBACK).unwrap_or(0);
+    let hash = cached::hash_of(skb, u32::from(device == LOOPBACK));
     // SAFETY: the program's context.
-    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
-    if word != 0 && !sk.is_null() {
+    let (sk, bytes) = unsafe { ((*skb).__bindgen_anon_2.sk, (*skb).len) };
+    if hash != 0 && !sk.is_null() {
         // SAFETY: a socket that is not null; what is no full socket has no storage.
         let state = unsafe { socket::state(sk.cast()) };
-        if state.is_some_and(|state| state.passed[way as usize] == word) {
+        if let Some(bucket) = state.and_then(|state| cached::bucket_of(state.passed[way as usize], hash)) {
+            if bucket != UNCOUNTED {
+                count::again(bucket, bytes);
+            }
             return PASS;
         }
     }
@@ -106,34 +114,38 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
     if !isolated && !may_forge {
         if !sk.is_null() {
             // SAFETY: a full socket.
-            unsafe { keep(sk, way, word) };
+            unsafe { keep(sk, way, hash, UNCOUNTED) };
         }
         return PASS;
     }
+    let hash = forget64(hash);
     let mut passage = Passage {
         skb,
         sk,
         stream,
         generation,
-        local,
+        local: forget_local(local),
         way,
-        device,
+        device: forget32(device),
+        may_forge: Fact::of(may_forge),
+        isolated: Fact::of(isolated),
         packet: Packet::default(),
         remote: Address::default(),
         remote_port: 0,
         peer_cgroup: 0,
-        found: false,
+        found: Fact::of(false),
         flow: Flow { direction: way, protocol: Protocol(0), port: 0, peer: Peer::default() },
-        decision: Decision::new(&local.endpoint, Reason::Malformed, RuleId::NONE),
-        timed: false,
-        owns_source: false,
-        reported: false,
+        outcome: Outcome::new(Decision::new(&local.endpoint, Reason::Malformed, RuleId::NONE), false),
+        owns_source: Fact::of(false),
+        reported: Fact::of(false),
+        opens: Fact::of(false),
     };
-    let well_formed = parse(skb, &mut passage.packet);
+    parse(skb, &mut passage.packet);
     passage.name_the_other_end();
-    if well_formed {
-        passage.judge(may_forge, isolated);
-    } else if !isolated {
+    if passage.packet.is_well_formed.holds() {
+        passage.judge();
+        passage.outcome.0 = forget64(passage.outcome.0);
+    } else if !passage.isolated.holds() {
         return PASS;
     }
     say!(
@@ -143,32 +155,48 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
         passage.flow.direction as u8,
         passage.flow.port,
         passage.flow.peer.class.0,
-        passage.decision.verdict as u8,
-        passage.decision.reason as u8
+        passage.outcome.verdict(),
+        passage.outcome.reason()
     );
-    if !passage.decision.reason.refuses() {
+    let bucket = if passage.isolated.holds() || passage.outcome.refuses() {
+        count(&passage, bytes)
+    } else {
+        UNCOUNTED
+    };
+    if !passage.outcome.refuses() {
         if passage.lasts() {
             // SAFETY: a full socket: checked by `lasts`.
-            unsafe { keep(passage.sk, way, word) };
+            unsafe { keep(passage.sk, way, hash, bucket) };
         }
         return PASS;
     }
-    if passage.reported {
+    if passage.reported.holds() {
         return PASS;
     }
     refuse(&passage);
-    if report::stops(&passage.decision) { REFUSE } else { PASS }
+    if passage.outcome.stops() { REFUSE } else { PASS }
 }
 
-/// Keeps on a socket that packets of this word pass.
+/// Counts the packet; tells where.
+#[inline(always)]
+fn count(passage: &Passage, bytes: u32) -> u32 {
+    let (subject, generation) = (passage.local.endpoint.subject.0, passage.generation.number());
+    let key = CounterKey::new(generation, subject, &passage.flow, passage.outcome, Hook::Packet);
+    count::decided(key, bytes, passage.opens.holds())
+}
+
+/// Keeps on a socket that packets with this hash pass, and where they are counted. Without a hash nothing is kept.
 ///
 /// # Safety
 /// `sk` must be a full socket.
 #[inline(always)]
-unsafe fn keep(sk: *mut bpf_sock, way: Direction, word: u64) {
+unsafe fn keep(sk: *mut bpf_sock, way: Direction, hash: u64, bucket: u32) {
+    if hash == 0 {
+        return;
+    }
     // SAFETY: the caller vouches for `sk`. Whichever of two CPUs writes last, the word stands for itself.
     if let Some(state) = unsafe { socket::state(sk.cast()) } {
-        state.passed[way as usize] = word;
+        state.passed[way as usize] = cached::word(hash, bucket);
     }
 }
 
@@ -177,7 +205,7 @@ impl Passage {
     /// is known only as long as a socket owns its source.
     #[inline(always)]
     fn lasts(&self) -> bool {
-        if self.sk.is_null() || self.timed || matches!(self.decision.reason, Reason::Essential) {
+        if self.sk.is_null() || self.outcome.is_timed() || self.outcome.is(Reason::Essential) {
             return false;
         }
         if !self.stream.is_null() {
@@ -186,8 +214,8 @@ impl Passage {
         }
         self.device != LOOPBACK
             || match self.way {
-                Direction::Egress => self.owns_source,
-                Direction::Ingress => self.found,
+                Direction::Egress => self.owns_source.holds(),
+                Direction::Ingress => self.found.holds(),
             }
     }
 
@@ -203,8 +231,8 @@ impl Passage {
 
     /// Finds the decision.
     #[inline(always)]
-    fn judge(&mut self, may_forge: bool, isolated: bool) {
-        if may_forge {
+    fn judge(&mut self) {
+        if self.may_forge.holds() {
             if self.state().is_none_or(|state| state.passed[Direction::Egress as usize] == 0) {
                 // Its first datagram on this host: who had its address and port before may be known by them still.
                 cached::datagrams_changed();
@@ -213,8 +241,9 @@ impl Passage {
                 return;
             }
         }
-        if !isolated {
-            self.decision = Decision::new(&self.local.endpoint, Reason::NotIsolated, RuleId::NONE);
+        if !self.isolated.holds() {
+            self.outcome =
+                Outcome::new(Decision::new(&self.local.endpoint, Reason::NotIsolated, RuleId::NONE), false);
             return;
         }
         if self.stream.is_null() {
@@ -238,13 +267,14 @@ impl Passage {
     fn tcp(&mut self) {
         // SAFETY: `stream` is a full socket: checked by the caller.
         let listens = unsafe { (*self.stream).state } == socket::TCP_LISTEN;
+        self.opens = self.packet.opens;
         if !listens {
             // The packet's addresses may be translated already; the socket's are what its owner asked for.
             // SAFETY: as above.
             (self.remote, self.remote_port) = unsafe { socket::connected_peer(self.stream) };
         }
         identify(self);
-        if listens && self.packet.opens && matches!(self.way, Direction::Ingress) {
+        if listens && self.packet.opens.holds() && matches!(self.way, Direction::Ingress) {
             mark_listener(self);
         }
         let origin =
@@ -259,7 +289,7 @@ impl Passage {
         }
         // Of unknown origin. Before the programs were there, either orientation may be the true one. Since then no
         // connection begins unseen: whose mark is missing has hidden it, and needs a rule for both.
-        if self.decision.reason.refuses() == self.is_older() {
+        if self.outcome.refuses() == self.is_older() {
             self.ask(Direction::Egress, self.remote_port);
         }
     }
@@ -274,19 +304,20 @@ impl Passage {
         };
         if answered(self, port) {
             settle(self);
-            if !report::stops(&self.decision) {
+            if !self.outcome.stops() {
                 // What is only marked has been reported as the exchange was opened.
-                self.reported = self.decision.reason.refuses();
+                self.reported = Fact::of(self.outcome.refuses());
                 return;
             }
         }
         if self.is_essential() {
-            self.decision = Decision::new(&self.local.endpoint, Reason::Essential, RuleId::NONE);
+            self.outcome =
+                Outcome::new(Decision::new(&self.local.endpoint, Reason::Essential, RuleId::NONE), false);
             return;
         }
         self.ask(self.way, port);
-        if !report::stops(&self.decision) {
-            remember(self, port);
+        if !self.outcome.stops() {
+            self.opens = Fact::of(remember(self, port));
         }
     }
 
@@ -366,24 +397,23 @@ fn forges(passage: &mut Passage) -> bool {
         })
     };
     if owner.anchor == 0 || owner.anchor == passage.local.anchor {
-        passage.owns_source = found.is_some() && owner.anchor == passage.local.anchor;
+        passage.owns_source = Fact::of(found.is_some() && owner.anchor == passage.local.anchor);
         return false;
     }
     passage.flow.port = passage.packet.target_port;
-    passage.decision = Decision::new(&owner.endpoint, Reason::ForgedSource, RuleId::NONE);
+    passage.outcome = Outcome::new(Decision::new(&owner.endpoint, Reason::ForgedSource, RuleId::NONE), false);
     true
 }
 
 /// The verdict on `passage.flow`.
-#[inline(never)]
+#[inline(always)]
 fn settle(passage: &mut Passage) {
     let peer = &mut passage.flow.peer;
     peer.subject.0 = forget32(peer.subject.0);
     peer.class.0 = forget32(peer.class.0);
     peer.address.0 = forget32(peer.address.0);
     passage.flow.port = forget16(passage.flow.port);
-    (passage.decision, passage.timed) =
-        verdict(passage.generation, &passage.local.endpoint, &passage.flow);
+    passage.outcome = verdict(passage.generation, &passage.local.endpoint, &passage.flow);
 }
 
 /// Who is at the other end. On this host the socket tells, elsewhere the address.
@@ -411,10 +441,10 @@ fn identify(passage: &mut Passage) {
             other = identity::of_socket(generation, sk);
         })
     };
-    passage.found = found.is_some();
+    passage.found = Fact::of(found.is_some());
     let state = if passage.stream.is_null() { None } else { passage.state() };
     let peer = &mut passage.flow.peer;
-    if passage.found {
+    if passage.found.holds() {
         peer.subject = other.endpoint.subject;
         peer.class = other.endpoint.peer;
         passage.peer_cgroup = other.anchor;
@@ -424,7 +454,7 @@ fn identify(passage: &mut Passage) {
             state.peer = other.anchor;
         }
     } else if let Some(state) = state
-        && !passage.packet.opens
+        && !passage.packet.opens.holds()
         && let Some(endpoint) = generation.endpoint(state.peer)
     {
         // The other end has closed already; this one may still say goodbye to whom it talked to.
@@ -455,7 +485,7 @@ fn answered(passage: &mut Passage, port: u16) -> bool {
     let Some(opened) = exchange::answered(&passage.exchange(), passage.way, port) else { return false };
     passage.flow.direction = passage.way.reverse();
     passage.flow.port = opened.port;
-    if !passage.found
+    if !passage.found.holds()
         && let Some(endpoint) = passage.generation.endpoint(opened.peer)
     {
         // Who asked has closed its socket meanwhile.
@@ -468,8 +498,8 @@ fn answered(passage: &mut Passage, port: u16) -> bool {
 
 /// See [`exchange::remember`].
 #[inline(never)]
-fn remember(passage: &Passage, port: u16) {
-    exchange::remember(&passage.exchange(), passage.way, port, passage.peer_cgroup);
+fn remember(passage: &Passage, port: u16) -> bool {
+    exchange::remember(&passage.exchange(), passage.way, port, passage.peer_cgroup)
 }
 
 /// Reports a refusal.
@@ -477,7 +507,7 @@ fn remember(passage: &Passage, port: u16) {
 fn refuse(passage: &Passage) {
     let mut state = passage.state();
     // A connection that would be refused is reported once, not once a segment. A listener has many connections.
-    if !report::stops(&passage.decision)
+    if !passage.outcome.stops()
         && !passage.stream.is_null()
         && let Some(state) = &mut state
         // SAFETY: a full socket: it has storage.
@@ -493,11 +523,11 @@ fn refuse(passage: &Passage) {
         generation: passage.generation,
         local: &passage.local,
         flow: &passage.flow,
-        decision: passage.decision,
+        outcome: passage.outcome,
         address: &passage.remote,
         port: passage.remote_port,
         peer_cgroup: passage.peer_cgroup,
-        process: state.as_deref(),
+        process: state.as_deref().map(|state| &state.process),
         hook: Hook::Packet,
         // SAFETY: the program's context.
         cookie: unsafe { bpf_get_socket_cookie(passage.skb.cast()) },

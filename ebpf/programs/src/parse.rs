@@ -3,7 +3,7 @@
 use aya_ebpf::{bindings::__sk_buff, programs::sk_buff::SkBuff};
 use bulkhead_common::{Address, Protocol};
 
-use crate::verifier::forget_address;
+use crate::verifier::{Fact, forget_address};
 
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
@@ -24,75 +24,90 @@ pub struct Packet {
     /// TTL or hop limit.
     pub hop_limit: u8,
     /// A TCP segment that opens a connection: SYN without ACK.
-    pub opens: bool,
+    pub opens: Fact,
+    /// Not malformed, not a fragment without its first part, and going where it says.
+    pub is_well_formed: Fact,
 }
 
-/// Reads the headers, as far as they go. False: malformed, a fragment without its first part, or a packet that goes
-/// elsewhere than it says.
+/// Reads the headers, as far as they go.
 #[inline(never)]
-pub fn parse(skb: *mut __sk_buff, packet: &mut Packet) -> bool {
-    let ctx = SkBuff::new(skb);
-    let layout = Layout(layout(skb));
-    let parsed = addresses(&ctx, layout, packet).is_some() && layout.is_well_formed();
-    packet.protocol = layout.protocol();
-    packet.hop_limit = layout.hop_limit();
+pub fn parse(skb: *mut __sk_buff, packet: &mut Packet) {
+    let headers = Headers(headers(skb));
+    packet.protocol = headers.protocol();
+    packet.hop_limit = headers.hop_limit();
+    packet.source_port = headers.source_port();
+    packet.target_port = headers.target_port();
+    packet.opens = headers.opens();
+    let found = addresses(&SkBuff::new(skb), headers.version(), packet).is_some();
     packet.source = forget_address(packet.source);
     packet.target = forget_address(packet.target);
-    parsed && transport(&ctx, layout.transport(), packet).is_some()
+    packet.is_well_formed = Fact::of(found && headers.is_well_formed());
 }
 
-/// Where the parts of a packet lie, as one number: offset of the transport header (16 bits), its protocol (8), TTL or
-/// hop limit (8), the IP version (8), and whether all is well formed (1).
+/// What a packet's headers say but for the addresses, as one number: source and target port (16 bits each), protocol (8),
+/// TTL or hop limit (8), IP version (8), whether it opens a TCP connection (1) and whether it is well formed (1).
 #[derive(Clone, Copy)]
-struct Layout(u64);
+struct Headers(u64);
 
-impl Layout {
+impl Headers {
+    const OPENS: u64 = 1 << 56;
+    const WELL_FORMED: u64 = 1 << 57;
+
     #[inline(always)]
-    fn new(version: u8, hop_limit: u8, protocol: u8, transport: Option<usize>) -> Self {
-        let (offset, well_formed) = match transport {
-            Some(offset) => (offset as u64 & 0xffff, 1),
-            None => (0, 0),
-        };
-        Self(
-            offset
-                | u64::from(protocol) << 16
-                | u64::from(hop_limit) << 24
-                | u64::from(version) << 32
-                | well_formed << 40,
-        )
+    fn new(version: u8, hop_limit: u8, protocol: u8) -> Self {
+        Self(u64::from(protocol) << 32 | u64::from(hop_limit) << 40 | u64::from(version) << 48)
+    }
+
+    /// With what the transport header at `offset` says; none: there is none that counts.
+    #[inline(always)]
+    fn with_transport(self, ctx: &SkBuff, offset: Option<usize>) -> Self {
+        match offset.and_then(|offset| transport(ctx, offset, self.protocol())) {
+            Some(transport) => Self(self.0 | transport | Self::WELL_FORMED),
+            None => self,
+        }
     }
 
     #[inline(always)]
-    fn transport(self) -> usize {
-        (self.0 & 0xffff) as usize
+    fn source_port(self) -> u16 {
+        self.0 as u16
+    }
+
+    #[inline(always)]
+    fn target_port(self) -> u16 {
+        (self.0 >> 16) as u16
     }
 
     #[inline(always)]
     fn protocol(self) -> Protocol {
-        Protocol((self.0 >> 16) as u8)
+        Protocol((self.0 >> 32) as u8)
     }
 
     #[inline(always)]
     fn hop_limit(self) -> u8 {
-        (self.0 >> 24) as u8
+        (self.0 >> 40) as u8
     }
 
     #[inline(always)]
     fn version(self) -> u8 {
-        (self.0 >> 32) as u8
+        (self.0 >> 48) as u8
+    }
+
+    #[inline(always)]
+    fn opens(self) -> Fact {
+        Fact::any(((self.0 & Self::OPENS) >> 56) as u32)
     }
 
     #[inline(always)]
     fn is_well_formed(self) -> bool {
-        self.0 >> 40 != 0
+        self.0 & Self::WELL_FORMED != 0
     }
 }
 
-/// The [`Layout`] of a packet. A global function to the kernel, which verifies it once and by itself (see
+/// The [`Headers`] of a packet. A global function to the kernel, which verifies it once and by itself (see
 /// [`crate::identity`]).
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn layout(skb: *mut __sk_buff) -> u64 {
+extern "C" fn headers(skb: *mut __sk_buff) -> u64 {
     let ctx = SkBuff::new(skb);
     // SAFETY: the program's context.
     let ethertype = u16::from_be(unsafe { (*skb).protocol } as u16);
@@ -101,27 +116,27 @@ extern "C" fn layout(skb: *mut __sk_buff) -> u64 {
         ETH_P_IPV6 => ipv6(&ctx),
         _ => None,
     }
-    .map_or(0, |layout| layout.0)
+    .map_or(0, |headers| headers.0)
 }
 
 /// RFC 791 section 3.1. With options a packet is not judged but refused: a source route among them (RFC 791, "Loose
 /// Source and Record Route") sends it to another machine first, and the rest of them nobody needs (RFC 7126).
 #[inline(always)]
-fn ipv4(ctx: &SkBuff) -> Option<Layout> {
+fn ipv4(ctx: &SkBuff) -> Option<Headers> {
     let h: [u8; 12] = ctx.load(0).ok()?;
     let fragment_offset = u16::from_be_bytes([h[6] & 0x1f, h[7]]);
     let transport = (h[0] == 4 << 4 | 5 && fragment_offset == 0).then_some(20);
-    Some(Layout::new(4, h[8], h[9], transport))
+    Some(Headers::new(4, h[8], h[9]).with_transport(ctx, transport))
 }
 
 /// RFC 8200 section 3, extension headers section 4. A routing header with segments left is refused: the packet goes to
 /// another machine first, and for TCP that is not the one that the socket is connected to.
 #[inline(always)]
-fn ipv6(ctx: &SkBuff) -> Option<Layout> {
+fn ipv6(ctx: &SkBuff) -> Option<Headers> {
     let h: [u8; 8] = ctx.load(0).ok()?;
     let mut next = h[6];
     let transport = if h[0] >> 4 == 6 { skip_extensions(ctx, &mut next) } else { None };
-    Some(Layout::new(6, h[7], next, transport))
+    Some(Headers::new(6, h[7], next).with_transport(ctx, transport))
 }
 
 /// The offset of what follows the extension headers; `next` is the header that was reached.
@@ -156,8 +171,8 @@ fn skip_extensions(ctx: &SkBuff, next: &mut u8) -> Option<usize> {
 }
 
 #[inline(always)]
-fn addresses(ctx: &SkBuff, layout: Layout, packet: &mut Packet) -> Option<()> {
-    match layout.version() {
+fn addresses(ctx: &SkBuff, version: u8, packet: &mut Packet) -> Option<()> {
+    match version {
         4 => {
             let [source, target]: [[u8; 4]; 2] = ctx.load(12).ok()?;
             packet.source = Address::v4(source);
@@ -172,23 +187,27 @@ fn addresses(ctx: &SkBuff, layout: Layout, packet: &mut Packet) -> Option<()> {
     Some(())
 }
 
+/// Ports, and whether the packet opens a connection, as in [`Headers`].
 #[inline(always)]
-fn transport(ctx: &SkBuff, offset: usize, packet: &mut Packet) -> Option<()> {
+fn transport(ctx: &SkBuff, offset: usize, protocol: Protocol) -> Option<u64> {
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
 
-    if packet.protocol.has_ports() {
+    if protocol.has_ports() {
         let p: [u8; 4] = ctx.load(offset).ok()?;
-        packet.source_port = u16::from_be_bytes([p[0], p[1]]);
-        packet.target_port = u16::from_be_bytes([p[2], p[3]]);
-        if packet.protocol == Protocol::TCP {
+        let ports =
+            u64::from(u16::from_be_bytes([p[0], p[1]])) | u64::from(u16::from_be_bytes([p[2], p[3]])) << 16;
+        if protocol == Protocol::TCP {
             let flags: u8 = ctx.load(offset + 13).ok()?;
-            packet.opens = flags & (SYN | ACK) == SYN;
+            if flags & (SYN | ACK) == SYN {
+                return Some(ports | Headers::OPENS);
+            }
         }
-    } else if packet.protocol.is_icmp() {
-        let kind: [u8; 2] = ctx.load(offset).ok()?;
-        packet.source_port = u16::from_be_bytes(kind);
-        packet.target_port = packet.source_port;
+        return Some(ports);
     }
-    Some(())
+    if protocol.is_icmp() {
+        let kind = u64::from(u16::from_be_bytes(ctx.load(offset).ok()?));
+        return Some(kind | kind << 16);
+    }
+    Some(0)
 }

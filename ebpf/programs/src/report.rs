@@ -1,6 +1,6 @@
 //! Records of refusals for user space.
 
-use bulkhead_common::{Address, Decision, Flow, Hook, Refusal, RefusalKey, SocketState, Verdict};
+use bulkhead_common::{Address, Command, Flow, Hook, Outcome, Process, Refusal, RefusalKey};
 
 use crate::{
     generation::{Generation, boot_ns},
@@ -13,22 +13,16 @@ pub struct Refused<'a> {
     pub generation: Generation,
     pub local: &'a Local,
     pub flow: &'a Flow,
-    pub decision: Decision,
+    pub outcome: Outcome,
     pub address: &'a Address,
     /// The other end's own port, in the machine's order.
     pub port: u16,
     /// Cgroup of the workload at the other end, or 0.
     pub peer_cgroup: u64,
     /// Who is behind it: the caller, or the process noted in the socket.
-    pub process: Option<&'a SocketState>,
+    pub process: Option<&'a Process>,
     pub hook: Hook,
     pub cookie: u64,
-}
-
-/// Does a refusal stop anything, or only mark?
-#[inline(always)]
-pub fn stops(decision: &Decision) -> bool {
-    matches!(decision.verdict, Verdict::Denied)
 }
 
 /// Reports a refused call: every one, since each is a system call of somebody's.
@@ -48,7 +42,7 @@ pub fn packet(refused: &Refused<'_>) {
 /// How many refused packets a record made now stands for; None if the kind was reported less than a second ago.
 #[inline(always)]
 fn due(refused: &Refused<'_>) -> Option<u32> {
-    let (uid, comm) = refused.process.map_or((0, [0; 16]), |p| (p.uid, p.comm));
+    let (uid, comm) = refused.process.map_or((0, Command([0; 2])), |p| (p.uid, p.comm));
     let key = RefusalKey {
         cgroup: refused.local.cgroup,
         address: *refused.address,
@@ -84,7 +78,7 @@ fn record(refused: &Refused<'_>, count: u32) {
         }
         return;
     };
-    let Refused { local, flow, decision, process, .. } = refused;
+    let Refused { local, flow, outcome, process, .. } = refused;
     let out = entry.as_mut_ptr();
     // SAFETY: the reservation is as large as an `Event`, and every field is written before it is submitted. Field by
     // field: an `Event` built first and then copied would take 112 bytes of stack.
@@ -98,7 +92,7 @@ fn record(refused: &Refused<'_>, count: u32) {
         (*out).peer_subject = flow.peer.subject.0;
         (*out).peer_class = flow.peer.class.0;
         (*out).address_class = flow.peer.address.0;
-        (*out).rule = decision.rule.0;
+        (*out).rule = outcome.rule().0;
         (*out).generation = refused.generation.number();
         (*out).pid = process.map_or(0, |p| p.pid);
         (*out).uid = process.map_or(0, |p| p.uid);
@@ -107,11 +101,10 @@ fn record(refused: &Refused<'_>, count: u32) {
         (*out).peer_port = refused.port;
         (*out).protocol = flow.protocol.0;
         (*out).direction = flow.direction as u8;
-        (*out).verdict = decision.verdict as u8;
-        (*out).reason = decision.reason as u8;
-        (*out).hook = refused.hook as u8;
-        (*out).reserved = [0; 3];
-        (*out).comm = process.map_or([0; 16], |p| p.comm);
+        (*out).verdict = outcome.verdict();
+        (*out).reason = outcome.reason();
+        (*out).hook = refused.hook as u32;
+        (*out).comm = process.map_or(Command([0; 2]), |p| p.comm);
     }
     entry.submit(0);
 }

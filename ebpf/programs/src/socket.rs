@@ -7,15 +7,12 @@ use aya_ebpf::{
         BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
     },
-    helpers::{
-        bpf_get_current_comm,
-        generated::{
-            bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_sk_lookup_tcp, bpf_sk_lookup_udp,
-            bpf_sk_release, bpf_sk_storage_get,
-        },
+    helpers::generated::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_sk_lookup_tcp,
+        bpf_sk_lookup_udp, bpf_sk_release, bpf_sk_storage_get,
     },
 };
-use bulkhead_common::{Address, Protocol, SocketState};
+use bulkhead_common::{Address, Command, Process, Protocol, SocketState};
 
 use crate::maps::SOCKETS;
 
@@ -61,14 +58,16 @@ pub unsafe fn state_or<'a>(sk: *mut c_void, initial: &mut SocketState) -> Option
     }
 }
 
-/// Notes the current process as the one behind the socket.
+/// The current process.
 #[inline(always)]
-pub fn note_process(state: &mut SocketState) {
-    // SAFETY: both helpers only read the current task.
-    let (pid, uid) = unsafe { (bpf_get_current_pid_tgid() >> 32, bpf_get_current_uid_gid()) };
-    state.pid = pid as u32;
-    state.uid = uid as u32;
-    state.comm = bpf_get_current_comm().unwrap_or_default();
+pub fn current_process() -> Process {
+    let mut comm = Command([0; 2]);
+    // SAFETY: the helpers only read the current task; the name is as long as said.
+    let (pid, uid) = unsafe {
+        bpf_get_current_comm((&raw mut comm).cast(), size_of::<Command>() as u32);
+        (bpf_get_current_pid_tgid() >> 32, bpf_get_current_uid_gid())
+    };
+    Process { pid: pid as u32, uid: uid as u32, comm }
 }
 
 /// The peer of a connected socket, and its port in the machine's order.

@@ -16,15 +16,38 @@ use crate::identity::Local;
 pub fn forget32(value: u32) -> u32 {
     let mut value = u64::from(value);
     // SAFETY: plain arithmetic on one register.
-    unsafe { asm!("{0} = be32 {0}", "{0} = be32 {0}", inout(reg) value, options(pure, nomem, nostack)) };
+    unsafe { asm!("{0} = be32 {0}", "{0} = be32 {0}", inout(reg) value, options(nomem, nostack)) };
     value as u32
+}
+
+/// Something that is true or not, of which the verifier knows neither. (A `bool` that is stored is 0 or 1 to it, and what
+/// follows two cases.)
+#[derive(Clone, Copy, Default)]
+pub struct Fact(u32);
+
+impl Fact {
+    #[inline(always)]
+    pub fn of(fact: bool) -> Self {
+        Self(forget32(u32::from(fact)))
+    }
+
+    /// Is any of these bits, of which the verifier knows nothing, set?
+    #[inline(always)]
+    pub fn any(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    #[inline(always)]
+    pub fn holds(self) -> bool {
+        self.0 != 0
+    }
 }
 
 /// As [`forget32`], for 64 bits.
 #[inline(always)]
 pub fn forget64(mut value: u64) -> u64 {
     // SAFETY: plain arithmetic on one register.
-    unsafe { asm!("{0} = be64 {0}", "{0} = be64 {0}", inout(reg) value, options(pure, nomem, nostack)) };
+    unsafe { asm!("{0} = be64 {0}", "{0} = be64 {0}", inout(reg) value, options(nomem, nostack)) };
     value
 }
 

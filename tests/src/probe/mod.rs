@@ -260,6 +260,15 @@ impl Socket<'_> {
         self.outcome(&Request::Send { socket: self.number, to, bytes })
     }
 
+    /// Sends a datagram so many times, to each of `to` in turn or to whom it is connected; tells how many were taken.
+    pub fn repeat(&self, to: &[SocketAddr], bytes: Vec<u8>, times: u32) -> Result<u32> {
+        let request = Request::Repeat { socket: self.number, to: to.to_vec(), bytes, times };
+        match self.probe.ask(&request)?.result {
+            Ok(Done::Sent(taken)) => Ok(taken),
+            other => bail!("nothing was sent: {other:?}"),
+        }
+    }
+
     /// Sends these bytes as they are.
     pub fn send_bytes(&self, to: SocketAddr, bytes: Vec<u8>) -> Result<Outcome> {
         self.outcome(&Request::Send { socket: self.number, to: Some(to), bytes })

@@ -126,6 +126,17 @@ pub enum Request {
         /// What.
         bytes: Vec<u8>,
     },
+    /// Send a datagram again and again, and go on if it is refused.
+    Repeat {
+        /// Through which socket.
+        socket: u32,
+        /// To whom, in turn; none: to whom it is connected.
+        to: Vec<SocketAddr>,
+        /// What.
+        bytes: Vec<u8>,
+        /// How often.
+        times: u32,
+    },
     /// Send bytes in a datagram that bears another source address (`IP_PKTINFO`).
     SendAs {
         /// Through which socket.
@@ -183,6 +194,8 @@ pub struct Answer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Done {
+    /// So many datagrams were taken by the kernel.
+    Sent(u32),
     /// Nothing to tell.
     Nothing,
     /// A socket's number.

@@ -128,7 +128,7 @@ fn told(
     expected: &[Decision],
 ) -> Result<()> {
     // Before anything can fail: what is left would be taken for the next call's.
-    let of_the_call = |record: &Event| record.hook == hook as u8;
+    let of_the_call = |record: &Event| record.hook == hook as u32;
     let records: Vec<_> = kernel.records().into_iter().filter(of_the_call).collect();
     let refused = expected.iter().any(|decision| decision.verdict == Verdict::Denied);
     // What is sent is judged once more as a packet, by its address where it leaves the host.

@@ -27,6 +27,30 @@ pub(crate) struct Status {
     /// What the operator should look after, as long as it lasts.
     pub(crate) warnings: Vec<String>,
     pub(crate) events: Events,
+    /// What the programs have counted; none if it could not be read.
+    pub(crate) traffic: Option<Traffic>,
+}
+
+/// Traffic of workloads that was judged since the start: every packet exactly once at each end that is a workload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Traffic {
+    pub(crate) allowed: Count,
+    pub(crate) denied: Count,
+    pub(crate) would_deny: Count,
+    /// Calls (connect, sendto, socket) that were refused, or would be, before there was a packet.
+    pub(crate) refused_calls: u64,
+    /// Beside all these: what found no counter of its own, and is not told apart by verdict.
+    pub(crate) other: Count,
+}
+
+/// What was counted of one kind of traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Count {
+    pub(crate) packets: u64,
+    /// IP headers included.
+    pub(crate) bytes: u64,
+    /// Connections and exchanges of datagrams that were opened.
+    pub(crate) connections: u64,
 }
 
 /// One environment.

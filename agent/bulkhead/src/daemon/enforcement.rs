@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bulkhead_common::Endpoint;
+use bulkhead_common::{Counter, Endpoint};
 use bulkhead_datapath::{Datapath, DatapathError, Edits, Events, Generation};
 use bulkhead_policy::{Compiler, Identity, Inventory, Mode, Policy, WorkloadId};
 use bulkhead_workloads::{CgroupId, CgroupRoot, Changes, Edit, Members, SharedTree, addresses};
@@ -254,7 +254,23 @@ impl Enforcement {
             workloads: (0..policy.workloads.len()).map(|n| self.workload(WorkloadId(n))).collect(),
             warnings: self.warnings(),
             events,
+            traffic: self.traffic(),
         }
+    }
+
+    fn traffic(&self) -> Option<control::Traffic> {
+        let read = self.datapath.traffic();
+        let traffic =
+            read.inspect_err(|error| tracing::warn!(%error, "what was counted cannot be read")).ok()?;
+        let count =
+            |c: Counter| control::Count { packets: c.packets, bytes: c.bytes, connections: c.connections };
+        Some(control::Traffic {
+            allowed: count(traffic.allowed),
+            denied: count(traffic.denied),
+            would_deny: count(traffic.would_deny),
+            refused_calls: traffic.refused_calls,
+            other: count(traffic.other),
+        })
     }
 
     fn workload(&self, id: WorkloadId) -> Workload {

@@ -15,7 +15,7 @@ use nix::{
     sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg},
 };
 use rustix::net::connect_unspec;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::{echo, memory, pass};
 
@@ -92,6 +92,16 @@ impl Sockets {
                     None => socket.send(&bytes)?,
                 };
                 Ok(Done::Nothing)
+            }
+            Request::Repeat { socket, to, bytes, times } => {
+                let socket = &self.held(socket)?.socket;
+                let to: Vec<SockAddr> = to.into_iter().map(Into::into).collect();
+                let mut next = to.iter().cycle();
+                let taken = (0..times).filter(|_| match next.next() {
+                    Some(to) => socket.send_to(&bytes, to).is_ok(),
+                    None => socket.send(&bytes).is_ok(),
+                });
+                Ok(Done::Sent(u32::try_from(taken.count()).unwrap_or(u32::MAX)))
             }
             Request::SendAs { socket, source, to, bytes } => {
                 send_as(&self.held(socket)?.socket, source, to, &bytes)?;
