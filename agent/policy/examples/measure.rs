@@ -93,7 +93,7 @@ fn main() {
     let mut simulation = Simulation::new(&loaded.policy, None, &Inventory::default());
     let start = busy();
     for line in flows.iter().cycle().take(usize::try_from(FLOWS).unwrap_or(usize::MAX)) {
-        if let Err(e) = simulation.record(line) {
+        if let Err(e) = simulation.record(line.as_bytes()) {
             panic!("{e}");
         }
     }
