@@ -4,7 +4,6 @@ use std::{
     fs::{File, Metadata},
     io::{self, BufRead, BufReader, Read},
     path::Path,
-    str::Utf8Error,
 };
 
 use bulkhead_policy::RecordError;
@@ -20,17 +19,6 @@ const MOST_TOLD: usize = 10;
 /// After how many lines the progress is told anew.
 const STEP: u64 = 1 << 12;
 
-/// Why a line is no record.
-#[derive(Debug, thiserror::Error)]
-enum BadLine {
-    #[error("not a flow record: longer than {LONGEST} bytes")]
-    TooLong,
-    #[error("not a flow record: {0}")]
-    NotText(#[from] Utf8Error),
-    #[error(transparent)]
-    Record(#[from] RecordError),
-}
-
 /// How many lines there were. Empty ones are not counted.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lines {
@@ -45,7 +33,7 @@ pub(crate) fn name(path: &Path) -> String {
 
 /// Hands each line of the file (`-`: standard input) to `record`, and says on standard error which are bad. A terminal
 /// there is shown the progress.
-pub(crate) fn read(path: &Path, record: impl FnMut(&str) -> Result<(), RecordError>) -> io::Result<Lines> {
+pub(crate) fn read(path: &Path, record: impl FnMut(&[u8]) -> Result<(), RecordError>) -> io::Result<Lines> {
     let name = name(path);
     if path.as_os_str() == STANDARD_INPUT {
         return each(&name, io::stdin().lock(), &progress(None), record);
@@ -69,55 +57,60 @@ fn each(
     name: &str,
     mut input: impl BufRead,
     progress: &ProgressBar,
-    mut record: impl FnMut(&str) -> Result<(), RecordError>,
+    mut record: impl FnMut(&[u8]) -> Result<(), RecordError>,
 ) -> io::Result<Lines> {
     let mut lines = Lines::default();
     let mut buffer = Vec::new();
     let (mut number, mut unshown) = (0, 0);
-    while let Some((bytes, line)) = next(&mut input, &mut buffer)? {
+    while let Some(Line { bytes, text }) = next(&mut input, &mut buffer)? {
         number += 1;
         unshown += bytes;
         if number % STEP == 0 {
             progress.inc(std::mem::take(&mut unshown));
         }
-        let recorded = match line {
-            Ok("") => continue,
-            Ok(line) => record(line).map_err(BadLine::from),
-            Err(why) => Err(why),
+        let fault = match text {
+            Some(b"") => continue,
+            Some(text) => record(text).err().map(|error| (error.column(), error.to_string())),
+            None => Some((None, format!("longer than {LONGEST} bytes"))),
         };
-        match recorded {
-            Ok(()) => lines.records += 1,
-            Err(why) => {
-                lines.bad += 1;
-                if lines.bad <= MOST_TOLD {
-                    progress.suspend(|| {
-                        anstream::eprintln!("warning: {name}:{number}: {}", plain(&why.to_string()));
-                    });
-                }
-            }
+        let Some((column, what)) = fault else {
+            lines.records += 1;
+            continue;
+        };
+        lines.bad += 1;
+        if lines.bad <= MOST_TOLD {
+            let column = column.map(|column| format!(":{column}")).unwrap_or_default();
+            progress.suspend(|| anstream::eprintln!("warning: {name}:{number}{column}: {}", plain(&what)));
         }
     }
     progress.finish_and_clear();
     if lines.bad > MOST_TOLD {
         anstream::eprintln!("warning: {name}: and {} more bad lines", lines.bad - MOST_TOLD);
     }
+    if lines.bad > 0 {
+        anstream::eprintln!("help: a flow record is a line that `bulkhead run --output json` printed");
+    }
     Ok(lines)
 }
 
-/// The next line without its end and the white space around it, and how many bytes it takes in the file.
-fn next<'b>(
-    input: &mut impl BufRead,
-    buffer: &'b mut Vec<u8>,
-) -> io::Result<Option<(u64, Result<&'b str, BadLine>)>> {
+/// A line of the file.
+struct Line<'b> {
+    /// How many it takes in the file.
+    bytes: u64,
+    /// It, without its end and white space before that; none if it is too long for a record.
+    text: Option<&'b [u8]>,
+}
+
+fn next<'b>(input: &mut impl BufRead, buffer: &'b mut Vec<u8>) -> io::Result<Option<Line<'b>>> {
     buffer.clear();
     let read = input.take(LONGEST as u64).read_until(b'\n', buffer)?;
     Ok(match read {
         0 => None,
         LONGEST if !buffer.ends_with(b"\n") => {
             let rest = input.skip_until(b'\n')?;
-            Some(((read + rest) as u64, Err(BadLine::TooLong)))
+            Some(Line { bytes: (read + rest) as u64, text: None })
         }
-        _ => Some((read as u64, str::from_utf8(buffer.trim_ascii()).map_err(BadLine::from))),
+        _ => Some(Line { bytes: read as u64, text: Some(buffer.trim_ascii_end()) }),
     })
 }
 
@@ -130,15 +123,15 @@ mod tests {
         let mut lengths = Vec::new();
         let counted = each("flows", text, &ProgressBar::hidden(), |line| {
             lengths.push(line.len());
-            if line == "bad" { Err(RecordError::Value("verdict", line.to_owned())) } else { Ok(()) }
+            if line == b"bad" { Err(RecordError::NotText { column: 1 }) } else { Ok(()) }
         });
         (lengths, counted.unwrap())
     }
 
     #[test]
     fn bad_lines_are_counted_and_the_others_are_read() {
-        let text = b"one\n\n  \r\nbad\n\xff\xfe\nlast";
-        assert_eq!(handed(text), (vec![3, 3, 4], Lines { records: 2, bad: 2 }));
+        let text = b"one\n\n  \r\nbad\n two \nlast";
+        assert_eq!(handed(text), (vec![3, 3, 4, 4], Lines { records: 3, bad: 1 }));
         assert_eq!(handed(b""), (vec![], Lines::default()));
     }
 
