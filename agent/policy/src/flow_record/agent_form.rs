@@ -15,7 +15,7 @@ pub(super) fn read(line: &[u8]) -> Option<Fields<'_>> {
     at.pass(b",\"verdict\":")?;
     let verdict = at.string()?;
     at.pass(b",\"mode\":")?;
-    at.string()?;
+    at.text()?;
     at.pass(b",\"direction\":")?;
     let direction = at.string()?;
     at.pass(b",\"protocol\":")?;
@@ -23,11 +23,11 @@ pub(super) fn read(line: &[u8]) -> Option<Fields<'_>> {
     at.pass(b",\"workload\":{\"name\":")?;
     let workload = Workload { name: at.nullable(Cursor::string)? };
     at.pass(b",\"environment\":")?;
-    at.nullable(Cursor::string)?;
+    at.nullable(Cursor::text)?;
     at.pass(b",\"cgroup\":")?;
-    at.nullable(Cursor::string)?;
+    at.nullable(Cursor::text)?;
     at.pass(b",\"unit\":")?;
-    at.nullable(Cursor::string)?;
+    at.nullable(Cursor::text)?;
     at.pass(b"},\"process\":")?;
     at.nullable(Cursor::process)?;
     at.pass(b",\"peer\":{\"address\":")?;
@@ -37,11 +37,11 @@ pub(super) fn read(line: &[u8]) -> Option<Fields<'_>> {
     at.pass(b",\"name\":")?;
     let name = at.nullable(Cursor::string)?;
     at.pass(b",\"environment\":")?;
-    at.nullable(Cursor::string)?;
+    at.nullable(Cursor::text)?;
     at.pass(b"},\"rule\":")?;
     at.nullable(|at| at.rule(|_| Some(())))?;
     at.pass(b",\"reason\":")?;
-    at.string()?;
+    at.text()?;
     at.pass(b",\"nearest_rule\":")?;
     at.nullable(|at| at.rule(Cursor::differs))?;
     at.pass(b",\"count\":")?;
@@ -72,13 +72,13 @@ struct Cursor<'l> {
 }
 
 impl<'l> Cursor<'l> {
-    #[inline]
+    #[inline(always)]
     fn pass<const N: usize>(&mut self, text: &[u8; N]) -> Option<()> {
         let (next, rest) = self.rest.split_first_chunk()?;
         (next == text).then(|| self.rest = rest)
     }
 
-    #[inline]
+    #[inline(always)]
     fn nullable<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
         if self.rest.first() == Some(&b'n') {
             return self.pass(b"null").map(|()| None);
@@ -86,17 +86,22 @@ impl<'l> Cursor<'l> {
         read(self).map(Some)
     }
 
-    #[inline]
+    #[inline(always)]
     fn string(&mut self) -> Option<Cow<'l, str>> {
+        str::from_utf8(self.text()?).ok().map(Cow::Borrowed)
+    }
+
+    #[inline(always)]
+    fn text(&mut self) -> Option<&'l [u8]> {
         self.pass(b"\"")?;
         let (text, rest) = self.rest.split_at_checked(plain_length(self.rest))?;
         self.rest = rest;
         self.pass(b"\"")?;
-        str::from_utf8(text).ok().map(Cow::Borrowed)
+        Some(text)
     }
 
     /// A number as the agent writes counts: JSON knows no leading zeros, and 18 digits always fit.
-    #[inline]
+    #[inline(always)]
     fn number(&mut self) -> Option<u64> {
         let length = self.rest.iter().take_while(|b| b.is_ascii_digit()).count();
         let (digits, rest) = self.rest.split_at(length);
@@ -110,20 +115,20 @@ impl<'l> Cursor<'l> {
         self.pass(b"{\"pid\":")?;
         self.number()?;
         self.pass(b",\"comm\":")?;
-        self.string()?;
+        self.text()?;
         self.pass(b",\"exe\":")?;
-        self.nullable(Self::string)?;
+        self.nullable(Self::text)?;
         self.pass(b",\"uid\":")?;
         self.number()?;
         self.pass(b"}")
     }
 
-    #[inline]
+    #[inline(always)]
     fn rule(&mut self, more: impl FnOnce(&mut Self) -> Option<()>) -> Option<()> {
         self.pass(b"{\"id\":")?;
-        self.string()?;
+        self.text()?;
         self.pass(b",\"file\":")?;
-        self.string()?;
+        self.text()?;
         self.pass(b",\"line\":")?;
         self.number()?;
         more(self)?;
@@ -132,32 +137,33 @@ impl<'l> Cursor<'l> {
 
     fn differs(&mut self) -> Option<()> {
         self.pass(b",\"differs\":[")?;
-        self.string()?;
+        self.text()?;
         while self.pass(b",").is_some() {
-            self.string()?;
+            self.text()?;
         }
         self.pass(b"]")
     }
 }
 
 /// How many bytes stand before a quote, a backslash, a control character or anything that is not ASCII.
-#[inline]
+#[inline(always)]
 fn plain_length(text: &[u8]) -> usize {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH_BITS: u64 = ONES << 7;
-    let (chunks, rest) = text.as_chunks();
-    for (n, chunk) in chunks.iter().enumerate() {
+    let mut length = 0;
+    while let Some(chunk) = text[length..].first_chunk() {
         let chunk = u64::from_le_bytes(*chunk);
         // A borrow runs upwards, past the lowest byte that is found: above it a byte may be found in error, below not.
         let below = |limit: u8, chunk: u64| chunk.wrapping_sub(ONES * u64::from(limit)) & !chunk;
         let equal = |byte: u8| below(1, chunk ^ (ONES * u64::from(byte)));
         let found = (equal(b'"') | equal(b'\\') | below(b' ', chunk) | chunk) & HIGH_BITS;
         if found != 0 {
-            return n * size_of::<u64>() + found.trailing_zeros() as usize / 8;
+            return length + found.trailing_zeros() as usize / 8;
         }
+        length += size_of::<u64>();
     }
     let is_plain = |b: &u8| (b' '..0x80).contains(b) && !matches!(b, b'"' | b'\\');
-    text.len() - rest.len() + rest.iter().take_while(|b| is_plain(b)).count()
+    length + text[length..].iter().take_while(|b| is_plain(b)).count()
 }
 
 #[cfg(test)]
