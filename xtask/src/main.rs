@@ -4,6 +4,7 @@
 
 mod console;
 mod demo;
+mod fuzz;
 mod setup;
 mod test;
 mod tidy;
@@ -18,6 +19,7 @@ use clap::Parser;
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
     Demo(demo::Args),
+    Fuzz(fuzz::Args),
     Setup(setup::Args),
     Test(test::Args),
     Tidy(tidy::Args),
@@ -26,6 +28,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Demo(args) => demo::run(args),
+        Command::Fuzz(args) => fuzz::run(args),
         Command::Setup(args) => setup::run(args),
         Command::Test(args) => test::run(&args),
         Command::Tidy(args) => tidy::run(args),
