@@ -97,8 +97,13 @@ impl Target {
     fn new(name: &'static str, programs: &Path) -> Result<Self> {
         let own = |kind: &str| workspace::target_directory().join("fuzz").join(kind).join(name);
         let corpus = workspace::root().join(FUZZ).join("corpus").join(name);
-        let target =
-            Self { name, program: programs.join(name), corpus, found: own("found"), findings: own("findings") };
+        let target = Self {
+            name,
+            program: programs.join(name),
+            corpus,
+            found: own("found"),
+            findings: own("findings"),
+        };
         for folder in [&target.found, &target.findings] {
             fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
@@ -118,7 +123,8 @@ impl Target {
         let dictionary = workspace::root().join(FUZZ).join(format!("{}.dict", self.name));
         command.arg(format!("-dict={}", dictionary.display())).args([&self.found, &self.corpus]);
         let Err(failed) = succeed(&mut command) else { return Ok(()) };
-        let Some(finding) = Self::inputs(&self.findings)?.into_iter().find(|path| !before.contains(path)) else {
+        let Some(finding) = Self::inputs(&self.findings)?.into_iter().find(|path| !before.contains(path))
+        else {
             return Err(failed);
         };
         bail!(

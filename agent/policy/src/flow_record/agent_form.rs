@@ -79,6 +79,7 @@ impl<'l> Cursor<'l> {
     }
 
     #[inline(always)]
+    #[expect(clippy::option_option, reason = "not in the agent's form, null, or a value")]
     fn nullable<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
         if self.rest.first() == Some(&b'n') {
             return self.pass(b"null").map(|()| None);
