@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod console;
 mod demo;
 mod fuzz;
@@ -14,10 +15,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Sets a machine up for Bulkhead, tests and shows it.
+/// Sets a machine up for Bulkhead, tests, fuzzes, measures and shows it.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
+    Bench(bench::Args),
     Demo(demo::Args),
     Fuzz(fuzz::Args),
     Setup(setup::Args),
@@ -27,6 +29,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Command::parse() {
+        Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Fuzz(args) => fuzz::run(args),
         Command::Setup(args) => setup::run(args),

@@ -23,7 +23,7 @@ fn least(run: impl Fn()) -> Duration {
     let time = || {
         let start = busy();
         run();
-        busy() - start
+        busy().saturating_sub(start)
     };
     time().min(time())
 }

@@ -1,7 +1,7 @@
 //! What `cargo xtask bench policy` measures within a process, and the files that it measures with:
 //!
-//! - `measure policy`: prints the policy of a large site.
-//! - `measure flows host|random N`: prints N lines as the site's agents would record them.
+//! - `measure policy host|site`: prints the policy of one host or of a large site.
+//! - `measure flows host|site N`: prints N lines as its agents would record them.
 //! - `measure compile POLICY`: reads and compiles a policy, and prints what that took, as JSON.
 
 mod site;
@@ -15,17 +15,18 @@ use std::{
 use bulkhead_policy::{Inventory, Source, compile, load};
 use rustix::time::{ClockId, clock_gettime};
 
-use site::{Mix, Numbers};
+use site::{Numbers, Site};
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
-        ["policy"] => io::stdout().write_all(site::policy(&mut Numbers(1)).as_bytes()),
-        ["flows", "host", count] => flows(Mix::Host, count),
-        ["flows", "random", count] => flows(Mix::Random, count),
+        ["policy", "host"] => io::stdout().write_all(Site::HOST.policy().as_bytes()),
+        ["policy", "site"] => io::stdout().write_all(Site::LARGE.policy().as_bytes()),
+        ["flows", "host", count] => flows(Site::HOST, count),
+        ["flows", "site", count] => flows(Site::LARGE, count),
         ["compile", policy] => measure_compile(policy),
-        _ => Err(io::Error::other("usage: measure policy | flows host|random N | compile POLICY")),
+        _ => Err(io::Error::other("usage: measure policy host|site | flows host|site N | compile POLICY")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -36,12 +37,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn flows(mix: Mix, count: &str) -> io::Result<()> {
+fn flows(site: Site, count: &str) -> io::Result<()> {
     let count: u64 = count.parse().map_err(io::Error::other)?;
     let mut numbers = Numbers(2);
     let mut out = BufWriter::new(io::stdout().lock());
     for _ in 0..count {
-        writeln!(out, "{}", site::flow(&mut numbers, mix))?;
+        writeln!(out, "{}", site.flow(&mut numbers))?;
     }
     out.flush()
 }
