@@ -3,6 +3,8 @@
 //! libFuzzer needs no more of the compiler than counters of what was reached, which stable rustc can insert: so this
 //! runs wherever Bulkhead builds, without nightly and without cargo-fuzz (which can run the same targets).
 
+mod corpus;
+
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -22,7 +24,7 @@ pub(crate) struct Args {
     /// How long each reader is fed
     #[arg(long, value_name = "N", default_value_t = 30)]
     seconds: u64,
-    /// Put what was found to reach new code into fuzz/corpus, and leave out what reaches nothing of its own
+    /// Make fuzz/corpus the few inputs that reach most, of those in it and those found
     #[arg(long)]
     keep: bool,
     /// Do not ask before installing what is missing
@@ -47,6 +49,9 @@ const FLAGS: [&str; 7] = [
 
 /// Limits for one input: seconds, megabytes, bytes.
 const LIMITS: [&str; 3] = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=16384"];
+
+/// The most inputs of one reader that are kept under version control.
+const MOST_KEPT: usize = 90;
 
 /// Stops at the first finding.
 pub(crate) fn run(args: Args) -> Result<()> {
@@ -135,16 +140,29 @@ impl Target {
         );
     }
 
-    /// Makes the corpus the smallest that reaches what both folders do.
+    /// Puts into the corpus the few inputs of both folders that reach most.
     fn keep(&self) -> Result<()> {
-        let merged = self.corpus.with_extension("merged");
-        fs::create_dir_all(&merged)?;
-        let folders = [&merged, &self.corpus, &self.found];
-        succeed(self.command().args(["-merge=1", "-verbosity=0"]).args(folders))?;
+        let scratch = tempfile::tempdir()?;
+        let (merged, control) = (scratch.path().join("merged"), scratch.path().join("control"));
+        fs::create_dir(&merged)?;
+        let mut merge = self.command();
+        // Whether something was reached counts, not how often.
+        merge.args(["-merge=1", "-use_counters=0", "-verbosity=0"]);
+        merge.arg(format!("-merge_control_file={}", control.display()));
+        succeed(merge.args([&merged, &self.corpus, &self.found]))?;
+        let inputs = corpus::inputs(&fs::read_to_string(&control)?)
+            .context("libFuzzer's control file has another form")?;
+        let kept = corpus::worth_keeping(inputs, MOST_KEPT);
+        let texts =
+            kept.iter().map(|path| Ok((Path::new(path).file_name().context("no name")?, fs::read(path)?)));
+        let texts = texts.collect::<Result<Vec<_>>>()?;
         fs::remove_dir_all(&self.corpus)?;
-        fs::rename(&merged, &self.corpus)?;
+        fs::create_dir(&self.corpus)?;
+        for (name, text) in &texts {
+            fs::write(self.corpus.join(name), text)?;
+        }
         fs::remove_dir_all(&self.found)?;
-        console::note(format!("fuzz/corpus/{} has {} inputs", self.name, Self::inputs(&self.corpus)?.len()));
+        console::note(format!("fuzz/corpus/{} has {} inputs", self.name, texts.len()));
         Ok(())
     }
 

@@ -82,7 +82,7 @@ fn each(
         if lines.bad <= MOST_TOLD {
             let column = column.map(|column| format!(":{column}")).unwrap_or_default();
             progress.suspend(|| {
-                anstream::eprintln!("warning: {name}:{number}{column}: not a flow record: {}", plain(&what))
+                anstream::eprintln!("warning: {name}:{number}{column}: not a flow record: {}", plain(&what));
             });
         }
     }

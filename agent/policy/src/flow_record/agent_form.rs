@@ -163,7 +163,7 @@ fn before_quote(text: &[u8]) -> usize {
     const HIGH_BITS: u64 = ONES << 7;
     let mut length = 0;
     while let Some(chunk) = text[length..].first_chunk() {
-        let differs = u64::from_le_bytes(*chunk) ^ (ONES * b'"' as u64);
+        let differs = u64::from_le_bytes(*chunk) ^ (ONES * u64::from(b'"'));
         // A borrow runs upwards, from the first quote: above it a byte may be found in error, below not.
         let found = differs.wrapping_sub(ONES) & !differs & HIGH_BITS;
         if found != 0 {
