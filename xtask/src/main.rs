@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod console;
 mod demo;
+mod fuzz;
 mod setup;
 mod test;
 mod tidy;
@@ -14,11 +16,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Sets a machine up for Bulkhead, tests and shows it.
+/// Sets a machine up for Bulkhead, tests, fuzzes, measures and shows it.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
+    Bench(bench::Args),
     Demo(demo::Args),
+    Fuzz(fuzz::Args),
     Setup(setup::Args),
     Test(test::Args),
     Tidy(tidy::Args),
@@ -27,7 +31,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Command::parse() {
+        Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Fuzz(args) => fuzz::run(args),
         Command::Setup(args) => setup::run(args),
         Command::Test(args) => test::run(&args),
         Command::Tidy(args) => tidy::run(args),

@@ -7,7 +7,7 @@ use bulkhead_toolchain::{Arch, Programs, Toolchain};
 
 use crate::{
     console, setup, tidy,
-    workspace::{self, PROGRAMS, cargo, succeed},
+    workspace::{self, FUZZ, PROGRAMS, cargo, succeed},
 };
 
 /// Check and test everything, after installing what that takes
@@ -52,7 +52,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn format() -> Result<()> {
     succeed(cargo().args(["fmt", "--all", "--check"]))?;
-    succeed(cargo().args(["fmt", "--check", "--manifest-path"]).arg(format!("{PROGRAMS}/Cargo.toml")))
+    for workspace in [PROGRAMS, FUZZ] {
+        succeed(cargo().args(["fmt", "--check", "--manifest-path"]).arg(format!("{workspace}/Cargo.toml")))?;
+    }
+    Ok(())
 }
 
 fn clippy() -> Result<()> {

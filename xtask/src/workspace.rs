@@ -12,6 +12,9 @@ use anyhow::{Context as _, Result, ensure};
 /// The workspace of the BPF programs, below [`root`].
 pub(crate) const PROGRAMS: &str = "ebpf/programs";
 
+/// The workspace of the fuzz targets, below [`root`].
+pub(crate) const FUZZ: &str = "fuzz";
+
 /// The folder of the outer Cargo.toml.
 pub(crate) fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))

@@ -74,6 +74,6 @@ proptest! {
     fn any_line_is_a_record_or_an_error(line in ".{0,80}") {
         let loaded = load(&[Source::new("p", WHOLE)]).unwrap();
         let mut simulation = Simulation::new(&loaded.policy, None, &Inventory::default());
-        let _ = simulation.record(&line);
+        let _ = simulation.record(line.as_bytes());
     }
 }

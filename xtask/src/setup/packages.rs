@@ -21,8 +21,9 @@ pub(crate) enum Proof {
 }
 
 /// All of them. bpf-linker's and Debian's compiler's own are not here: they depend on the way taken.
-pub(crate) const PACKAGES: [Package; 14] = [
+pub(crate) const PACKAGES: [Package; 15] = [
     Package { name: "gcc", proof: Proof::Program("cc"), why: "links what rustc compiles" },
+    Package { name: "g++", proof: Proof::Program("c++"), why: "compiles libFuzzer for the fuzz targets" },
     Package {
         name: "libc6-dev",
         proof: Proof::File("/usr/include/stdlib.h"),

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
 use super::{Finding, licences};
-use crate::workspace::{PROGRAMS, cargo};
+use crate::workspace::{FUZZ, PROGRAMS, cargo};
 
 /// The packages of this workspace and those that they may build upon: the arrows of docs/architecture.md. A package that
 /// is not here has no room yet.
@@ -47,6 +47,7 @@ pub(super) fn check() -> Result<Vec<Finding>> {
     let mut findings = workspace.layers();
     findings.extend(workspace.origins());
     findings.extend(programs.origins());
+    findings.extend(Graph::of(&format!("{FUZZ}/Cargo.toml"))?.origins());
     Ok(findings)
 }
 

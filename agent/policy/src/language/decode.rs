@@ -336,6 +336,9 @@ fn selectors(r: &mut Reader<'_>, workload: Table<'_>) -> Vec<(Selector, Place)> 
     found
 }
 
+/// Linux's PATH_MAX.
+const LONGEST_PATH: usize = 4_096;
+
 type Parsed = Result<Selector, (String, Option<String>)>;
 
 fn words(
@@ -350,6 +353,11 @@ fn words(
         r.add(Diagnostic::error(Code::BadSelector, &at, "this selects nothing").help(SELECTOR));
     }
     for word in r.strings(table, key).unwrap_or_default() {
+        if word.text.len() > LONGEST_PATH {
+            let fault = format!("longer than a path can be: {} bytes of {LONGEST_PATH}", word.text.len());
+            r.add(Diagnostic::error(Code::BadSelector, &word.at, fault));
+            continue;
+        }
         match parse(&word.text) {
             Ok(selector) => found.push((selector, word.at)),
             Err((fault, help)) => {

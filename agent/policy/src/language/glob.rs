@@ -66,6 +66,14 @@ impl Pattern {
     /// Can one name match both?
     pub fn meets(&self, other: &Self) -> bool {
         let (a, b) = (self.0.as_bytes(), other.0.as_bytes());
+        let literal = |c: &(&u8, &u8)| *c.0 != b'*' && *c.1 != b'*';
+        let differs = |(a, b): (&u8, &u8)| a != b;
+        // What stands before the first star and after the last one tells most apart at once.
+        if a.iter().zip(b).take_while(literal).any(differs)
+            || a.iter().rev().zip(b.iter().rev()).take_while(literal).any(differs)
+        {
+            return false;
+        }
         let star = |p: &[u8], at: usize| p.get(at) == Some(&b'*');
         // reach[j]: the patterns can be walked together up to a[..i], b[..j].
         let mut reach = vec![false; b.len() + 1];

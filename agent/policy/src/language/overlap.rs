@@ -85,8 +85,28 @@ impl<'p> Overlap<'p> {
 
 /// Have the lists a port in common? None stands for all of them.
 pub(super) fn ports_meet(a: &[Ports], b: &[Ports]) -> bool {
-    let spans = |ports: &[Ports]| ports.iter().flat_map(Ports::spans).copied().collect::<Vec<_>>();
-    a.is_empty() || b.is_empty() || spans(a).iter().any(|x| spans(b).iter().any(|y| x.meets(*y)))
+    let spans = |ports: &[Ports]| {
+        let mut spans: Vec<_> = ports.iter().flat_map(Ports::spans).copied().collect();
+        spans.sort_unstable();
+        spans
+    };
+    if a.is_empty() || b.is_empty() {
+        return true;
+    }
+    let (a, b) = (spans(a), spans(b));
+    let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
+    // Of two ranges apart the one that ends first meets nothing that comes after the other.
+    while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
+        if x.meets(**y) {
+            return true;
+        }
+        if (x.protocol, x.last) < (y.protocol, y.last) {
+            a.next()
+        } else {
+            b.next()
+        };
+    }
+    false
 }
 
 /// Does `wide` hold every port of `narrow`, range by range?

@@ -1,15 +1,16 @@
 //! Words to what they name.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, HashSet},
     fmt::Write,
 };
 
 use super::{
     Cidr, CidrError, End, Environment, EnvironmentId, Forbid, Peer, Policy, Ports, Rule, Selector, Test,
-    Workload, WorkloadId, decode,
+    Workload, WorkloadId, decode, selector::Likeness,
 };
-use crate::text::{Code, Diagnostic, Findings, Place, Word, nearest};
+use crate::text::{Code, Diagnostic, Findings, Place, Word};
 
 /// Turns every name in `document` into what it names.
 pub(super) fn resolve(document: decode::Document, findings: &mut Findings) -> Policy {
@@ -145,7 +146,8 @@ impl Names {
     fn environment_named(&self, name: &str, at: &Place, findings: &mut Findings) -> Option<EnvironmentId> {
         let found = self.environments.get(name).map(|(id, _)| *id);
         if found.is_none() {
-            let help = nearest(name, self.environments.keys().map(String::as_str))
+            let help = findings
+                .nearest(name, self.environments.keys().map(String::as_str))
                 .unwrap_or_else(|| format!("declare it: [environment.{name}]"));
             let fault = format!("unknown environment `{name}`");
             findings.add(Diagnostic::error(Code::UnknownName, at, fault).help(help));
@@ -183,9 +185,10 @@ impl Names {
             format!("did you mean the environment: `env:{text}`?")
         } else {
             let environments = self.environments.keys().map(|e| format!("env:{e}"));
-            let known: Vec<_> = self.ends.keys().cloned().chain(environments).collect();
-            let built_in = End::BUILT_IN.iter().map(|(name, _)| *name);
-            nearest(text, known.iter().map(String::as_str).chain(built_in))
+            let built_in = End::BUILT_IN.iter().map(|(name, _)| Cow::Borrowed(*name));
+            let ends = self.ends.keys().map(|name| Cow::Borrowed(name.as_str()));
+            findings
+                .nearest(text, built_in.chain(environments.map(Cow::Owned)).chain(ends))
                 .unwrap_or_else(|| format!("declare it: [workload.{text}] or [peer.{text}]"))
         };
         findings
@@ -243,6 +246,8 @@ fn check_end_name(name: &Word, findings: &mut Findings) {
 struct RuleIds {
     /// Index of the rule and where its id is written.
     rules: BTreeMap<String, (usize, Place)>,
+    /// How many rules each derived id was meant for.
+    derived: HashMap<String, usize>,
     count: usize,
 }
 
@@ -255,11 +260,10 @@ impl RuleIds {
             let derived = derived_id(rule);
             // Rules that say the same are told apart by their order.
             let mut id = derived.clone();
-            for n in 2.. {
-                if !self.rules.contains_key(&id) {
-                    break;
-                }
-                id = format!("{derived}-{n}");
+            let equals = self.derived.entry(derived.clone()).or_insert(1);
+            while self.rules.contains_key(&id) {
+                *equals += 1;
+                id = format!("{derived}-{equals}");
             }
             self.rules.insert(id.clone(), (index, rule.place.clone()));
             return id;
@@ -272,7 +276,8 @@ impl RuleIds {
     fn find(&self, id: &Word, findings: &mut Findings) -> Option<usize> {
         let found = self.rules.get(&id.text).map(|(index, _)| *index);
         if found.is_none() {
-            let help = nearest(&id.text, self.rules.keys().map(String::as_str))
+            let help = findings
+                .nearest(&id.text, self.rules.keys().map(String::as_str))
                 .unwrap_or_else(|| format!("give the rule that may cross this id: id = \"{}\"", id.text));
             let fault = format!("no rule has the id `{}`", id.text);
             findings.add(Diagnostic::error(Code::UnknownName, &id.at, fault).help(help));
@@ -301,18 +306,13 @@ fn derived_id(rule: &decode::Rule) -> String {
 
 /// Two workloads must not claim one cgroup with equal right.
 fn ambiguous_selectors(policy: &Policy, findings: &mut Findings) {
-    // Selectors that can tie are equally specific, or name one path in two ways.
-    let mut seen: Vec<(usize, &Selector, &Place)> = Vec::new();
-    let mut by_key: HashMap<String, Vec<usize>> = HashMap::new();
-    let mut globs: Vec<usize> = Vec::new();
+    /// The most globs that one is compared with. A tie that only the host reveals is refused there as `unidentified`.
+    const MOST_RIVALS: usize = 200;
+    let mut seen: HashMap<Likeness, Vec<(usize, &Selector, &Place)>> = HashMap::new();
     for (n, workload) in policy.workloads.iter().enumerate() {
         for (selector, at) in &workload.selectors {
-            let key = selector.spelt_out();
-            let rivals: Vec<_> = match &key {
-                Some(key) => by_key.get(key).into_iter().flatten().chain(&globs).copied().collect(),
-                None => (0..seen.len()).collect(),
-            };
-            let mut rivals = rivals.into_iter().map(|r| seen[r]);
+            let alike = seen.entry(selector.likeness()).or_default();
+            let mut rivals = alike.iter().take(MOST_RIVALS).copied();
             let rival = rivals.find(|(owner, other, _)| *owner != n && other.ties_with(selector));
             if let Some((owner, other, there)) = rival {
                 let owner = &policy.workloads[owner].name;
@@ -325,11 +325,7 @@ fn ambiguous_selectors(policy: &Policy, findings: &mut Findings) {
                         .help("a process is in one workload: make one selector more specific"),
                 );
             }
-            match key {
-                Some(key) => by_key.entry(key).or_default().push(seen.len()),
-                None => globs.push(seen.len()),
-            }
-            seen.push((n, selector, at));
+            alike.push((n, selector, at));
         }
     }
 }

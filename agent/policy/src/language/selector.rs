@@ -88,16 +88,17 @@ impl Selector {
         }
     }
 
-    /// If only selectors with the same answer, or with a wildcard, can match what this one does: that answer.
-    pub(crate) fn spelt_out(&self) -> Option<String> {
+    /// What it has in common with every selector that it can tie with.
+    pub(crate) fn likeness(&self) -> Likeness {
         match self {
-            Self::Systemd(unit) => unit.is_literal().then(|| unit.to_string()),
-            Self::Cgroup(glob) => {
+            Self::Systemd(unit) if unit.is_literal() => Likeness::Spelt(unit.to_string()),
+            Self::Systemd(unit) => Likeness::Globs(unit.specificity()),
+            Self::Cgroup(glob) if glob.is_literal() => {
                 let path = glob.to_string();
-                let name = path.rsplit('/').next().unwrap_or_default();
-                glob.is_literal().then(|| name.to_owned())
+                Likeness::Spelt(path.rsplit('/').next().unwrap_or_default().to_owned())
             }
-            Self::Container { .. } | Self::Kubernetes { .. } => Some(self.to_string()),
+            Self::Cgroup(glob) => Likeness::Globs(glob.specificity()),
+            Self::Container { .. } | Self::Kubernetes { .. } => Likeness::Spelt(self.to_string()),
         }
     }
 
@@ -116,6 +117,15 @@ impl Selector {
             _ => self == other,
         }
     }
+}
+
+/// Selectors can tie only if they have this in common: what is spelt out is never as specific as a glob.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Likeness {
+    /// The last name of a path that is spelt out, or all of a selector by facts.
+    Spelt(String),
+    /// How specific a glob is.
+    Globs(usize),
 }
 
 /// systemd compares the suffix to the letter.

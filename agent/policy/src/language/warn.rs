@@ -110,7 +110,8 @@ fn idle_rules(policy: &Policy, findings: &mut Findings) {
     }
 }
 
-/// The most rules that one is compared with: a warning is not worth comparing every rule with every other.
+/// The most rules of one end and port that one of as few is compared with: a warning is not worth comparing every rule
+/// with every other, end by end.
 const MOST_RIVALS: usize = 1_000;
 
 fn shadowed_rules(policy: &Policy, findings: &mut Findings) {
@@ -142,7 +143,17 @@ fn shadowed_rules(policy: &Policy, findings: &mut Findings) {
         };
         let rivals =
             [Some(first), environment].into_iter().flatten().filter_map(|e| by_from.get(&e)).flatten();
-        let mut rivals = rivals.take(MOST_RIVALS);
+        let size = |r: &Rule| r.from.len() + r.to.len() + r.ports.len();
+        let mut steps = MOST_RIVALS * size(rule);
+        let pairs = |a: &Rule| {
+            a.from.len() * rule.from.len() + a.to.len() * rule.to.len() + a.ports.len() * rule.ports.len()
+        };
+        let mut rivals = rivals.take(MOST_RIVALS).filter(|w| {
+            let needed = pairs(&policy.rules[**w]);
+            let enough = needed <= steps;
+            steps -= if enough { needed } else { 0 };
+            enough
+        });
         // Of two that say the same the later one is superfluous.
         let Some(wide) = rivals.find(|w| superfluous(**w, n) && (**w < n || !superfluous(n, **w))) else {
             continue;

@@ -3,7 +3,7 @@ use std::{
     fmt::{self, Write},
 };
 
-use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Element, Group, Level, Origin, Renderer, Snippet};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use super::{Place, Source};
@@ -148,7 +148,7 @@ impl Diagnostic {
         Self {
             severity: Severity::Error,
             code,
-            message: message.into(),
+            message: brief(message.into()),
             place: place.clone(),
             help: None,
             label: String::new(),
@@ -163,7 +163,7 @@ impl Diagnostic {
 
     /// Says what to do about it.
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(brief(help.into()));
         self
     }
 
@@ -177,13 +177,13 @@ impl Diagnostic {
 
     /// Writes `label` under the place.
     pub(crate) fn label(mut self, label: impl Into<String>) -> Self {
-        self.label = label.into();
+        self.label = brief(label.into());
         self
     }
 
     /// Shows another place that has to do with it.
     pub(crate) fn related(mut self, place: &Place, label: impl Into<String>) -> Self {
-        self.related.push((place.clone(), label.into()));
+        self.related.push((place.clone(), brief(label.into())));
         self
     }
 
@@ -202,8 +202,8 @@ impl Diagnostic {
             }
         }
         let title = level.primary_title(self.message.as_str()).id(self.code.name());
-        let snippets = windows.iter().filter_map(|w| Some(w.snippet(sources.get(&*w.marks[0].0.file)?)));
-        let group = title.elements(snippets);
+        let shown = windows.iter().filter_map(|w| Some(w.element(sources.get(&*w.marks[0].0.file)?)));
+        let group = title.elements(shown);
         let group = group.element(Level::NOTE.with_name("see").message(self.code.reference()));
         let mut report: Vec<Group<'_>> = vec![group];
         if let Some(help) = &self.help {
@@ -224,24 +224,53 @@ impl<'d> Window<'d> {
         self.marks.iter().any(|(other, ..)| other.file == place.file && other.line.abs_diff(place.line) <= 5)
     }
 
-    fn snippet(&self, source: &'d Source) -> Snippet<'d, Annotation<'d>> {
+    /// The lines, or only where they are if they are longer than anybody reads.
+    fn element(&self, source: &'d Source) -> Element<'d> {
+        self.snippet(source).map_or_else(
+            || {
+                let (place, ..) = self.marks[0];
+                let at = Origin::path(source.name.as_str()).line(place.line as usize);
+                at.char_column(place.column as usize).into()
+            },
+            Element::from,
+        )
+    }
+
+    fn snippet(&self, source: &'d Source) -> Option<Snippet<'d, Annotation<'d>>> {
+        /// Between the ends of a window and its marks, in bytes.
+        const LONGEST: usize = 4_096;
         let text = source.text.as_str();
         let spans = || self.marks.iter().map(|(place, ..)| place.span());
-        let start = spans().map(|s| s.start).min().unwrap_or(0);
-        let start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        let first = spans().map(|s| s.start).min()?;
+        let last = spans().map(|s| s.start).max()?;
+        let before = &text.as_bytes()[first.saturating_sub(LONGEST)..first];
+        let start = match before.iter().rposition(|b| *b == b'\n') {
+            Some(newline) => first - before.len() + newline + 1,
+            None if before.len() == first => 0,
+            None => return None,
+        };
         // A mark is shown on its first line: an unfinished string may reach to the end of the file.
-        let end_of_line = |from: usize| text[from..].find('\n').map_or(text.len(), |n| from + n);
-        let end = spans().map(|s| end_of_line(s.start)).max().unwrap_or(text.len());
+        let end_of_line = |from: usize| {
+            let rest = &text.as_bytes()[from..];
+            let near = &rest[..rest.len().min(LONGEST)];
+            match near.iter().position(|b| *b == b'\n') {
+                Some(newline) => Some(from + newline),
+                None => (near.len() == rest.len()).then_some(text.len()),
+            }
+        };
+        let end = end_of_line(last)?;
+        if end - start > 3 * LONGEST {
+            return None;
+        }
         let first_line = self.marks.iter().map(|(place, ..)| place.line).min().unwrap_or(1);
         let annotations = self.marks.iter().map(|(place, label, kind)| {
             let span = place.span();
-            let mark = kind.span(span.start - start..span.end.min(end_of_line(span.start)) - start);
+            let end = end_of_line(span.start).unwrap_or(end);
+            let mark = kind.span(span.start - start..span.end.min(end) - start);
             if label.is_empty() { mark } else { mark.label(label.as_str()) }
         });
-        Snippet::source(&text[start..end])
-            .line_start(first_line as usize)
-            .path(source.name.as_str())
-            .annotations(annotations)
+        let snippet = Snippet::source(&text[start..end]).line_start(first_line as usize);
+        Some(snippet.path(source.name.as_str()).annotations(annotations))
     }
 }
 
@@ -370,6 +399,15 @@ impl Findings {
         self.0.push(diagnostic);
     }
 
+    /// [`nearest`], as long as somebody may read it: where nearly every name is wrong, each would be compared with all.
+    pub(crate) fn nearest<K: AsRef<str>>(
+        &self,
+        word: &str,
+        known: impl IntoIterator<Item = K>,
+    ) -> Option<String> {
+        if self.0.len() > Diagnostics::SHOWN { None } else { nearest(word, known) }
+    }
+
     pub(crate) fn has_errors(&self) -> bool {
         self.0.iter().any(|d| d.severity == Severity::Error)
     }
@@ -383,14 +421,36 @@ impl Findings {
     }
 }
 
-/// "did you mean `…`?", if one of `known` is near enough to `word` to be meant.
-pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<String> {
+/// A text that may repeat what somebody wrote, without the middle if that is longer than anybody reads.
+fn brief(text: String) -> String {
+    const LONGEST: usize = 1_000;
+    if text.len() <= LONGEST {
+        return text;
+    }
+    let (start, end) =
+        (text.floor_char_boundary(LONGEST / 2), text.ceil_char_boundary(text.len() - LONGEST / 2));
+    format!("{} … {}", &text[..start], &text[end..])
+}
+
+/// "did you mean `…`?", if one of `known` is near enough to `word` to be meant. Of very many names only the first are
+/// looked at, and nothing is like a word that is longer than any name.
+pub(crate) fn nearest<K: AsRef<str>>(word: &str, known: impl IntoIterator<Item = K>) -> Option<String> {
+    const MOST: usize = 10_000;
+    /// In bytes.
+    const LONGEST: usize = 256;
+    if word.len() > LONGEST {
+        return None;
+    }
     let most = (word.chars().count() / 3).max(1);
+    // A character more or less is one step, and at most four bytes.
+    let is_as_long = |k: &K| k.as_ref().len().abs_diff(word.len()) <= 4 * most;
     let (distance, best) = known
         .into_iter()
-        .map(|k| (strsim::damerau_levenshtein(word, k), k))
+        .take(MOST)
+        .filter(is_as_long)
+        .map(|k| (strsim::damerau_levenshtein(word, k.as_ref()), k))
         .min_by_key(|(distance, _)| *distance)?;
-    (distance <= most).then(|| format!("did you mean `{best}`?"))
+    (distance <= most).then(|| format!("did you mean `{}`?", best.as_ref()))
 }
 
 /// "`a`, `b` or `c`".

@@ -47,15 +47,31 @@ pub(super) struct Lines<'s> {
     file: Arc<str>,
     text: &'s str,
     starts: Vec<usize>,
+    /// How many characters begin before each block of the text: a line may be as long as the file.
+    characters: Vec<usize>,
+}
+
+/// Bytes in a block of [`Lines::characters`].
+const BLOCK: usize = 256;
+
+fn characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|b| !matches!(b, 0x80..0xc0)).count()
 }
 
 impl<'s> Lines<'s> {
     pub(super) fn new(source: &'s Source) -> Self {
         let newlines = source.text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1);
+        let blocks = source.text.as_bytes().chunks(BLOCK).scan(0, |before, block| {
+            let here = *before;
+            *before += characters(block);
+            Some(here)
+        });
+        let all = characters(source.text.as_bytes());
         Self {
             file: source.name.as_str().into(),
             text: &source.text,
             starts: std::iter::once(0).chain(newlines).collect(),
+            characters: blocks.chain([all]).collect(),
         }
     }
 
@@ -66,14 +82,20 @@ impl<'s> Lines<'s> {
     pub(super) fn place(&self, span: Range<usize>) -> Place {
         let start = span.start.min(self.text.len());
         let line = self.starts.partition_point(|s| *s <= start) - 1;
-        let before = self.text.get(self.starts[line]..start).unwrap_or_default();
+        let before = self.characters_before(start) - self.characters_before(self.starts[line]);
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Place {
             file: Arc::clone(&self.file),
             line: number(line + 1),
-            column: number(before.chars().count() + 1),
+            column: number(before + 1),
             span: (start, span.end.clamp(start, self.text.len())),
         }
+    }
+
+    /// How many characters begin before the byte at `at`.
+    fn characters_before(&self, at: usize) -> usize {
+        let block = at / BLOCK;
+        self.characters[block] + characters(&self.text.as_bytes()[block * BLOCK..at])
     }
 }
 
@@ -94,5 +116,15 @@ mod tests {
         assert_eq!(at(4), (2, 2));
         assert_eq!(at(source.text.len()), (3, 1));
         assert_eq!(at(usize::MAX - 1), (3, 1));
+    }
+
+    #[test]
+    fn columns_are_counted_across_blocks() {
+        for length in [BLOCK - 1, BLOCK, 2 * BLOCK, 3 * BLOCK + 1] {
+            let source = Source::new("a.toml", format!("x\n{}y", "Ä".repeat(length)));
+            let end = source.text.len();
+            assert_eq!(Lines::new(&source).place(end - 1..end).column as usize, length + 1);
+            assert_eq!(Lines::new(&source).place(end..end).column as usize, length + 2);
+        }
     }
 }

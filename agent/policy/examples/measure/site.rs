@@ -1,0 +1,72 @@
+//! A large site, and what its agents record.
+
+use std::fmt::Write;
+
+const ENVIRONMENTS: u64 = 20;
+
+/// How large it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Site {
+    workloads: u64,
+    rules: u64,
+}
+
+/// Pseudo-random numbers (Knuth's multiplier): the same site every time.
+pub(crate) struct Numbers(pub(crate) u64);
+
+impl Numbers {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+impl Site {
+    /// One busy host.
+    pub(crate) const HOST: Self = Self { workloads: 100, rules: 2_000 };
+    /// Many of them under one policy.
+    pub(crate) const LARGE: Self = Self { workloads: 10_000, rules: 100_000 };
+
+    /// Workloads in 20 environments, and rules between workloads or, three in ten, to an address range.
+    pub(crate) fn policy(self) -> String {
+        let numbers = &mut Numbers(1);
+        let mut text = String::new();
+        for e in 0..ENVIRONMENTS {
+            let _ = writeln!(text, "[environment.e{e}]\ncidrs = [\"10.{e}.0.0/16\"]");
+        }
+        for w in 0..self.workloads {
+            let environment = w % ENVIRONMENTS;
+            let _ = writeln!(
+                text,
+                "[workload.w{w}]\nenvironment = \"e{environment}\"\nselect = {{ systemd = \"w{w}.service\" }}"
+            );
+        }
+        for _ in 0..self.rules {
+            let from = numbers.below(self.workloads);
+            let to = if numbers.below(10) < 3 {
+                format!("10.{}.{}.{}/28", numbers.below(256), numbers.below(256), numbers.below(16) * 16)
+            } else {
+                format!("w{}", numbers.below(self.workloads))
+            };
+            let port = numbers.below(60_000) + 1;
+            let _ = writeln!(text, "[[allow]]\nfrom = \"w{from}\"\nto = \"{to}\"\nports = [\"tcp/{port}\"]");
+        }
+        text
+    }
+
+    /// One line as the agent writes it: between any two of the workloads or, half of them, to any address. Hardly two are
+    /// alike.
+    pub(crate) fn flow(self, numbers: &mut Numbers) -> String {
+        let workloads = self.workloads;
+        let (from, to, port) =
+            (numbers.below(workloads), numbers.below(workloads), numbers.below(60_000) + 1);
+        let mut byte = || numbers.below(256);
+        let address = format!("{}.{}.{}.{}", byte(), byte(), byte(), byte());
+        let name = if byte() < 128 { format!("\"w{to}\"") } else { "null".to_owned() };
+        let (environment, micros, pid) =
+            (from % ENVIRONMENTS, numbers.below(1_000_000), numbers.below(1 << 22));
+        format!(
+            r#"{{"time":"2026-11-21T20:15:03.{micros:06}Z","verdict":"denied","mode":"enforce","direction":"egress","protocol":"tcp","workload":{{"name":"w{from}","environment":"e{environment}","cgroup":"/system.slice/w{from}.service","unit":"w{from}.service"}},"process":{{"pid":{pid},"comm":"curl","exe":"/usr/bin/curl","uid":1000}},"peer":{{"address":"{address}","port":{port},"name":{name},"environment":"e1"}},"rule":null,"reason":"no-rule","nearest_rule":{{"id":"web-db","file":"shop.toml","line":31,"differs":["from","ports"]}},"count":1,"suppressed":0,"generation":12,"service":"tcp/{port}"}}"#,
+        )
+    }
+}

@@ -1,0 +1,122 @@
+//! Flow and denial records as the agent writes them: one JSON object a line.
+
+mod agent_form;
+mod error;
+mod fields;
+
+use std::{borrow::Cow, net::IpAddr};
+
+use bulkhead_common::{Direction, Protocol, Verdict};
+
+use self::fields::Fields;
+use crate::language::Ports;
+
+pub use error::RecordError;
+
+/// What of a record a policy can be asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FlowRecord<'l> {
+    pub(crate) verdict: Verdict,
+    pub(crate) direction: Direction,
+    pub(crate) protocol: Protocol,
+    pub(crate) port: u16,
+    /// The workload whose end it is about; none if that could not be told.
+    pub(crate) workload: Option<Cow<'l, str>>,
+    pub(crate) peer_name: Option<Cow<'l, str>>,
+    pub(crate) peer_address: IpAddr,
+    /// How many connections or packets it stands for.
+    pub(crate) count: u64,
+    time: Cow<'l, str>,
+}
+
+impl<'l> FlowRecord<'l> {
+    pub(crate) fn parse(line: &'l [u8]) -> Result<Self, RecordError> {
+        let fields = match agent_form::read(line) {
+            Some(fields) => {
+                debug_assert_eq!(
+                    fields::read(line).ok().as_ref(),
+                    Some(&fields),
+                    "read otherwise than written"
+                );
+                fields
+            }
+            None => fields::read(line)?,
+        };
+        Self::of(fields)
+    }
+
+    fn of(fields: Fields<'l>) -> Result<Self, RecordError> {
+        let verdict = match &*fields.verdict {
+            "allowed" => Verdict::Allowed,
+            "denied" => Verdict::Denied,
+            "would-deny" => Verdict::WouldDeny,
+            other => return Err(RecordError::value("verdict", other, "`allowed`, `denied` or `would-deny`")),
+        };
+        let direction = match &*fields.direction {
+            "egress" => Direction::Egress,
+            "ingress" => Direction::Ingress,
+            other => return Err(RecordError::value("direction", other, "`egress` or `ingress`")),
+        };
+        let Some(protocol) = protocol(&fields.protocol) else {
+            let expected = "a name such as `tcp`, or a protocol's number";
+            return Err(RecordError::value("protocol", &fields.protocol, expected));
+        };
+        let port = match &fields.service {
+            Some(service) => port(service).ok_or_else(|| {
+                RecordError::value("service", service, "a protocol and port such as `tcp/443` or `icmp/8`")
+            })?,
+            None => fields.peer.port.unwrap_or(0),
+        };
+        let peer_address = fields
+            .peer
+            .address
+            .parse()
+            .map_err(|_| RecordError::value("peer.address", &fields.peer.address, "an IP address"))?;
+        Ok(Self {
+            verdict,
+            direction,
+            protocol,
+            port,
+            workload: fields.workload.name,
+            peer_name: fields.peer.name,
+            peer_address,
+            count: fields.count,
+            time: fields.time,
+        })
+    }
+
+    /// When it was, in nanoseconds since the Unix epoch.
+    pub(crate) fn unix_nanoseconds(&self) -> Result<u64, RecordError> {
+        let time: jiff::Timestamp = self.time.parse().map_err(|_| {
+            RecordError::value("time", &self.time, "a point in time such as `2026-12-31T00:00:00Z`")
+        })?;
+        Ok(u64::try_from(time.as_nanosecond()).unwrap_or(0))
+    }
+}
+
+/// By its name, or its number.
+fn protocol(text: &str) -> Option<Protocol> {
+    match text {
+        "tcp" => Some(Protocol::TCP),
+        "udp" => Some(Protocol::UDP),
+        "icmp" => Some(Protocol::ICMP),
+        "icmpv6" => Some(Protocol::ICMPV6),
+        other => other.parse().ok().map(Protocol).or_else(|| {
+            let all: Ports = format!("{other}/*").parse().or_else(|_| other.parse()).ok()?;
+            all.spans().first().map(|span| span.protocol)
+        }),
+    }
+}
+
+/// The port of `tcp/443`, the type and code of `icmp/3.4` or `icmp/8`, 0 of a protocol without ports.
+fn port(service: &str) -> Option<u16> {
+    let Some((protocol, number)) = service.split_once('/') else { return Some(0) };
+    if protocol.starts_with("icmp") {
+        let (kind, code) = number.split_once('.').unwrap_or((number, "0"));
+        return Some(u16::from_be_bytes([kind.parse().ok()?, code.parse().ok()?]));
+    }
+    number.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+use std::{fmt::Write as _, net::Ipv4Addr};
+
+use bulkhead_report::{Denial, NearestRule, Process, Rule};
+use proptest::{
+    collection::vec,
+    option,
+    prelude::*,
+    sample::{Index, select},
+    test_runner::Config,
+};
+
+use super::*;
+
+const DENIAL: &str = r#"{"time":"2026-11-21T20:15:03.123456Z","verdict":"denied","mode":"enforce","direction":"egress",
+    "protocol":"tcp","workload":{"name":"ci","environment":"dev","cgroup":"/ci.slice","unit":null},
+    "process":null,"peer":{"address":"10.0.3.7","port":5432,"name":"db","environment":"prod"},
+    "rule":null,"reason":"no-rule","nearest_rule":null,"count":3,"suppressed":2,"generation":12}"#;
+
+/// What damages a line.
+const PIECES: [&str; 11] = ["", "\"", "\\u0041", " ", ",", "0", "-1.5e3", "null", "é", "{}", "\u{0}"];
+
+/// A denial of the agent, with whatever may differ between two of them.
+fn denial() -> impl Strategy<Value = Denial> {
+    let rule = || ("[a-z0-9-]{1,12}", "[ -~]{1,20}", any::<u32>());
+    let rule = move || rule().prop_map(|(id, file, line)| Rule { id, file, line });
+    let differs = vec(prop_oneof![Just("from"), Just("to"), Just("ports"), Just("expires")], 1..4);
+    let process = (any::<u32>(), ".{0,15}", option::of(".{0,40}"), any::<u32>());
+    let facts =
+        (option::of("[a-z]{1,20}"), option::of(".{0,20}"), option::of(".{0,40}"), option::of(".{0,20}"));
+    let peer = (any::<u32>(), option::of(any::<u16>()), option::of(".{0,20}"), option::of("[a-z]{1,9}"));
+    let numbers = (any::<u64>(), any::<u64>(), any::<u32>(), any::<u16>());
+    let rules = (option::of(rule()), option::of((rule(), differs)));
+    (facts, option::of(process), peer, rules, numbers).prop_map(
+        |(workload, process, peer, rules, numbers)| {
+            let (count, suppressed, generation, port) = numbers;
+            Denial {
+                time: jiff::Timestamp::UNIX_EPOCH,
+                verdict: "would-deny",
+                mode: "audit",
+                direction: "ingress",
+                protocol: "udp".into(),
+                workload: bulkhead_report::Workload {
+                    name: workload.0,
+                    environment: workload.1,
+                    cgroup: workload.2,
+                    unit: workload.3,
+                },
+                process: process.map(|(pid, comm, exe, uid)| Process { pid, comm, exe, uid }),
+                peer: bulkhead_report::Peer {
+                    address: Ipv4Addr::from_bits(peer.0).into(),
+                    port: peer.1,
+                    name: peer.2,
+                    environment: peer.3,
+                },
+                rule: rules.0,
+                reason: "no-rule",
+                nearest_rule: rules.1.map(|(rule, differs)| NearestRule { rule, differs }),
+                count,
+                suppressed,
+                generation,
+                service: format!("udp/{port}"),
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 2_000, failure_persistence: None, ..Config::default() })]
+
+    #[test]
+    fn a_denial_is_read_as_it_was_written(denial in denial()) {
+        let line = denial.to_json();
+        let record = FlowRecord::parse(line.as_bytes()).unwrap();
+        prop_assert_eq!(record.workload.as_deref(), denial.workload.name.as_deref());
+        prop_assert_eq!(record.peer_name.as_deref(), denial.peer.name.as_deref());
+        prop_assert_eq!((record.peer_address, record.count), (denial.peer.address, denial.count));
+        prop_assert_eq!(format!("udp/{}", record.port), denial.service);
+    }
+
+    #[test]
+    fn a_damaged_denial_is_read_the_same_both_ways(
+        denial in denial(),
+        edits in vec((any::<Index>(), any::<Index>(), select(&PIECES[..])), 0..3),
+    ) {
+        let mut line = denial.to_json().into_bytes();
+        for (at, length, piece) in edits {
+            let start = at.index(line.len() + 1);
+            let end = (start + length.index(4)).min(line.len());
+            line.splice(start..end, piece.bytes());
+        }
+        if let Some(fields) = agent_form::read(&line) {
+            prop_assert_eq!(Ok(fields), fields::read(&line));
+        }
+    }
+}
+
+/// Were the agent to write another form, records would be read more slowly and nobody would notice.
+#[test]
+fn the_agents_form_is_known() {
+    let denial = Denial {
+        time: jiff::Timestamp::UNIX_EPOCH,
+        verdict: "denied",
+        mode: "enforce",
+        direction: "egress",
+        protocol: "tcp".into(),
+        workload: bulkhead_report::Workload {
+            name: Some("ci".into()),
+            environment: None,
+            cgroup: None,
+            unit: None,
+        },
+        process: Some(Process { pid: 1, comm: "curl".into(), exe: Some("/usr/bin/curl".into()), uid: 0 }),
+        peer: bulkhead_report::Peer {
+            address: [192, 0, 2, 1].into(),
+            port: Some(443),
+            name: None,
+            environment: None,
+        },
+        rule: None,
+        reason: "no-rule",
+        nearest_rule: None,
+        count: 1,
+        suppressed: 0,
+        generation: 1,
+        service: "tcp/443".into(),
+    };
+    let rule = || Rule { id: "web-db".into(), file: "shop.toml".into(), line: 31 };
+    let nearest = Some(NearestRule { rule: rule(), differs: vec!["from", "ports"] });
+    let without_process = Denial { process: None, nearest_rule: nearest, ..denial.clone() };
+    let expired = Denial { rule: Some(rule()), reason: "expired", ..denial.clone() };
+    for denial in [denial, without_process, expired] {
+        let line = denial.to_json();
+        assert!(agent_form::read(line.as_bytes()).is_some(), "{line}");
+    }
+}
+
+#[test]
+fn a_record_may_be_laid_out_and_ordered_in_any_way() {
+    let record = FlowRecord::parse(DENIAL.as_bytes()).unwrap();
+    assert_eq!((record.protocol, record.port, record.count), (Protocol::TCP, 5432, 3));
+    assert_eq!((record.workload.as_deref(), record.peer_name.as_deref()), (Some("ci"), Some("db")));
+    assert_eq!(record.verdict, Verdict::Denied);
+    let shuffled = r#" {"peer" : {"name":"d\u0062","more":[{"x":1.5e3}],"address":"10.0.3.7","port":5432},"count":3,
+        "direction":"egress","workload":{"name":"ci"},"time":"2026-11-21T20:15:03.123456Z","protocol":"tcp",
+        "verdict":"denied" } "#;
+    assert_eq!(FlowRecord::parse(shuffled.as_bytes()), Ok(record));
+}
+
+#[test]
+fn services_are_read_as_they_are_written() {
+    assert_eq!(port("tcp/443"), Some(443));
+    assert_eq!(port("icmp/8"), Some(0x800));
+    assert_eq!(port("icmpv6/1.4"), Some(0x104));
+    assert_eq!(port("gre"), Some(0));
+    assert_eq!(port("tcp/x"), None);
+    assert_eq!(protocol("sctp"), Some(Protocol::SCTP));
+    assert_eq!(protocol("gre"), Some(Protocol(47)));
+    assert_eq!(protocol("97"), Some(Protocol(97)));
+    assert_eq!(protocol("quic"), None);
+}
+
+#[track_caller]
+fn complaint(line: impl AsRef<[u8]>) -> String {
+    let error = FlowRecord::parse(line.as_ref()).unwrap_err();
+    let mut said = error.to_string();
+    if let Some(column) = error.column() {
+        let _ = write!(said, " (column {column})");
+    }
+    said
+}
+
+#[test]
+fn what_is_no_record_is_told_with_its_column_and_what_it_should_be() {
+    assert_eq!(complaint(""), "EOF while parsing a value (column 0)");
+    assert_eq!(complaint("{}"), "missing field `time` (column 2)");
+    assert_eq!(complaint("{\"time\":1}"), "invalid type: integer `1`, expected a string (column 9)");
+    assert_eq!(complaint(b"{\"time\":\"\xff\"}"), "not text: records are JSON in UTF-8 (column 10)");
+    // A field that is not asked about must be text, too.
+    assert_eq!(
+        complaint([&b"{\"x\":\"\xc3\","[..], &DENIAL.as_bytes()[1..]].concat()).split(':').next(),
+        Some("not text")
+    );
+    for (from, to, expected) in [
+        (
+            "\"denied\"",
+            "\"deny\"",
+            "`verdict` is \"deny\", and should be `allowed`, `denied` or `would-deny`",
+        ),
+        ("egress", "out", "`direction` is \"out\", and should be `egress` or `ingress`"),
+        ("10.0.3.7", "db", "`peer.address` is \"db\", and should be an IP address"),
+        ("tcp", "quic", "`protocol` is \"quic\", and should be a name such as `tcp`, or a protocol's number"),
+    ] {
+        assert_eq!(complaint(DENIAL.replace(from, to)), expected);
+    }
+}
+
+#[test]
+fn a_complaint_is_short_whatever_the_line_holds() {
+    let long = "x".repeat(1 << 16);
+    for line in
+        [DENIAL.replace("egress", &long), format!("{{\"time\":[\"{long}\"]}}"), format!("{{\"{long}\":1}}")]
+    {
+        assert!(complaint(line).len() < 400);
+    }
+}

@@ -1,0 +1,158 @@
+//! Recorded flows put to a policy: what would have come of them.
+
+mod names;
+mod summary;
+
+use bulkhead_common::{Direction, Flow, Peer, Protocol, Verdict, decide};
+
+use self::names::{Name, Names, Table};
+pub use self::summary::{ChangedFlow, Summary, Tally};
+use crate::{
+    compile::{Compiled, compile},
+    connection::{service, verdict_name},
+    flow_record::{FlowRecord, RecordError},
+    inventory::Inventory,
+    language::{Policy, WorkloadId},
+};
+
+/// Puts recorded flows to a policy, one line after the other; memory does not grow with their number.
+pub struct Simulation {
+    new: Compiled,
+    /// What the flows are compared with; else with the verdicts in the records.
+    old: Option<Compiled>,
+    /// Is the time of a record of any consequence?
+    timed: bool,
+    names: Names,
+    pairs: Table<(Name, Name), Tally>,
+    changes: Table<ChangeKey, u64>,
+    records: u64,
+    unattributed: u64,
+    total: Tally,
+    other_changes: u64,
+}
+
+/// A kind of changed flows: who, to whom, protocol and port, what came and what comes of them.
+type ChangeKey = (Name, Name, Protocol, u16, Verdict, Verdict);
+
+impl Simulation {
+    /// The most kinds of changed flows that are told apart.
+    pub const MOST_CHANGES: usize = 10_000;
+    /// The most pairs that are told apart; those beyond are counted as from and to `(others)`.
+    pub const MOST_PAIRS: usize = 10_000;
+
+    /// Flows are compared with what `against` makes of them, or else with what was recorded.
+    pub fn new(policy: &Policy, against: Option<&Policy>, inventory: &Inventory) -> Self {
+        let expires = |policy: &Policy| policy.rules.iter().any(|r| r.expires.is_some());
+        Self {
+            new: compile(policy, inventory),
+            old: against.map(|old| compile(old, inventory)),
+            timed: expires(policy) || against.is_some_and(expires),
+            names: Names::new(policy, against),
+            pairs: Table::default(),
+            changes: Table::default(),
+            records: 0,
+            unattributed: 0,
+            total: Tally::default(),
+            other_changes: 0,
+        }
+    }
+
+    /// Puts one line of a record file to the policy. A line that is no record changes nothing.
+    pub fn record(&mut self, line: &[u8]) -> Result<(), RecordError> {
+        let record = FlowRecord::parse(line)?;
+        let now_ns = if self.timed { record.unix_nanoseconds()? } else { 0 };
+        self.records += 1;
+        let Some(workload) = &record.workload else {
+            self.unattributed = self.unattributed.saturating_add(record.count);
+            return Ok(());
+        };
+        let own = self.names.number(workload);
+        let named_peer = record.peer_name.as_ref().map(|name| self.names.number(name));
+        let (ours, theirs) = (self.names.named(own), named_peer.map(|name| self.names.named(name)));
+        let after = verdict(&self.new, ours.new, theirs.and_then(|peer| peer.new), &record, now_ns);
+        let before = match &self.old {
+            Some(old) => verdict(old, ours.old, theirs.and_then(|peer| peer.old), &record, now_ns),
+            None => record.verdict,
+        };
+        let peer = named_peer.unwrap_or_else(|| self.names.of_address(record.peer_address));
+        let pair = match record.direction {
+            Direction::Egress => (own, peer),
+            Direction::Ingress => (peer, own),
+        };
+        self.count(pair, before, after, &record);
+        Ok(())
+    }
+
+    fn count(&mut self, pair: (Name, Name), before: Verdict, after: Verdict, record: &FlowRecord<'_>) {
+        let tally = Tally::of(before, after, record.count);
+        self.total.add(tally);
+        if before != after {
+            let key = (pair.0, pair.1, record.protocol, record.port, before, after);
+            let count = if self.changes.len() < Self::MOST_CHANGES || self.changes.contains_key(&key) {
+                self.changes.entry(key).or_default()
+            } else {
+                &mut self.other_changes
+            };
+            *count = count.saturating_add(record.count);
+        }
+        if let Some(sum) = self.pairs.get_mut(&pair) {
+            return sum.add(tally);
+        }
+        let pair = if self.pairs.len() < Self::MOST_PAIRS { pair } else { (Names::OTHERS, Names::OTHERS) };
+        self.pairs.entry(pair).or_default().add(tally);
+    }
+
+    /// What came of the records so far.
+    pub fn summary(&self) -> Summary {
+        let name = |n: Name| self.names.text(n).to_owned();
+        let mut pairs: Vec<_> =
+            self.pairs.iter().map(|((from, to), tally)| (name(*from), name(*to), *tally)).collect();
+        pairs.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        let changes =
+            self.changes.iter().map(|((from, to, protocol, port, before, after), count)| ChangedFlow {
+                from: name(*from),
+                to: name(*to),
+                service: service(*protocol, *port),
+                before: verdict_name(*before),
+                after: verdict_name(*after),
+                count: *count,
+            });
+        let mut changes: Vec<_> = changes.collect();
+        changes.sort_by(|a, b| {
+            let parts = |c: &ChangedFlow| (c.from.clone(), c.to.clone(), c.service.clone(), c.before);
+            b.count.cmp(&a.count).then_with(|| parts(a).cmp(&parts(b)))
+        });
+        Summary {
+            records: self.records,
+            unattributed: self.unattributed,
+            total: self.total,
+            pairs,
+            changes,
+            other_changes: self.other_changes,
+        }
+    }
+}
+
+/// What comes of a flow at the end of workload `own`. Who is no workload is left alone.
+fn verdict(
+    compiled: &Compiled,
+    own: Option<WorkloadId>,
+    peer: Option<WorkloadId>,
+    record: &FlowRecord<'_>,
+    now_ns: u64,
+) -> Verdict {
+    let Some(own) = own else { return Verdict::Allowed };
+    let by_address = compiled.peer(record.peer_address.into());
+    let peer = match peer {
+        Some(workload) => {
+            let end = compiled.endpoints[workload.0];
+            Peer { subject: end.subject, class: end.peer, address: by_address.class }
+        }
+        None => Peer { subject: by_address.subject, class: by_address.class, address: by_address.class },
+    };
+    let flow = Flow { direction: record.direction, protocol: record.protocol, port: record.port, peer };
+    decide(&compiled.at(now_ns), &compiled.endpoints[own.0], &flow).verdict
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+//! Input of the nastiest shapes: twice as much of it takes about twice as long, and what is said of it stays short.
+
+use std::time::Duration;
+
+use bulkhead_policy::{Inventory, Simulation, Source, load};
+use rustix::time::{ClockId, clock_gettime};
+
+/// How many parts the smaller text has. A part is about 20 bytes.
+const PARTS: usize = 2_500;
+/// How many times as many the larger one has.
+const TIMES: u32 = 4;
+/// How much longer that may take: linear growth is TIMES, quadratic growth is its square.
+const MOST: f64 = 8.0;
+/// The most that is said of a policy, in bytes.
+const LONGEST_REPORT: usize = 1 << 20;
+
+/// The time that this thread has spent on a processor.
+fn busy() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap()
+}
+
+fn taken(run: impl Fn()) -> Duration {
+    let start = busy();
+    run();
+    busy().saturating_sub(start).max(Duration::from_millis(1))
+}
+
+/// Fails if `run` takes unduly longer for more parts. Tried anew on failure: other load disturbs caches.
+#[track_caller]
+fn grows_evenly(run: impl Fn(usize)) {
+    let growth = || taken(|| run(PARTS * TIMES as usize)).div_duration_f64(taken(|| run(PARTS)));
+    let seen: Vec<f64> = (0..3).map(|_| growth()).take_while(|growth| *growth > MOST).collect();
+    assert!(seen.len() < 3, "{TIMES} times as much takes {seen:.1?} times as long");
+}
+
+#[track_caller]
+fn policy_grows_evenly(text: impl Fn(usize) -> String) {
+    grows_evenly(|parts| {
+        let source = [Source::new("p.toml", text(parts))];
+        let findings = match load(&source) {
+            Ok(loaded) => loaded.warnings,
+            Err(findings) => findings,
+        };
+        let said = findings.render(&source, true);
+        assert!(said.len() < LONGEST_REPORT, "{} bytes are said", said.len());
+    });
+}
+
+fn many(parts: usize, part: impl Fn(usize) -> String) -> String {
+    (0..parts).map(part).collect()
+}
+
+const WEB: &str = "[workload.web]\nselect = { systemd = \"web.service\" }\n";
+
+#[test]
+fn equal_rules() {
+    policy_grows_evenly(|n| WEB.to_owned() + &"[[allow]]\nfrom = \"web\"\nto = \"any\"\n".repeat(n / 4));
+}
+
+#[test]
+fn rules_that_all_differ() {
+    policy_grows_evenly(|n| {
+        WEB.to_owned()
+            + &many(n / 4, |p| {
+                format!("[[allow]]\nfrom = \"web\"\nto = \"any\"\nports = [\"tcp/{}\"]\n", p % 60_000 + 1)
+            })
+    });
+}
+
+#[test]
+fn a_syntax_error_on_every_line() {
+    policy_grows_evenly(|n| "x = = \"\n".repeat(n));
+}
+
+#[test]
+fn an_unknown_key_on_every_line() {
+    policy_grows_evenly(|n| many(n, |p| format!("workloda{p} = 1\n")));
+}
+
+#[test]
+fn a_mistake_in_every_word_of_one_line() {
+    policy_grows_evenly(|n| format!("[peer.a]\ncidrs = [{}]\n", "\"10.0.0.1/8\", ".repeat(n)));
+}
+
+#[test]
+fn one_long_name_that_is_unknown() {
+    policy_grows_evenly(|n| {
+        let name = "x".repeat(n * 20);
+        format!(
+            "[workload.{name}y]\nselect = {{ systemd = \"a.service\" }}\n[[allow]]\nfrom = \"{name}\"\nto = \"any\"\n"
+        )
+    });
+}
+
+#[test]
+fn unknown_names_that_are_nearly_known() {
+    policy_grows_evenly(|n| {
+        many(n / 8, |p| format!("[peer.name-{p}-a]\ncidrs = [\"10.0.0.0/8\"]\n"))
+            + &many(n / 8, |p| format!("[[allow]]\nfrom = \"name-{p}-b\"\nto = \"env:name-{p}-a\"\n"))
+    });
+}
+
+#[test]
+fn names_declared_twice() {
+    policy_grows_evenly(|n| many(n / 4, |p| format!("[peer.n{}]\ncidrs = [\"10.0.0.0/8\"]\n", p / 2)));
+}
+
+#[test]
+fn unclosed_brackets() {
+    policy_grows_evenly(|n| format!("x = {}", "[".repeat(n * 20)));
+    policy_grows_evenly(|n| "[".repeat(n * 20));
+    policy_grows_evenly(|n| format!("x = {}", "{a=".repeat(n * 6)));
+    policy_grows_evenly(|n| format!("a{} = 1\n", ".a".repeat(n * 10)));
+}
+
+#[test]
+fn an_unfinished_string() {
+    policy_grows_evenly(|n| format!("x = '''{}", "line\n".repeat(n * 4)));
+    policy_grows_evenly(|n| format!("x = \"{}", "x".repeat(n * 20)));
+}
+
+#[test]
+fn many_addresses_in_two_rules() {
+    let addresses = |n| many(n, |p| format!("\"10.{}.{}.{}\",", p >> 16 & 255, p >> 8 & 255, p & 255));
+    policy_grows_evenly(|n| {
+        let rule = format!("[[allow]]\nfrom = \"web\"\nto = [{}]\n", addresses(n / 2));
+        format!("{WEB}{rule}{rule}")
+    });
+}
+
+#[test]
+fn many_ports_in_two_rules_and_a_forbid() {
+    let ports = |n, add| many(n, |p| format!("\"tcp/{}\",", p * 2 % 60_000 + add));
+    policy_grows_evenly(|n| {
+        let rule = format!("[[allow]]\nfrom = \"web\"\nto = \"any\"\nports = [{}]\n", ports(n / 2, 1));
+        let forbid = format!("[[forbid]]\nfrom = \"web\"\nto = \"any\"\nports = [{}]\n", ports(n / 2, 2));
+        format!("{WEB}{rule}{rule}{forbid}")
+    });
+}
+
+#[test]
+fn globs_that_select_alike() {
+    policy_grows_evenly(|n| {
+        let glob = "a*".repeat(n * 10);
+        many(2, |p| format!("[workload.w{p}]\nselect = {{ cgroup = \"/{glob}{p}\" }}\n"))
+    });
+    policy_grows_evenly(|n| {
+        many(n / 4, |p| format!("[workload.w{p}]\nselect = {{ cgroup = \"/a*/job-{p}-*.scope\" }}\n"))
+    });
+}
+
+#[test]
+fn many_workloads_with_a_rule_each() {
+    policy_grows_evenly(|n| {
+        "[peer.far]\nnames = [\"example.org\"]\n".to_owned()
+            + &many(n / 8, |p| {
+                format!("[workload.w{p}]\ningress = \"allow\"\nselect = {{ systemd = \"w{p}.service\" }}\n")
+            })
+            + &many(n / 8, |p| format!("[[allow]]\nfrom = \"w{p}\"\nto = \"far\"\n"))
+    });
+}
+
+#[test]
+fn many_ranges_in_environments_and_peers() {
+    policy_grows_evenly(|n| {
+        let range = |p: usize, net| format!("cidrs = [\"10.{}.{}.{net}/32\"]\n", p >> 8 & 255, p & 255);
+        "[workload.web]\nselect = { systemd = \"web.service\" }\n".to_owned()
+            + &many(n / 8, |p| format!("[environment.e{p}]\n{}", range(p, 1)))
+            + &many(n / 8, |p| format!("[peer.p{p}]\n{}", range(p, 2)))
+            + &many(n / 8, |p| format!("[[allow]]\nfrom = \"web\"\nto = [\"p{p}\", \"env:e{p}\"]\n"))
+    });
+}
+
+fn record_grows_evenly(line: impl Fn(usize) -> String) {
+    let policy = load(&[Source::new("p.toml", WEB)]).unwrap().policy;
+    grows_evenly(|parts| {
+        let mut simulation = Simulation::new(&policy, None, &Inventory::default());
+        for line in line(parts).lines() {
+            if let Err(error) = simulation.record(line.as_bytes()) {
+                assert!(error.to_string().len() < 1_000);
+            }
+        }
+        let pairs = Simulation::MOST_PAIRS;
+        assert!(simulation.summary().to_string().len() < LONGEST_REPORT + pairs * 100);
+    });
+}
+
+#[test]
+fn records_of_any_shape() {
+    let record = |workload: String, peer: String| {
+        format!(
+            "{{\"time\":\"2026-06-01T00:00:00Z\",\"verdict\":\"denied\",\"direction\":\"egress\",\"protocol\":\"tcp\",\
+             \"workload\":{{\"name\":\"{workload}\"}},\"peer\":{{\"address\":\"10.0.0.1\",\"name\":\"{peer}\"}}}}\n"
+        )
+    };
+    record_grows_evenly(|n| "[".repeat(n * 20));
+    record_grows_evenly(|n| format!("{{\"x\":{}", "{\"x\":".repeat(n * 4)));
+    record_grows_evenly(|n| record("\\u0041".repeat(n * 3), "x".repeat(n * 20)));
+    record_grows_evenly(|n| many(n, |p| record(format!("a{p}"), format!("b{p}"))));
+    record_grows_evenly(|n| "{\n".repeat(n * 10));
+}
