@@ -22,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+mod automaton;
 mod compile;
 mod connection;
 mod content_hash;
@@ -41,6 +42,7 @@ mod steps;
 mod testing;
 mod text;
 
+pub use automaton::{Automaton, Leads, Target};
 pub use compile::{Compiled, Compiler, Edits, compile};
 pub use connection::{Connection, EndDecision, Explanation, Party, UnknownParty, explain};
 pub use content_hash::ContentHash;

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod birth;
 mod decide;
 mod event;
 mod flow;
@@ -20,6 +21,9 @@ mod socket;
 mod state;
 
 pub use address::Address;
+pub use birth::{
+    CgroupLayout, Crowded, NAME_BYTES, NameEntry, NameKey, STATE_DEAD, STATE_DELEGATED, STATE_LOST,
+};
 pub use decide::{Decision, Reason, Tables, Verdict, decide};
 pub use event::{Event, Hook, Started};
 pub use flow::{Direction, Flow, Peer, Protocol};
