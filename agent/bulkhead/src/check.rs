@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::{
     cli::{CheckArguments, Output},
+    here,
     input::{self, InputError},
     output::{self, Outcome, plural},
     policy_files,
@@ -18,7 +19,9 @@ pub(crate) fn check(arguments: &CheckArguments, output: Output) -> Result<Outcom
     let (policy, findings) = match load(&sources) {
         Ok(loaded) => {
             let expired = expired_rules(&loaded.policy, input::now_ns());
-            let findings: Vec<Diagnostic> = loaded.warnings.into_iter().chain(expired).collect();
+            let absent = if arguments.host { here::absent(&loaded.policy)? } else { Diagnostics::default() };
+            let findings: Vec<Diagnostic> =
+                loaded.warnings.into_iter().chain(expired).chain(absent).collect();
             (Some(loaded.policy), findings.into())
         }
         Err(findings) => (None, findings),

@@ -13,7 +13,8 @@ use clap_complete::Shell;
     version,
     max_term_width = 100,
     subcommand_required = true,
-    arg_required_else_help = true
+    arg_required_else_help = true,
+    after_help = "Exit status: 0 fine, 1 something was found or does not work here, 2 wrong usage or input"
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -99,8 +100,8 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
-    /// Print the manual page (roff)
-    Man,
+    /// Print a manual page (roff)
+    Man(ManArguments),
 }
 
 #[derive(Debug, Args)]
@@ -124,6 +125,9 @@ pub(crate) struct CheckArguments {
     /// Take warnings for errors: exit status 1
     #[arg(long)]
     pub(crate) deny_warnings: bool,
+    /// Also warn of workloads that nothing on this machine is, now
+    #[arg(long)]
+    pub(crate) host: bool,
 }
 
 #[derive(Debug, Args)]
@@ -135,18 +139,20 @@ pub(crate) struct TestArguments {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  bulkhead explain policies/demo.toml --from ci --to secrets --port tcp/8200"
+    after_help = "Examples:\n  bulkhead explain policies/demo.toml --from ci --to secrets --port tcp/8200\n  \
+                  bulkhead explain policies/ --from nginx --to internet --port icmp/echo-request"
 )]
 pub(crate) struct ExplainArguments {
     #[command(flatten)]
     pub(crate) policy: PolicyArguments,
-    /// Who connects: a workload, a peer with addresses, or an address
-    #[arg(long, value_name = "NAME")]
+    /// Who connects: whatever a rule can name (a workload, a peer, env:NAME, an address or range, any, host, dns,
+    /// private, internet), or a DNS name of a peer
+    #[arg(long, value_name = "END")]
     pub(crate) from: String,
-    /// To whom
-    #[arg(long, value_name = "NAME")]
+    /// To whom; who stands for several is asked for each of them
+    #[arg(long, value_name = "END")]
     pub(crate) to: String,
-    /// To which port, as rules write it: tcp/443, udp/53, icmp/8, gre
+    /// To which port, as rules write it: tcp/443, udp/53, icmp/echo-request, gre
     #[arg(long)]
     pub(crate) port: String,
 }
@@ -165,6 +171,9 @@ pub(crate) struct SimulateArguments {
     /// [default: compare with the recorded verdicts]
     #[arg(long, value_name = "OLD")]
     pub(crate) against: Vec<PathBuf>,
+    /// As `bulkhead run --dry-run`: nothing is refused, what is not allowed would be
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -176,6 +185,13 @@ pub(crate) struct DiffArguments {
     /// What is to take its place
     #[arg(value_name = "NEW")]
     pub(crate) new: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  bulkhead man check | man -l -")]
+pub(crate) struct ManArguments {
+    /// The command that it is about [default: all of bulkhead]
+    pub(crate) command: Option<String>,
 }
 
 /// The policy that a command is about.

@@ -1,7 +1,7 @@
 //! `bulkhead explain`.
 
 use bulkhead_common::{Protocol, Verdict};
-use bulkhead_policy::{Connection, Inventory, Ports, compile, explain as explained};
+use bulkhead_policy::{PortSpan, Ports, ask};
 
 use crate::{
     cli::{ExplainArguments, Output},
@@ -9,31 +9,33 @@ use crate::{
     output::{self, Outcome},
 };
 
-/// Says what comes of one connection.
+/// Says what comes of a connection, or of several where an end stands for several.
 pub(crate) fn explain(arguments: &ExplainArguments, output: Output) -> Result<Outcome, InputError> {
     let policy = input::policy(&arguments.policy.paths)?;
-    let (protocol, port) = service(&arguments.port)?;
-    let (from, to) = (policy.party(&arguments.from)?, policy.party(&arguments.to)?);
-    let connection = Connection { from, to, protocol, port };
-    let compiled = compile(&policy, &Inventory::default());
-    let explanation = explained(&policy, &compiled, &connection, input::now_ns());
-    let text = match output {
-        Output::Human => output::plain_lines(&explanation.in_words(&policy)),
-        Output::Json => output::json(&explanation.to_report(&policy)),
-    };
-    Ok(Outcome { text, finding: explanation.verdict() != Verdict::Allowed })
+    let services = services(&arguments.port)?;
+    let (from, to) = (policy.whom(&arguments.from)?, policy.whom(&arguments.to)?);
+    let answers = ask(&policy, &from, &to, &services, input::now_ns());
+    if answers.is_empty() {
+        return Err(InputError::NothingToAsk { from: arguments.from.clone(), to: arguments.to.clone() });
+    }
+    let text = answers.iter().map(|answer| match output {
+        Output::Human => output::plain_lines(&answer.in_words(&policy)),
+        Output::Json => output::json(&answer.to_report(&policy)),
+    });
+    let refused = answers.iter().any(|answer| answer.explanation.verdict() != Verdict::Allowed);
+    Ok(Outcome { text: text.collect(), finding: refused })
 }
 
-/// The one port that `text` names: of an ICMP type code 0, of a protocol without ports 0.
-fn service(text: &str) -> Result<(Protocol, u16), InputError> {
+/// The one port that `text` names, of each family that it names: of an ICMP type code 0, of a protocol without ports 0.
+fn services(text: &str) -> Result<Vec<(Protocol, u16)>, InputError> {
     let ports: Ports = text.parse().map_err(|fault| InputError::Port { text: text.to_owned(), fault })?;
-    match ports.spans() {
-        [span] if span.first == span.last || !has_numbers(span.protocol) => Ok((span.protocol, span.first)),
-        [span] if is_icmp(span.protocol) && span.first >> 8 == span.last >> 8 => {
-            Ok((span.protocol, span.first))
-        }
-        _ => Err(InputError::SeveralPorts(text.to_owned())),
-    }
+    let one = |span: &PortSpan| {
+        let one_type = is_icmp(span.protocol) && span.first >> 8 == span.last >> 8;
+        (span.first == span.last || one_type || !has_numbers(span.protocol))
+            .then_some((span.protocol, span.first))
+    };
+    let services: Option<_> = ports.spans().iter().map(one).collect();
+    services.ok_or_else(|| InputError::SeveralPorts(text.to_owned()))
 }
 
 fn has_numbers(protocol: Protocol) -> bool {
@@ -50,17 +52,18 @@ mod tests {
 
     #[test]
     fn a_connection_is_opened_to_one_port() {
-        for (text, port) in [
-            ("tcp/443", Some((Protocol::TCP, 443))),
-            ("icmp/8", Some((Protocol::ICMP, 0x800))),
-            ("icmpv6/1.4", Some((Protocol::ICMPV6, 0x104))),
-            ("gre", Some((Protocol(47), 0))),
+        for (text, expected) in [
+            ("tcp/443", Some(vec![(Protocol::TCP, 443)])),
+            ("icmp/8", Some(vec![(Protocol::ICMP, 0x800)])),
+            ("icmpv6/1.4", Some(vec![(Protocol::ICMPV6, 0x104)])),
+            ("icmp/echo-request", Some(vec![(Protocol::ICMP, 0x800), (Protocol::ICMPV6, 0x8000)])),
+            ("gre", Some(vec![(Protocol(47), 0)])),
             ("tcp/*", None),
             ("udp/8000-8100", None),
             ("icmp", None),
             ("tcp/70000", None),
         ] {
-            assert_eq!(service(text).ok(), port, "{text}");
+            assert_eq!(services(text).ok(), expected, "{text}");
         }
     }
 }

@@ -2,9 +2,12 @@
 
 use std::{io, path::PathBuf};
 
-use bulkhead_policy::{Diagnostics, Policy, PortsError, Source, UnknownParty, load};
+use bulkhead_policy::{Diagnostics, Policy, PortsError, Source, UnknownEnd, load};
 
-use crate::policy_files::{self, PolicyFilesError};
+use crate::{
+    here::HereError,
+    policy_files::{self, PolicyFilesError},
+};
 
 /// Why a command cannot use what it was given.
 #[derive(Debug, thiserror::Error)]
@@ -14,13 +17,17 @@ pub(crate) enum InputError {
     #[error("the policy does not compile; `bulkhead check` shows the same")]
     Policy { sources: Vec<Source>, findings: Diagnostics },
     #[error(transparent)]
-    Party(#[from] UnknownParty),
+    Here(#[from] HereError),
+    #[error(transparent)]
+    End(#[from] UnknownEnd),
     #[error("--port {text}: {}; {}", .fault.message, .fault.help)]
     Port { text: String, fault: PortsError },
     #[error(
         "--port {0} is more than one connection can be opened to: give one port, such as tcp/443 or icmp/8"
     )]
     SeveralPorts(String),
+    #[error("there is no connection from {from} to {to} of which a workload's allowlist decides")]
+    NothingToAsk { from: String, to: String },
     #[error("cannot read the flows in {name}")]
     Flows { name: String, source: io::Error },
     #[error("{name} holds no flow record, in {lines}: give what `bulkhead run --output json` printed")]

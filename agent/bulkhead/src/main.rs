@@ -9,8 +9,10 @@ mod daemon;
 mod diff;
 mod explain;
 mod flow_file;
+mod here;
 mod input;
 mod lock;
+mod manual;
 mod output;
 mod policy_files;
 mod settings;
@@ -22,7 +24,7 @@ use std::{io, process::ExitCode};
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Context;
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 
 use crate::{
     cli::{Cli, Command, Output},
@@ -75,15 +77,9 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Diff(arguments) => {
             return tell(&diff::diff(arguments, common.output())?);
         }
-        Command::Completions { shell } => {
-            let mut completions = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), "bulkhead", &mut completions);
-            print(&String::from_utf8(completions)?)?;
-        }
-        Command::Man => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
-            print(&String::from_utf8(page)?)?;
+        Command::Completions { shell } => print(&String::from_utf8(manual::completions(*shell))?)?,
+        Command::Man(arguments) => {
+            print(&String::from_utf8(manual::page(arguments.command.as_deref())?)?)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -12,6 +12,12 @@ use bulkhead_policy::Source;
 pub(crate) enum PolicyFilesError {
     #[error("there is no policy at {}: name a file or a folder of *.toml files", .0.display())]
     Missing(PathBuf),
+    #[error("there is no policy in {}: it holds no *.toml file, and folders in it are not read", .0.display())]
+    EmptyFolder(PathBuf),
+    #[error("there is nothing in {0}: a policy that declares nothing isolates nobody")]
+    Blank(String),
+    #[error("{}:{line}: this is not UTF-8 text: a policy is TOML", .path.display())]
+    NotText { path: PathBuf, line: usize },
     #[error("cannot read the policy {}", .path.display())]
     Unreadable { path: PathBuf, source: io::Error },
 }
@@ -21,18 +27,33 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Source>, PolicyFilesError> {
     let mut sources = Vec::new();
     for path in paths {
         if path.is_dir() {
-            for file in policies_in(path).map_err(unreadable(path))? {
+            let files = policies_in(path).map_err(unreadable(path))?;
+            if files.is_empty() {
+                return Err(PolicyFilesError::EmptyFolder(path.clone()));
+            }
+            for file in files {
                 sources.push(read_file(&file)?);
             }
         } else {
             sources.push(read_file(path)?);
         }
     }
+    // A file that was cut off while it was written must not pass for a policy.
+    if sources.iter().all(|source| source.text.trim().is_empty()) {
+        let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
+        return Err(PolicyFilesError::Blank(names.join(", ")));
+    }
     Ok(sources)
 }
 
 fn read_file(path: &Path) -> Result<Source, PolicyFilesError> {
-    Ok(Source::new(path.display().to_string(), fs::read_to_string(path).map_err(unreadable(path))?))
+    let bytes = fs::read(path).map_err(unreadable(path))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = good.split(|byte| *byte == b'\n').count();
+        PolicyFilesError::NotText { path: path.to_owned(), line }
+    })?;
+    Ok(Source::new(path.display().to_string(), text))
 }
 
 /// The *.toml files in a folder by name; hidden ones are an editor's, not the operator's.
@@ -65,7 +86,7 @@ mod tests {
     fn a_folder_is_read_by_name_and_only_its_policies() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["b.toml", "a.toml", ".a.toml.swp", ".hidden.toml", "README.md"] {
-            fs::write(folder.path().join(name), "").unwrap();
+            fs::write(folder.path().join(name), "# nothing yet").unwrap();
         }
         let sources = read(&[folder.path().to_owned()]).unwrap();
         let names: Vec<_> = sources.iter().filter_map(|s| s.name.rsplit('/').next()).collect();

@@ -1,5 +1,7 @@
 //! `bulkhead simulate`.
 
+use std::path::PathBuf;
+
 use bulkhead_policy::{ChangedFlow, Inventory, Simulation, Summary, Tally};
 use serde::Serialize;
 
@@ -12,9 +14,16 @@ use crate::{
 
 /// Puts recorded flows to a policy.
 pub(crate) fn simulate(arguments: &SimulateArguments, output: Output) -> Result<Outcome, InputError> {
-    let SimulateArguments { policy, flows, against } = arguments;
-    let new = input::policy(&policy.paths)?;
-    let old = if against.is_empty() { None } else { Some(input::policy(against)?) };
+    let SimulateArguments { policy, flows, against, dry_run } = arguments;
+    let read = |paths: &[PathBuf]| {
+        let mut policy = input::policy(paths)?;
+        if *dry_run {
+            policy.dry_run();
+        }
+        Ok::<_, InputError>(policy)
+    };
+    let new = read(&policy.paths)?;
+    let old = if against.is_empty() { None } else { Some(read(against)?) };
     let mut simulation = Simulation::new(&new, old.as_ref(), &Inventory::default());
     let lines = flow_file::read(flows, |line| simulation.record(line))
         .map_err(|source| InputError::Flows { name: flow_file::name(flows), source })?;

@@ -20,6 +20,9 @@ pub(crate) fn test(arguments: &TestArguments, format: Format, color: bool) -> Re
     let policy = input::policy(&arguments.policy.paths)?;
     let results = run_tests(&policy, &Inventory::default(), input::now_ns());
     let text = match format {
+        Format::Human if results.is_empty() => {
+            "no tests: write what the policy promises as [[test]]s\n".to_owned()
+        }
         Format::Human => render(&results, color),
         Format::Json => results.iter().map(output::json).collect(),
         Format::Junit => junit(&results),

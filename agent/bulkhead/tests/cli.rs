@@ -1,37 +1,9 @@
 //! The command line as a user meets it: help, messages, exit statuses. Nothing here needs root.
 
-use std::{
-    fs,
-    process::{Command, Output},
-};
+mod shell;
 
 use insta::assert_snapshot;
-
-/// What a run of the binary prints and how it ends. The folder that it runs in is one of its own.
-fn bulkhead(files: &[(&str, &str)], arguments: &[&str]) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    for (name, text) in files {
-        fs::write(folder.path().join(name), text).unwrap();
-    }
-    let output = Command::new(env!("CARGO_BIN_EXE_bulkhead"))
-        .args(arguments)
-        .current_dir(folder.path())
-        .env("NO_COLOR", "1")
-        .env("COLUMNS", "100")
-        .output()
-        .unwrap();
-    transcript(&output)
-}
-
-fn transcript(output: &Output) -> String {
-    let mut text = format!("{}\n", output.status);
-    for (name, stream) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
-        if !stream.is_empty() {
-            text += &["--- ", name, "\n", &String::from_utf8_lossy(stream)].concat();
-        }
-    }
-    text
-}
+use shell::bulkhead;
 
 #[test]
 fn help_names_every_command() {
@@ -47,7 +19,7 @@ fn help_of_run_names_every_flag() {
 fn help_of_what_needs_no_agent_has_an_example() {
     for command in ["check", "test", "explain", "simulate", "diff"] {
         let help = bulkhead(&[], &[command, "--help"]);
-        assert!(help.contains(&format!("Example:\n  bulkhead {command} ")), "{help}");
+        assert!(help.contains(&format!(":\n  bulkhead {command} ")), "{help}");
     }
     assert_snapshot!(bulkhead(&[], &["simulate", "--help"]));
 }
@@ -75,14 +47,14 @@ fn every_command_accepts_the_common_options() {
         &["check", "p.toml"][..],
         &["test", "p.toml"],
         &["explain", "p.toml", "--from", "192.0.2.1", "--to", "192.0.2.2", "--port", "tcp/1"],
-        &["simulate", "p.toml", "--flows", "p.toml"],
+        &["simulate", "p.toml", "--flows", "/dev/null"],
         &["diff", "p.toml", "p.toml"],
         &["completions", "bash"],
         &["man"],
     ];
     for command in commands {
         let arguments = [command, &common].concat();
-        let said = bulkhead(&[("p.toml", ""), ("agent.toml", "")], &arguments);
+        let said = bulkhead(&[("p.toml", "# nothing yet"), ("agent.toml", "")], &arguments);
         assert!(said.starts_with("exit status: 0"), "{arguments:?}: {said}");
     }
 }
@@ -118,7 +90,7 @@ fn run_refuses_a_policy_that_does_not_compile_and_shows_why() {
 #[test]
 fn run_refuses_a_root_that_is_no_cgroup() {
     let arguments = ["run", "--policy", "p.toml", "--cgroup-root", "/proc"];
-    let said = bulkhead(&[("p.toml", "")], &arguments);
+    let said = bulkhead(&[("p.toml", "# nothing yet")], &arguments);
     assert!(said.starts_with("exit status: 1"), "{said}");
     assert!(
         said.contains("error: --cgroup-root /proc is no cgroup v2 directory; cgroup v2 is mounted at /"),
@@ -261,4 +233,34 @@ fn lines_that_are_no_records_are_counted_and_are_wrong_input_only_if_all_are() {
     assert_snapshot!(simulate(&flows, &["shop.toml"]));
     assert_snapshot!(simulate(&"{}\n".repeat(12), &["shop.toml"]));
     assert_snapshot!(ask_shop(&["simulate", "shop.toml", "--flows", "nowhere.jsonl"]));
+}
+
+/// The long options that the help of a command names.
+fn options(command: &str) -> Vec<String> {
+    let help = bulkhead(&[], &[command, "--help"]);
+    let words = help.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+    words.filter(|w| w.starts_with("--") && w.len() > 3).map(str::to_owned).collect()
+}
+
+#[test]
+fn manual_pages_and_completions_name_every_option_of_every_command() {
+    let overview = bulkhead(&[], &["man"]);
+    assert!(overview.contains("Exit status: 0 fine"), "{overview}");
+    let shells = ["bash", "zsh", "fish"].map(|shell| (shell, bulkhead(&[], &["completions", shell])));
+    for command in ["run", "status", "check", "test", "explain", "simulate", "diff", "completions", "man"] {
+        assert!(overview.contains(&format!("bulkhead\\-{command}(1)")), "no {command}: {overview}");
+        let page = bulkhead(&[], &["man", command]).replace("\\-", "-");
+        assert!(page.contains(&format!(".TH bulkhead-{command} 1")), "{page}");
+        for option in options(command) {
+            assert!(page.contains(&option), "{option} of {command}: {page}");
+            for (shell, completions) in &shells {
+                assert!(
+                    completions.contains(option.trim_start_matches('-')),
+                    "{option} of {command} in {shell}"
+                );
+            }
+        }
+    }
+    let said = bulkhead(&[], &["man", "chek"]);
+    assert!(said.starts_with("exit status: 2") && said.contains("there is no command `chek`"), "{said}");
 }

@@ -10,6 +10,8 @@ mod older;
 mod preflight;
 mod sock_diag;
 mod tables;
+#[cfg(feature = "test-run")]
+mod test_run;
 mod wire;
 
 use std::{

@@ -3,18 +3,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
-    net::IpAddr,
     rc::Rc,
 };
 
-use bulkhead_common::{Address, Direction, PeerId, Protocol};
+use bulkhead_common::{Direction, PeerId, Protocol};
 use serde::Serialize;
 
 use crate::{
     compile::{Compiled, compile},
     inventory::Inventory,
-    language::{Cidr, Policy, PortSpan, WorkloadId, address, bits},
-    parties::Addresses,
+    language::{Policy, PortSpan, WorkloadId},
+    parties::{Addresses, Alike},
+    stand_ins::StandIns,
     steps::Steps,
 };
 
@@ -79,8 +79,9 @@ impl fmt::Display for Difference {
 /// What changes from `old` to `new` on a host, at `now_ns` (nanoseconds since the Unix epoch). Resolvers and DNS names
 /// that the inventory has no address for count as somebody all the same, under their names.
 pub fn diff(old: &Policy, new: &Policy, inventory: &Inventory, now_ns: u64) -> Difference {
-    let (inventory, stand_ins) = with_stand_ins([old, new], inventory);
-    let mut sides = [Side::new(old, &inventory, now_ns), Side::new(new, &inventory, now_ns)];
+    let stand_ins = StandIns::new([old, new], inventory);
+    let inventory = &stand_ins.inventory;
+    let mut sides = [Side::new(old, inventory, now_ns), Side::new(new, inventory, now_ns)];
     let names: BTreeSet<_> = [old, new].iter().flat_map(|p| &p.workloads).map(|w| w.name.as_str()).collect();
     let mut access = Vec::new();
     for from in &names {
@@ -89,7 +90,7 @@ pub fn diff(old: &Policy, new: &Policy, inventory: &Inventory, now_ns: u64) -> D
             compare(&before, &after, from, to, &mut access);
         }
     }
-    for (ranges, classes) in groups(&sides, [old, new], &inventory, &stand_ins) {
+    for (ranges, classes) in groups(&sides, [old, new], &stand_ins) {
         for name in &names {
             for direction in [Direction::Egress, Direction::Ingress] {
                 let mut classes = classes.into_iter();
@@ -213,82 +214,23 @@ fn services(first: u128, last: u128) -> Vec<String> {
     parts
 }
 
-/// Addresses that stand for what only a host knows, by the name of what it is.
-type StandIns = BTreeMap<Address, String>;
-
-/// The inventory with an address for everything that the policies name and it knows none of: a change of access to it
-/// is one, though nobody knows to whom. The addresses are reserved ones, which nobody has (RFC 1112 section 4).
-fn with_stand_ins(policies: [&Policy; 2], inventory: &Inventory) -> (Inventory, StandIns) {
-    let mut inventory = inventory.clone();
-    let mut reserved = (0xf000_0035_u32..0xffff_ffff).map(|bits| IpAddr::V4(bits.into()));
-    let mut stand_ins = StandIns::new();
-    if let Some(ip) = reserved.next().filter(|_| inventory.resolvers.is_empty()) {
-        inventory.resolvers.insert(ip);
-        stand_ins.insert(ip.into(), "dns".into());
-    }
-    for name in policies.iter().flat_map(|p| &p.peers).flat_map(|p| &p.names) {
-        let addresses = inventory.names.entry(name.clone()).or_default();
-        if let Some(ip) = reserved.next().filter(|_| addresses.is_empty()) {
-            addresses.insert(ip);
-            stand_ins.insert(ip.into(), name.clone());
-        }
-    }
-    (inventory, stand_ins)
-}
-
 /// Addresses and names that neither policy tells apart, in words, with their classes in both.
-fn groups(
-    sides: &[Side<'_>; 2],
-    policies: [&Policy; 2],
-    inventory: &Inventory,
-    stand_ins: &StandIns,
-) -> Vec<(String, [PeerId; 2])> {
-    let starts: Vec<Address> = Addresses::new(policies, inventory).iter().collect();
-    let ends = starts.iter().skip(1).map(|a| address(bits(*a) - 1)).chain([Address([0xff; 16])]);
-    let mut groups: BTreeMap<[PeerId; 2], Alike<'_>> = BTreeMap::new();
+fn groups(sides: &[Side<'_>; 2], policies: [&Policy; 2], stand_ins: &StandIns) -> Vec<(String, [PeerId; 2])> {
+    let mut groups: BTreeMap<[PeerId; 2], Alike> = BTreeMap::new();
     let mut before = [PeerId::NONE; 2];
-    for (first, last) in starts.iter().copied().zip(ends) {
+    for (first, last) in Addresses::new(policies, &stand_ins.inventory).ranges() {
         let mut classes = sides.each_ref().map(|s| s.compiled.peer(first).class);
-        if let Some(name) = stand_ins.get(&first) {
+        if let Some(name) = stand_ins.name(first) {
             if classes != before {
-                groups.entry(classes).or_default().names.push(name);
+                groups.entry(classes).or_default().names.push(name.to_owned());
             }
             // As an address it is what its neighbours are.
             classes = before;
         }
         before = classes;
-        let ranges = &mut groups.entry(classes).or_default().ranges;
-        match ranges.last_mut() {
-            Some(before) if bits(before.1) + 1 == bits(first) && before.0.is_v4() == first.is_v4() => {
-                before.1 = last;
-            }
-            _ => ranges.push((first, last)),
-        }
+        groups.entry(classes).or_default().add(first, last);
     }
     groups.into_iter().map(|(classes, alike)| (alike.in_words(), classes)).collect()
-}
-
-/// Who is of the same classes.
-#[derive(Default)]
-struct Alike<'n> {
-    names: Vec<&'n str>,
-    ranges: Vec<(Address, Address)>,
-}
-
-/// The most ranges that are written out.
-const SHOWN: usize = 4;
-
-impl Alike<'_> {
-    fn in_words(&self) -> String {
-        let written = self.ranges.iter().flat_map(|(first, last)| Cidr::between(*first, *last));
-        let mut words: Vec<_> = self.names.iter().map(|name| (*name).to_owned()).collect();
-        words.extend(written.clone().take(SHOWN).map(|c| c.to_string()));
-        let more = written.count().saturating_sub(SHOWN);
-        if more > 0 {
-            words.push(format!("{more} more ranges"));
-        }
-        words.join(", ")
-    }
 }
 
 fn workloads(old: &Policy, new: &Policy, names: &BTreeSet<&str>) -> Vec<String> {

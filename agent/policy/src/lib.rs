@@ -35,16 +35,20 @@ mod language;
 mod nearest;
 mod parties;
 mod prove;
+mod question;
 mod schema;
+mod service;
 mod simulate;
+mod stand_ins;
 mod steps;
 #[cfg(test)]
 mod testing;
 mod text;
+mod whom;
 
 pub use automaton::{Automaton, Leads, Target};
 pub use compile::{Compiled, Compiler, Edits, compile};
-pub use connection::{Connection, EndDecision, Explanation, Party, UnknownParty, explain};
+pub use connection::{Connection, EndDecision, Explanation, Party, explain};
 pub use content_hash::ContentHash;
 pub use describe::describe_peer;
 pub use diff::{Access, Change, Difference, diff};
@@ -58,6 +62,9 @@ pub use language::{
 };
 pub use nearest::{Asked, NearestRule, nearest_rule};
 pub use prove::{TestResult, junit, run_tests};
+pub use question::{Answer, ask};
 pub use schema::json_schema;
+pub use service::{protocol_name, service};
 pub use simulate::{ChangedFlow, Simulation, Summary, Tally};
 pub use text::{Code, Diagnostic, Diagnostics, Place, Severity, Source};
+pub use whom::{UnknownEnd, Whom};

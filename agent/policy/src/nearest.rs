@@ -11,7 +11,7 @@ use crate::{
 
 /// A connection that was refused at one end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct Asked<'e> {
     /// Which way it was opened, seen from the subject.
     pub direction: Direction,
     /// The workload at whose end it was refused.
@@ -20,6 +20,8 @@ pub struct Asked {
     pub peer_workload: Option<WorkloadId>,
     /// The other end's address.
     pub peer_address: IpAddr,
+    /// Ends of rules that the other end is known to be, whatever its address says.
+    pub peer_is: &'e [End],
     /// IP protocol.
     pub protocol: Protocol,
     /// The service port ([`bulkhead_common::Flow::port`]).
@@ -39,7 +41,7 @@ pub struct NearestRule {
 
 /// The rule that differs in the fewest keys; of equals one that names the subject, then the first. A rule that names
 /// neither end is not near.
-pub fn nearest_rule(policy: &Policy, asked: &Asked) -> Option<NearestRule> {
+pub fn nearest_rule(policy: &Policy, asked: &Asked<'_>) -> Option<NearestRule> {
     let near = policy.rules.iter().enumerate().filter_map(|(n, rule)| {
         let (from, to) = ends_match(policy, rule, asked);
         let names_subject = if asked.direction == Direction::Egress { from } else { to };
@@ -53,13 +55,14 @@ pub fn nearest_rule(policy: &Policy, asked: &Asked) -> Option<NearestRule> {
 }
 
 /// Do `from` and `to` name the ends? At the subject's end only a workload's name opens anything.
-fn ends_match(policy: &Policy, rule: &Rule, asked: &Asked) -> (bool, bool) {
+fn ends_match(policy: &Policy, rule: &Rule, asked: &Asked<'_>) -> (bool, bool) {
     let local = |ends: &[End]| ends.iter().any(|e| names_workload(policy, *e, asked.subject));
     let address = Address::from(asked.peer_address);
     let far = |ends: &[End]| {
         ends.iter().any(|e| {
             asked.peer_workload.is_some_and(|w| names_workload(policy, *e, w))
                 || names_address(policy, *e, address)
+                || asked.peer_is.contains(e)
         })
     };
     match asked.direction {
@@ -107,7 +110,7 @@ mod tests {
         expires = 2026-01-01T00:00:00Z
     "#;
 
-    fn asked(policy: &Policy, from: &str, to: &str, port: u16) -> Asked {
+    fn asked(policy: &Policy, from: &str, to: &str, port: u16) -> Asked<'static> {
         let (peer_workload, address) = match policy.workload(to) {
             Some(w) => (Some(w), "127.0.0.1"),
             None => (None, to),
@@ -117,6 +120,7 @@ mod tests {
             subject: policy.workload(from).unwrap(),
             peer_workload,
             peer_address: ip(address),
+            peer_is: &[],
             protocol: Protocol::TCP,
             port,
             now_ns: 1_800_000_000_000_000_000,
@@ -124,7 +128,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn expect(asked: &Asked, policy: &Policy, id: &str, differs: &[&str]) {
+    fn expect(asked: &Asked<'_>, policy: &Policy, id: &str, differs: &[&str]) {
         let nearest = nearest_rule(policy, asked).expect("a near rule");
         assert_eq!((policy.rules[nearest.rule].id.as_str(), &nearest.differs[..]), (id, differs));
     }

@@ -1,6 +1,6 @@
 //! Who stands for everybody whom an end names: one of each kind that a policy can tell apart.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use bulkhead_common::Address;
 
@@ -19,11 +19,8 @@ pub(crate) struct Addresses(BTreeSet<Address>);
 impl Addresses {
     /// The kinds that any of `policies` tells apart on a host.
     pub(crate) fn new<'p>(policies: impl IntoIterator<Item = &'p Policy>, inventory: &Inventory) -> Self {
-        let mut starts: BTreeSet<Address> = [Address::default(), Address::v4([0; 4])].into();
-        let mut range = |cidr: Cidr| {
-            starts.insert(cidr.first());
-            starts.extend(bits(cidr.last()).checked_add(1).map(address));
-        };
+        let mut starts = Self([Address::default(), Address::v4([0; 4])].into());
+        let mut range = |cidr| starts.split(cidr);
         Zone::ranges().for_each(|(cidr, _)| range(cidr));
         for policy in policies {
             policy.environments.iter().flat_map(|e| &e.cidrs).for_each(|c| range(*c));
@@ -40,11 +37,23 @@ impl Addresses {
         known.chain(inventory.addresses.keys()).for_each(|ip| range(Cidr::single(*ip)));
         range(Cidr::single([127, 0, 0, 1].into()));
         range(Cidr::single(std::net::Ipv6Addr::LOCALHOST.into()));
-        Self(starts)
+        starts
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Address> {
         self.0.iter().copied()
+    }
+
+    /// Tells apart what is in `cidr` and what is not, too.
+    pub(crate) fn split(&mut self, cidr: Cidr) {
+        self.0.insert(cidr.first());
+        self.0.extend(bits(cidr.last()).checked_add(1).map(address));
+    }
+
+    /// Each of them with the last of the addresses that it stands for.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (Address, Address)> {
+        let ends = self.0.iter().skip(1).map(|a| address(bits(*a) - 1)).chain([Address([0xff; 16])]);
+        self.iter().zip(ends)
     }
 
     /// Those that `end` names.
@@ -52,6 +61,12 @@ impl Addresses {
         match end {
             End::Workload(_) => Vec::new(),
             End::Dns => inventory.resolvers.iter().map(|ip| (*ip).into()).collect(),
+            End::Host => {
+                let own = inventory.local.iter().filter(|ip| !inventory.addresses.contains_key(*ip));
+                let unspecified = |a: Address| IpAddr::from(a).is_unspecified();
+                let loopback = self.iter().filter(|a| a.is_loopback() && !unspecified(*a));
+                loopback.chain(own.map(|ip| (*ip).into())).collect()
+            }
             End::Cidr(cidr) => {
                 self.0.range(cidr.first()..=cidr.last()).copied().filter(|a| cidr.holds(*a)).collect()
             }
@@ -67,6 +82,52 @@ impl Addresses {
             }
             _ => self.iter().filter(|a| names_address(policy, end, *a)).collect(),
         }
+    }
+}
+
+/// Who fares alike.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Alike {
+    /// By name.
+    pub(crate) names: Vec<String>,
+    ranges: Vec<(Address, Address)>,
+}
+
+impl Alike {
+    /// The most ranges that are written out.
+    const SHOWN: usize = 4;
+
+    /// The addresses from `first` to `last`, which come after those that are there.
+    pub(crate) fn add(&mut self, first: Address, last: Address) {
+        match self.ranges.last_mut() {
+            Some(before)
+                if bits(before.1).checked_add(1) == Some(bits(first))
+                    && before.0.is_v4() == first.is_v4() =>
+            {
+                before.1 = last;
+            }
+            _ => self.ranges.push((first, last)),
+        }
+    }
+
+    /// Are there too many ranges to write all of them out?
+    pub(crate) fn is_scattered(&self) -> bool {
+        self.written().count() > Self::SHOWN
+    }
+
+    fn written(&self) -> impl Iterator<Item = Cidr> + Clone {
+        self.ranges.iter().flat_map(|(first, last)| Cidr::between(*first, *last))
+    }
+
+    /// Names first, then ranges as policies write them.
+    pub(crate) fn in_words(&self) -> String {
+        let mut words = self.names.clone();
+        words.extend(self.written().take(Self::SHOWN).map(|c| c.to_string()));
+        let more = self.written().count().saturating_sub(Self::SHOWN);
+        if more > 0 {
+            words.push(format!("{more} more ranges"));
+        }
+        words.join(", ")
     }
 }
 

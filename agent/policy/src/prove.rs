@@ -1,16 +1,17 @@
 //! The policy's own `[[test]]`s.
 
-use std::{fmt::Write, net::IpAddr};
+use std::fmt::Write;
 
 use bulkhead_common::{Protocol, Verdict};
 use serde::Serialize;
 
 use crate::{
     compile::compile,
-    connection::{Connection, Explanation, explain},
+    connection::{Connection, Explanation, Party, explain},
     inventory::Inventory,
     language::{Expectation, Policy, Test},
     parties::{Addresses, parties, services},
+    stand_ins::StandIns,
 };
 
 /// What came of one test.
@@ -38,15 +39,13 @@ impl TestResult {
 /// Asks every `[[test]]` of the policy at `now_ns` (nanoseconds since the Unix epoch). Ends that stand for several
 /// (environments, ranges, `any`) are each of them. What would be refused if it were enforced counts as refused.
 pub fn run_tests(policy: &Policy, inventory: &Inventory, now_ns: u64) -> Vec<TestResult> {
-    let mut inventory = inventory.clone();
-    if inventory.resolvers.is_empty() {
-        inventory.resolvers.insert(SOME_RESOLVER);
-    }
-    let compiled = compile(policy, &inventory);
-    let addresses = Addresses::new([policy], &inventory);
+    let stand_ins = StandIns::new([policy], inventory);
+    let inventory = &stand_ins.inventory;
+    let compiled = compile(policy, inventory);
+    let addresses = Addresses::new([policy], inventory);
     let ask = |test: &Test| {
         let everybody = |ends: &[_]| -> Vec<_> {
-            ends.iter().flat_map(|end| parties(policy, &inventory, &addresses, *end)).collect()
+            ends.iter().flat_map(|end| parties(policy, inventory, &addresses, *end)).collect()
         };
         let (from, to) = (everybody(&test.from), everybody(&test.to));
         let services: Vec<_> = test.ports.iter().flat_map(|p| services(policy, p)).collect();
@@ -64,7 +63,7 @@ pub fn run_tests(policy: &Policy, inventory: &Inventory, now_ns: u64) -> Vec<Tes
                 let found = explain(policy, &compiled, &connection, now_ns);
                 // Between two addresses nothing is decided on this host.
                 if !found.ends.is_empty() {
-                    result.count(policy, test.expect, &found);
+                    result.count(policy, &stand_ins, test.expect, &found);
                 }
             }
         }
@@ -77,18 +76,23 @@ pub fn run_tests(policy: &Policy, inventory: &Inventory, now_ns: u64) -> Vec<Tes
     policy.tests.iter().map(ask).collect()
 }
 
-/// Stands for the resolvers of a host that is not known: an address that is nothing else (RFC 1112 section 4).
-const SOME_RESOLVER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(240, 0, 0, 53));
-
 impl TestResult {
-    fn count(&mut self, policy: &Policy, expect: Expectation, found: &Explanation) {
+    fn count(&mut self, policy: &Policy, stand_ins: &StandIns, expect: Expectation, found: &Explanation) {
         self.connections += 1;
         if (found.verdict() == Verdict::Allowed) == (expect == Expectation::Allow) {
             return;
         }
         self.passed = false;
         if self.failures.len() < Self::SHOWN {
-            self.failures.push(found.in_words(policy));
+            let Connection { from, to, .. } = found.connection;
+            let [from, to] = [from, to].map(|party| {
+                match party {
+                    Party::Address(ip) => stand_ins.name(ip.into()).map(str::to_owned),
+                    Party::Workload(_) => None,
+                }
+                .unwrap_or_else(|| policy.party_name(party))
+            });
+            self.failures.push(found.in_words_between(policy, &from, &to));
         }
     }
 }
@@ -156,10 +160,16 @@ ports = ["tcp/5432-5433"]
 from = "ci"
 to = "dns"
 ports = ["udp/53"]
+[peer.mirrors]
+names = ["deb.example.org"]
+[[allow]]
+from = "ci"
+to = "mirrors"
+ports = ["tcp/443"]
 "#;
 
     #[track_caller]
-    fn outcome(from: &str, to: &str, port: &str, expect: &str) -> TestResult {
+    fn outcome(from: &str, to: impl std::fmt::Debug, port: &str, expect: &str) -> TestResult {
         let test = format!(
             "[[test]]\nname = \"t\"\nfrom = {from:?}\nto = {to:?}\nport = {port:?}\nexpect = {expect:?}"
         );
@@ -179,11 +189,21 @@ ports = ["udp/53"]
             ("any", "ci", "tcp/*", "deny", true),
             ("ci", "internet", "tcp/443", "deny", true),
             ("ci", "dns", "udp/53", "allow", true),
+            ("ci", "mirrors", "tcp/443", "allow", true),
+            ("web", "mirrors", "tcp/443", "deny", true),
             ("ci", "192.0.2.0/24", "udp/53", "deny", true),
         ] {
             let result = outcome(from, to, port, expect);
             assert_eq!(result.passed, passes, "{from} -> {to} {port} {expect}: {result:?}");
         }
+    }
+
+    #[test]
+    fn whom_only_a_host_knows_is_named_in_a_failure() {
+        let result = outcome("ci", ["dns", "mirrors"], "udp/54", "allow");
+        let first = |n: usize| result.failures[n].lines().next();
+        assert_eq!(first(0), Some("would-deny: ci -> dns udp/54"));
+        assert_eq!(first(1), Some("would-deny: ci -> deb.example.org udp/54"));
     }
 
     #[test]

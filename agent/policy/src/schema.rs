@@ -43,6 +43,15 @@ enum OneOrMany<T> {
     Many(Vec<T>),
 }
 
+/// One of them, or a list that is not empty.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "the types are read by the schema's generator")]
+enum OneOrSome<T> {
+    One(T),
+    Some(#[schemars(length(min = 1))] Vec<T>),
+}
+
 /// A trust boundary.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -75,7 +84,7 @@ struct Workload {
     /// The environment that it is in.
     environment: Option<String>,
     /// What names its processes.
-    select: OneOrMany<Selector>,
+    select: OneOrSome<Selector>,
     /// May everybody connect to it?
     ingress: Option<SideMode>,
     /// May it connect to everybody?
@@ -97,9 +106,9 @@ enum SideMode {
 #[expect(dead_code, reason = "the types are read by the schema's generator")]
 enum Selector {
     /// Units of the system manager, such as "nginx.service"; `*` may stand in a name.
-    Systemd(OneOrMany<String>),
+    Systemd(OneOrSome<String>),
     /// Cgroup paths, such as "/ci.slice/**".
-    Cgroup(OneOrMany<String>),
+    Cgroup(OneOrSome<String>),
     /// Containers.
     Container(Container),
     /// Kubernetes pods.
@@ -133,6 +142,7 @@ struct Kubernetes {
 /// Addresses and DNS names that are no workload.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("anyOf" = [{ "required": ["cidrs"] }, { "required": ["names"] }]))]
 #[expect(dead_code, reason = "the types are read by the schema's generator")]
 struct Peer {
     /// The environment that it is in.
@@ -151,11 +161,11 @@ struct Allow {
     /// Its name in reports.
     id: Option<String>,
     /// Who may open connections: a workload, a peer, "env:NAME", an address or range, any, host, dns, private, internet.
-    from: OneOrMany<String>,
+    from: OneOrSome<String>,
     /// To whom.
-    to: OneOrMany<String>,
+    to: OneOrSome<String>,
     /// To which ports, such as "tcp/443"; left out: every protocol and port.
-    ports: Option<OneOrMany<String>>,
+    ports: Option<OneOrSome<String>>,
     /// From then on it holds no more, such as 2026-12-31T00:00:00Z (without quotes).
     #[schemars(with = "Option<String>")]
     expires: Option<toml::value::Datetime>,
@@ -169,11 +179,11 @@ struct Allow {
 #[expect(dead_code, reason = "the types are read by the schema's generator")]
 struct Forbid {
     /// Who must not open connections.
-    from: OneOrMany<String>,
+    from: OneOrSome<String>,
     /// To whom.
-    to: OneOrMany<String>,
+    to: OneOrSome<String>,
     /// To which ports; left out: every protocol and port.
-    ports: Option<OneOrMany<String>>,
+    ports: Option<OneOrSome<String>>,
     /// Ids of rules that may.
     except: Option<OneOrMany<String>>,
     /// Why.
@@ -188,11 +198,11 @@ struct Test {
     /// What it shows.
     name: String,
     /// Who connects: each of them.
-    from: OneOrMany<String>,
+    from: OneOrSome<String>,
     /// To whom: each of them.
-    to: OneOrMany<String>,
+    to: OneOrSome<String>,
     /// To which ports: each of them.
-    port: OneOrMany<String>,
+    port: OneOrSome<String>,
     /// What must come of it.
     expect: Expectation,
 }

@@ -3,9 +3,11 @@
 use std::{fmt, net::IpAddr, path::Path, sync::Arc};
 
 use bulkhead_common::{Direction, Event, Protocol, Reason, RuleId, Started, SubjectId, Verdict};
-use bulkhead_policy::{Asked, Place, Policy, WorkloadId, describe_peer, nearest_rule};
+use bulkhead_policy::{
+    Asked, Place, Policy, WorkloadId, describe_peer, nearest_rule, protocol_name, service,
+};
 
-use crate::{Denial, NearestRule, Peer, Process, Rule, Workload, clock, process, protocol, unit::unit_of};
+use crate::{Denial, NearestRule, Peer, Process, Rule, Workload, clock, process, unit::unit_of};
 
 /// Finds the path of a cgroup by its id; the process may be asked, unless it is 0.
 type PathOfCgroup = dyn Fn(u64, u32) -> Option<String> + Send;
@@ -83,6 +85,7 @@ impl Enricher {
             subject,
             peer_workload,
             peer_address: address,
+            peer_is: &[],
             protocol,
             port: event.port,
             now_ns: clock::now(),
@@ -95,7 +98,7 @@ impl Enricher {
                 Direction::Egress => "egress",
                 Direction::Ingress => "ingress",
             },
-            protocol: protocol::name(protocol),
+            protocol: protocol_name(protocol),
             workload: self.local_end(event, subject),
             process,
             peer: self.other_end(event, peer_workload, address, protocol),
@@ -113,7 +116,7 @@ impl Enricher {
             count: 1,
             suppressed: 0,
             generation: event.generation,
-            service: protocol::service(protocol, event.port),
+            service: service(protocol, event.port),
         })
     }
 

@@ -13,7 +13,6 @@ mod enrich;
 mod human;
 mod lines;
 mod process;
-mod protocol;
 mod unit;
 
 pub use coalesce::Coalescer;

@@ -103,15 +103,7 @@ impl Probe {
     /// A server that answers everything with the same bytes. It ends with the probe.
     pub fn serve(&self, kind: Kind, at: impl Into<Where>) -> Result<Server> {
         let Where(to) = at.into();
-        let socket = self.open(kind, Family::of(to))?;
-        let Answer { result: Ok(Done::Address(address)), .. } =
-            self.ask(&Request::Bind { socket: socket.number, to })?
-        else {
-            bail!("{to} cannot be bound")
-        };
-        let serving = self.ask(&Request::Serve { socket: socket.number })?.result;
-        ensure!(serving == Ok(Done::Nothing), "{address} cannot be served: {serving:?}");
-        Ok(Server { kind, address })
+        self.open(kind, Family::of(to))?.serve(to)
     }
 
     /// Opens a TCP connection and wants its bytes echoed.
@@ -199,6 +191,48 @@ impl Socket<'_> {
         }
     }
 
+    /// Connects it and sends in one, and wants an answer.
+    pub fn connect_with_data(&self, to: SocketAddr) -> Result<Outcome> {
+        let bytes = b"a question in haste".to_vec();
+        let request = Request::ConnectWithData { socket: self.number, to, bytes, patience: PATIENCE };
+        match self.outcome(&request)? {
+            Outcome::Answered => self.receive(),
+            other => Ok(other),
+        }
+    }
+
+    /// Takes its peer away.
+    pub fn disconnect(&self) -> Result<()> {
+        self.succeed(&Request::Disconnect { socket: self.number })
+    }
+
+    /// Accepts connections and does nothing with them.
+    pub fn listen(&self) -> Result<()> {
+        self.succeed(&Request::Listen { socket: self.number })
+    }
+
+    /// Ends what it sends, receives or listens to.
+    pub fn shut_down(&self) -> Result<()> {
+        self.succeed(&Request::ShutDown { socket: self.number })
+    }
+
+    /// Sends with another hop limit.
+    pub fn limit_hops(&self, hops: u8) -> Result<()> {
+        self.succeed(&Request::HopLimit { socket: self.number, hops })
+    }
+
+    /// Leaves the kernel no memory to note anything on it.
+    pub fn fill_memory(&self) -> Result<()> {
+        self.succeed(&Request::FillMemory { socket: self.number })
+    }
+
+    /// A server that answers everything with the same bytes. It ends with the probe.
+    pub fn serve(self, at: impl Into<Where>) -> Result<Server> {
+        let address = self.bind(at)?;
+        self.succeed(&Request::Serve { socket: self.number })?;
+        Ok(Server { kind: self.kind, address })
+    }
+
     /// Binds it to an address and a free port.
     pub fn bind(&self, to: impl Into<Where>) -> Result<SocketAddr> {
         let Where(to) = to.into();
@@ -219,9 +253,9 @@ impl Socket<'_> {
     /// Only sends. `Answered` means that the kernel took it.
     pub fn send(&self, to: Option<SocketAddr>) -> Result<Outcome> {
         let bytes = match (self.kind, self.family) {
-            (Kind::Tcp | Kind::Udp | Kind::RawTcp | Kind::RawIp, _) => b"a question".to_vec(),
             (Kind::RawIcmp | Kind::PingSocket, Family::V4) => echo_request(8, true),
             (Kind::RawIcmp | Kind::PingSocket, Family::V6) => echo_request(128, false),
+            _ => b"a question".to_vec(),
         };
         self.outcome(&Request::Send { socket: self.number, to, bytes })
     }
@@ -259,6 +293,13 @@ impl Socket<'_> {
     fn hand_over(&self, path: &Path) -> Result<()> {
         let passed = self.probe.ask(&Request::Pass { socket: self.number, path: path.to_owned() })?.result;
         ensure!(passed == Ok(Done::Nothing), "the socket cannot be passed: {passed:?}");
+        Ok(())
+    }
+
+    /// What may not fail.
+    fn succeed(&self, request: &Request) -> Result<()> {
+        let done = self.probe.ask(request)?.result;
+        ensure!(done == Ok(Done::Nothing), "{request:?}: {done:?}");
         Ok(())
     }
 

@@ -14,8 +14,12 @@ use serde::{Deserialize, Serialize};
 pub enum Kind {
     /// A TCP stream.
     Tcp,
+    /// A TCP stream that may use several paths (RFC 8684).
+    Mptcp,
     /// UDP datagrams.
     Udp,
+    /// UDP datagrams with a checksum of less than all (RFC 3828).
+    UdpLite,
     /// A raw socket for TCP segments.
     RawTcp,
     /// A raw socket for whole IP packets, headers included.
@@ -74,6 +78,44 @@ pub enum Request {
         to: SocketAddr,
         /// How long to wait.
         patience: Duration,
+    },
+    /// Connect a TCP socket and send bytes at once (TCP Fast Open, RFC 7413).
+    ConnectWithData {
+        /// Which.
+        socket: u32,
+        /// To whom.
+        to: SocketAddr,
+        /// What.
+        bytes: Vec<u8>,
+        /// How long to wait.
+        patience: Duration,
+    },
+    /// Take a connected socket's peer away (connect(2), `AF_UNSPEC`).
+    Disconnect {
+        /// Which.
+        socket: u32,
+    },
+    /// Accept connections, in the backlog.
+    Listen {
+        /// Which.
+        socket: u32,
+    },
+    /// Neither send nor receive any more; what listens does so no more.
+    ShutDown {
+        /// Which.
+        socket: u32,
+    },
+    /// Send with this hop limit (IPv6).
+    HopLimit {
+        /// Which.
+        socket: u32,
+        /// How far.
+        hops: u8,
+    },
+    /// Use up the memory that the kernel grants for a socket's options.
+    FillMemory {
+        /// Which.
+        socket: u32,
     },
     /// Send bytes.
     Send {

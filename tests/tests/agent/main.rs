@@ -5,12 +5,15 @@
 #![forbid(unsafe_code)]
 
 mod attacks;
+mod beginnings;
 mod evasion;
 mod lifecycle;
 mod modes;
+mod recorded;
 mod reports;
 mod sockets;
 mod systemd;
+mod transports;
 mod workloads;
 
 use bulkhead_tests::{scene as loopback, verdicts};

@@ -58,7 +58,9 @@ fn a_dry_run_reports_what_enforcing_refuses_and_refuses_nothing() -> Result<()> 
         let agent = if dry { launch.dry_run() } else { launch }.start()?;
         let _ci = attempts(&lab, if dry { allowed } else { refused }, &to)?;
         let verdict = if dry { "would-deny" } else { "denied" };
-        agent.denials().expect(&json!({"verdict": verdict, "protocol": "icmpv6"}))?;
+        agent
+            .denials()
+            .expect(&json!({"verdict": verdict, "protocol": "icmpv6", "service": "icmpv6/128"}))?;
         let denials = agent.stop()?;
         let answers = denials.matching(&json!({"direction": "egress", "workload": {"name": "db"}}))?;
         ensure!(answers.is_empty(), "answers are no connections of their own: {answers:#?}");

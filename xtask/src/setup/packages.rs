@@ -21,7 +21,7 @@ pub(crate) enum Proof {
 }
 
 /// All of them. bpf-linker's and Debian's compiler's own are not here: they depend on the way taken.
-pub(crate) const PACKAGES: [Package; 13] = [
+pub(crate) const PACKAGES: [Package; 14] = [
     Package { name: "gcc", proof: Proof::Program("cc"), why: "links what rustc compiles" },
     Package {
         name: "libc6-dev",
@@ -44,6 +44,7 @@ pub(crate) const PACKAGES: [Package; 13] = [
         proof: Proof::Program("bpftool"),
         why: "the tests ask another tool than ours what is attached",
     },
+    Package { name: "git", proof: Proof::Program("git"), why: "a test puts a pull request to docs/ci.md" },
     Package { name: "curl", proof: Proof::Program("curl"), why: "the demo's client" },
     Package {
         name: "debootstrap",

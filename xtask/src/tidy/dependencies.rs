@@ -13,7 +13,7 @@ use crate::workspace::{PROGRAMS, cargo};
 
 /// The packages of this workspace and those that they may build upon: the arrows of docs/architecture.md. A package that
 /// is not here has no room yet.
-const MAY_USE: [(&str, &[&str]); 9] = [
+const MAY_USE: [(&str, &[&str]); 10] = [
     ("bulkhead-common", &[]),
     ("bulkhead-policy", &["bulkhead-common"]),
     ("bulkhead-workloads", &["bulkhead-common", "bulkhead-policy"]),
@@ -25,6 +25,7 @@ const MAY_USE: [(&str, &[&str]); 9] = [
         &["bulkhead-common", "bulkhead-datapath", "bulkhead-policy", "bulkhead-report", "bulkhead-workloads"],
     ),
     ("bulkhead-tests", &["bulkhead-common", "bulkhead-policy"]),
+    ("bulkhead-worlds", &["bulkhead-common", "bulkhead-policy"]),
     ("xtask", &["bulkhead-tests", "bulkhead-toolchain"]),
 ];
 

@@ -1,7 +1,7 @@
 //! Licences of what Bulkhead is built from. cargo-deny knows more, and takes minutes to install on a fresh machine.
 
 /// Those that ask for no more than a notice.
-const ACCEPTED: [&str; 9] = [
+const ACCEPTED: [&str; 10] = [
     "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -9,6 +9,7 @@ const ACCEPTED: [&str; 9] = [
     "BSD-3-Clause",
     "ISC",
     "MIT",
+    "MIT-0",
     "Unicode-3.0",
     "Zlib",
 ];

@@ -303,8 +303,15 @@ fn dns_names(r: &mut Reader<'_>, table: Table<'_>) -> Vec<String> {
     found
 }
 
+/// What to write instead of a selector of nothing.
+const SELECTOR: &str = "write select = { systemd = \"nginx.service\" }";
+
 fn selectors(r: &mut Reader<'_>, workload: Table<'_>) -> Vec<(Selector, Place)> {
     let mut found = Vec::new();
+    if workload.is_empty_list("select") {
+        let at = r.at_value(workload, "select");
+        r.add(Diagnostic::error(Code::BadSelector, &at, "this selects nothing").help(SELECTOR));
+    }
     for table in r.table_or_tables(workload, "select") {
         let kinds = ["systemd", "cgroup", "container", "kubernetes"];
         r.known_keys(table, "a selector", &kinds);
@@ -315,10 +322,7 @@ fn selectors(r: &mut Reader<'_>, workload: Table<'_>) -> Vec<(Selector, Place)> 
             ["cgroup"] => found.extend(words(r, table, "cgroup", Selector::cgroup)),
             ["container"] => found.extend(container(r, table).map(|s| (s, at))),
             ["kubernetes"] => found.extend(kubernetes(r, table).map(|s| (s, at))),
-            [] => r.add(
-                Diagnostic::error(Code::BadSelector, &at, "this selects nothing")
-                    .help("write select = { systemd = \"nginx.service\" }"),
-            ),
+            [] => r.add(Diagnostic::error(Code::BadSelector, &at, "this selects nothing").help(SELECTOR)),
             [..] => r.add(
                 Diagnostic::error(
                     Code::BadSelector,
@@ -343,7 +347,7 @@ fn words(
     let mut found = Vec::new();
     if table.is_empty_list(key) {
         let at = r.at_value(table, key);
-        r.add(Diagnostic::error(Code::BadSelector, &at, "this selects nothing"));
+        r.add(Diagnostic::error(Code::BadSelector, &at, "this selects nothing").help(SELECTOR));
     }
     for word in r.strings(table, key).unwrap_or_default() {
         match parse(&word.text) {

@@ -23,7 +23,8 @@ pub struct PortSpan {
 }
 
 impl PortSpan {
-    const fn all(protocol: Protocol) -> Self {
+    /// Every port of a protocol.
+    pub(crate) const fn all(protocol: Protocol) -> Self {
         Self { protocol, first: 0, last: u16::MAX }
     }
 

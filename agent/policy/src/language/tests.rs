@@ -107,6 +107,7 @@ fn a_finding_shows_the_line_that_it_is_about() {
 4 | form = \"web\"
   | ^^^^
   |
+  = see: docs/policy.md#unknown-key
 help: did you mean `from`?";
     assert!(text.contains(expected), "{text}");
 }

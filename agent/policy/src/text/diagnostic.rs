@@ -18,7 +18,7 @@ pub enum Severity {
     Warning,
 }
 
-/// What kind of mistake it is. docs/policy.md has a line on each.
+/// What kind of mistake it is. docs/policy.md has a section on each ([`Code::reference`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Code {
@@ -118,6 +118,11 @@ impl Code {
             Self::NoWayToDns => "no-way-to-dns",
         }
     }
+
+    /// Where the reference explains it: a page of the project's documentation, and the section there.
+    pub fn reference(self) -> String {
+        format!("docs/policy.md#{}", self.name())
+    }
 }
 
 /// One finding about policy text.
@@ -199,6 +204,7 @@ impl Diagnostic {
         let title = level.primary_title(self.message.as_str()).id(self.code.name());
         let snippets = windows.iter().filter_map(|w| Some(w.snippet(sources.get(&*w.marks[0].0.file)?)));
         let group = title.elements(snippets);
+        let group = group.element(Level::NOTE.with_name("see").message(self.code.reference()));
         let mut report: Vec<Group<'_>> = vec![group];
         if let Some(help) = &self.help {
             report.push(Group::with_title(Level::HELP.secondary_title(help.as_str())));
@@ -241,7 +247,13 @@ impl<'d> Window<'d> {
 
 impl Serialize for Diagnostic {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut s = serializer.serialize_struct("Diagnostic", 7)?;
+        let related = |(place, message): &'_ (Place, String)| Related {
+            message: message.clone(),
+            file: place.file.to_string(),
+            line: place.line,
+            column: place.column,
+        };
+        let mut s = serializer.serialize_struct("Diagnostic", 9)?;
         s.serialize_field("severity", &self.severity)?;
         s.serialize_field("code", &self.code)?;
         s.serialize_field("message", &self.message)?;
@@ -249,8 +261,19 @@ impl Serialize for Diagnostic {
         s.serialize_field("line", &self.place.line)?;
         s.serialize_field("column", &self.place.column)?;
         s.serialize_field("help", &self.help)?;
+        s.serialize_field("related", &self.related.iter().map(related).collect::<Vec<_>>())?;
+        s.serialize_field("reference", &self.code.reference())?;
         s.end()
     }
+}
+
+/// Another place that has to do with a finding, as JSON.
+#[derive(Serialize)]
+struct Related {
+    message: String,
+    file: String,
+    line: u32,
+    column: u32,
 }
 
 /// All findings of one run, in the order of files, lines and columns.

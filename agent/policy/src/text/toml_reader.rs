@@ -201,9 +201,10 @@ impl<'s> Reader<'s> {
         self.string(table, key)
     }
 
-    /// Notes that `table` lacks `key`.
+    /// Notes that `table` lacks `key`, unless a misspelt one is there: that is one mistake and not two.
     pub(crate) fn require(&mut self, table: Table<'_>, what: &str, key: &str) {
-        if table.content.get(key).is_none() {
+        let misspelt = || table.content.keys().any(|found| nearest(found.get_ref(), [key]).is_some());
+        if !table.has(key) && !misspelt() {
             let at = self.at(table);
             self.add(Diagnostic::error(Code::MissingKey, &at, format!("{what} lacks `{key}`")));
         }

@@ -7,13 +7,10 @@ use std::{
 
 use bulkhead_common::{Address, Decision, Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, Tables};
 use bulkhead_policy::{Compiled, Compiler, Edits, compile};
+use bulkhead_worlds::{self as worlds, Packet};
 use proptest::{collection::vec, prelude::*};
 
-use crate::{
-    WORLDS, config, decision,
-    generate::{self, Packet},
-    tables,
-};
+use crate::{WORLDS, config};
 
 /// The tables as a kernel holds them: edited entry by entry, and looked up by the longest prefix.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,7 +62,7 @@ impl Live {
     }
 
     fn decide(&self, packet: &Packet) -> Decision {
-        decision(&self.endpoints, |ip| self.peer(ip), &At(self, packet.now_ns), packet)
+        packet.decision_by(&self.endpoints, |ip| self.peer(ip), &At(self, packet.now_ns))
     }
 
     fn highest_class(&self) -> PeerId {
@@ -125,8 +122,8 @@ proptest! {
 
     #[test]
     fn edits_lead_where_compiling_from_nothing_does(
-        world in generate::world(),
-        hosts in vec(generate::host(), 1..6),
+        world in worlds::world(),
+        hosts in vec(worlds::host(), 1..6),
     ) {
         let policy = world.policy();
         let mut compiler = Compiler::new(&policy, world.inventory());
@@ -154,7 +151,7 @@ proptest! {
             // At any moment a packet is answered as before or as after.
             let mut between = before.clone();
             let answers: Vec<_> = world.packets.iter().map(|packet| {
-                (packet, before.decide(packet), tables(&from_nothing, packet))
+                (packet, before.decide(packet), packet.decision(&from_nothing))
             }).collect();
             for edit in in_order(&edits) {
                 between.apply(edit);

@@ -3,22 +3,19 @@
 //! Failing seeds are kept in `main.regressions` beside this file and tried first.
 
 mod edits;
-mod generate;
 mod reference;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use bulkhead_common::{
-    Decision, Direction, Endpoint, Flow, Peer, PeerEntry, Reason, RuleId, SubjectId, Tables, Verdict, decide,
-};
+use bulkhead_common::{Direction, Reason, RuleId, SubjectId, Verdict};
 use bulkhead_policy::{Access, Compiled, Connection, Inventory, Party, Policy, WorkloadId, compile, diff};
-use generate::{Packet, World};
+use bulkhead_worlds::{self as worlds, Packet, World};
 use proptest::{
     prelude::*,
     test_runner::{Config, FileFailurePersistence},
 };
 
-/// Worlds a run, so that packets are 120,000; each with [`generate::PACKETS`] packets.
+/// Worlds a run, so that packets are 120,000; each with [`worlds::PACKETS`] packets.
 const WORLDS: u32 = 2_000;
 
 fn config(worlds: u32) -> Config {
@@ -28,29 +25,6 @@ fn config(worlds: u32) -> Config {
         max_shrink_iters: 20_000,
         ..Config::default()
     }
-}
-
-/// What the tables say.
-fn tables(compiled: &Compiled, packet: &Packet) -> Decision {
-    decision(&compiled.endpoints, |ip| compiled.peer(ip.into()), &compiled.at(packet.now_ns), packet)
-}
-
-/// What the verdict function says, asked as the programs ask it.
-fn decision(
-    endpoints: &[Endpoint],
-    address: impl Fn(IpAddr) -> PeerEntry,
-    policy: &impl Tables,
-    packet: &Packet,
-) -> Decision {
-    let by_address = packet.address.map_or(PeerEntry::UNKNOWN, address);
-    let peer = match packet.socket {
-        Some(WorkloadId(w)) => {
-            Peer { subject: endpoints[w].subject, class: endpoints[w].peer, address: by_address.class }
-        }
-        None => Peer { subject: by_address.subject, class: by_address.class, address: by_address.class },
-    };
-    let flow = Flow { direction: packet.direction, protocol: packet.protocol, port: packet.port, peer };
-    decide(policy, &endpoints[packet.local.0], &flow)
 }
 
 /// Does it pass at both ends?
@@ -65,7 +39,7 @@ fn passes(compiled: &Compiled, connection: &Connection, now_ns: u64) -> bool {
                 Party::Address(ip) => (None, Some(ip)),
             };
             let packet = Packet { local, socket, address, direction, protocol, port, now_ns };
-            tables(compiled, &packet).verdict == Verdict::Allowed
+            packet.decision(compiled).verdict == Verdict::Allowed
         },
     )
 }
@@ -77,7 +51,7 @@ fn agree(
     compiled: &Compiled,
     packet: &Packet,
 ) -> Result<(), TestCaseError> {
-    let found = tables(compiled, packet);
+    let found = packet.decision(compiled);
     let expected = reference::evaluate(policy, inventory, packet);
     prop_assert_eq!((found.verdict, found.reason), (expected.verdict, expected.reason), "{:?}", packet);
     if matches!(found.reason, Reason::Rule | Reason::Expired) {
@@ -97,7 +71,7 @@ proptest! {
     #![proptest_config(config(WORLDS))]
 
     #[test]
-    fn the_tables_say_what_the_reference_says(world in generate::world()) {
+    fn the_tables_say_what_the_reference_says(world in worlds::world()) {
         let policy = world.policy();
         let inventory = world.inventory();
         let compiled = compile(&policy, &inventory);
@@ -112,7 +86,7 @@ proptest! {
 
     /// Workloads are declared in the order of their names here, so that their numbers stay what they are.
     #[test]
-    fn the_order_of_rules_and_files_changes_no_verdict(world in generate::world()) {
+    fn the_order_of_rules_and_files_changes_no_verdict(world in worlds::world()) {
         let (policy, inventory) = (world.policy(), world.inventory());
         let compiled = compile(&policy, &inventory);
         let turned = world.with_rules(world.rules.iter().rev());
@@ -120,27 +94,27 @@ proptest! {
         for other in [turned.policy(), split] {
             let recompiled = compile(&other, &inventory);
             for packet in &world.packets {
-                let (a, b) = (tables(&compiled, packet), tables(&recompiled, packet));
+                let (a, b) = (packet.decision(&compiled), packet.decision(&recompiled));
                 prop_assert_eq!((a.verdict, a.reason), (b.verdict, b.reason), "{:?}", packet);
             }
         }
     }
 
     #[test]
-    fn one_more_allow_refuses_nothing_that_was_allowed(world in generate::world(), rule in generate::rule()) {
+    fn one_more_allow_refuses_nothing_that_was_allowed(world in worlds::world(), rule in worlds::rule()) {
         let inventory = world.inventory();
         let compiled = compile(&world.policy(), &inventory);
         let more = world.with_rules(world.rules.iter().chain([&rule]));
         let recompiled = compile(&more.policy(), &inventory);
         for packet in &world.packets {
-            if tables(&compiled, packet).verdict == Verdict::Allowed {
-                prop_assert_eq!(tables(&recompiled, packet).verdict, Verdict::Allowed, "{:?}", packet);
+            if packet.decision(&compiled).verdict == Verdict::Allowed {
+                prop_assert_eq!(packet.decision(&recompiled).verdict, Verdict::Allowed, "{:?}", packet);
             }
         }
     }
 
     #[test]
-    fn the_same_input_gives_the_same_tables(world in generate::world()) {
+    fn the_same_input_gives_the_same_tables(world in worlds::world()) {
         let (policy, inventory) = (world.policy(), world.inventory());
         let (a, b) = (compile(&policy, &inventory), compile(&world.policy(), &inventory));
         prop_assert_eq!(&a.policy, &b.policy);
@@ -149,7 +123,7 @@ proptest! {
     }
 
     #[test]
-    fn an_address_is_what_the_longest_entry_says(world in generate::world()) {
+    fn an_address_is_what_the_longest_entry_says(world in worlds::world()) {
         let compiled = compile(&world.policy(), &world.inventory());
         for packet in &world.packets {
             let Some(ip) = packet.address else { continue };
@@ -169,7 +143,7 @@ proptest! {
     #![proptest_config(config(WORLDS / 20))]
 
     #[test]
-    fn policies_differ_exactly_if_a_connection_tells_them_apart(world in generate::world(), rule in generate::rule()) {
+    fn policies_differ_exactly_if_a_connection_tells_them_apart(world in worlds::world(), rule in worlds::rule()) {
         let less = world.with_rules(world.rules.iter().skip(1));
         let more = world.with_rules(world.rules.iter().chain([&rule]));
         let mut inventory = Inventory { addresses: [].into(), ..world.inventory() };
@@ -183,7 +157,7 @@ proptest! {
             let (old, new) = (world.policy(), other.policy());
             let found = diff(&old, &new, &inventory, now_ns);
             let (a, b) = (compile(&old, &inventory), compile(&new, &inventory));
-            let told_apart = generate::connections(&inventory).find(|connection| {
+            let told_apart = worlds::connections(&inventory).find(|connection| {
                 passes(&a, connection, now_ns) != passes(&b, connection, now_ns)
             });
             let now = found.access.iter().find(|c| c.change != Access::Expiry);

@@ -4,8 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bulkhead_common::{Direction, Reason, Verdict};
 use bulkhead_policy::{Cidr, End, EnvironmentId, Inventory, Mode, Policy, Ports, WorkloadId};
-
-use crate::generate::Packet;
+use bulkhead_worlds::Packet;
 
 /// What must come of a packet, and the rules that may be named as the cause.
 pub(crate) struct Answer {

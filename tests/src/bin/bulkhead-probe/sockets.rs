@@ -4,19 +4,20 @@ use std::{
     collections::HashMap,
     fs,
     io::{self, IoSlice},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4},
     os::{fd::AsRawFd as _, unix::net::UnixListener},
     time::{Duration, Instant},
 };
 
 use bulkhead_tests::probe::{Done, Family, Kind, Request};
 use nix::{
-    libc::{IPPROTO_RAW, in_addr, in_pktinfo},
+    libc::{IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_UDPLITE, MSG_FASTOPEN, in_addr, in_pktinfo},
     sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg},
 };
+use rustix::net::connect_unspec;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{echo, pass};
+use crate::{echo, memory, pass};
 
 /// More than any answer is long.
 const BUFFER: usize = 2048;
@@ -54,6 +55,34 @@ impl Sockets {
             }
             Request::Connect { socket, to, patience } => {
                 self.held(socket)?.socket.connect_timeout(&to.into(), patience)?;
+                Ok(Done::Nothing)
+            }
+            Request::ConnectWithData { socket, to, bytes, patience } => {
+                let socket = &self.held(socket)?.socket;
+                socket.set_write_timeout(Some(patience))?;
+                socket.send_to_with_flags(&bytes, &to.into(), MSG_FASTOPEN)?;
+                Ok(Done::Nothing)
+            }
+            Request::Disconnect { socket } => {
+                connect_unspec(&self.held(socket)?.socket)?;
+                Ok(Done::Nothing)
+            }
+            Request::Listen { socket } => {
+                self.held(socket)?.socket.listen(1)?;
+                Ok(Done::Nothing)
+            }
+            Request::ShutDown { socket } => {
+                self.held(socket)?.socket.shutdown(Shutdown::Both)?;
+                Ok(Done::Nothing)
+            }
+            Request::HopLimit { socket, hops } => {
+                let socket = &self.held(socket)?.socket;
+                socket.set_unicast_hops_v6(hops.into())?;
+                socket.set_multicast_hops_v6(hops.into())?;
+                Ok(Done::Nothing)
+            }
+            Request::FillMemory { socket } => {
+                memory::fill(&self.held(socket)?.socket)?;
                 Ok(Done::Nothing)
             }
             Request::Send { socket, to, bytes } => {
@@ -137,6 +166,8 @@ fn open(kind: Kind, family: Family) -> io::Result<(Socket, Option<Family>)> {
     };
     Ok(match kind {
         Kind::Tcp => (Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?, None),
+        Kind::Mptcp => (Socket::new(domain, Type::STREAM, Some(Protocol::from(IPPROTO_MPTCP)))?, None),
+        Kind::UdpLite => (Socket::new(domain, Type::DGRAM, Some(Protocol::from(IPPROTO_UDPLITE)))?, None),
         Kind::Udp => (Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?, None),
         Kind::RawTcp => (Socket::new(domain, Type::RAW, Some(Protocol::TCP))?, None),
         Kind::RawIp => (Socket::new(domain, Type::RAW, Some(Protocol::from(IPPROTO_RAW)))?, None),

@@ -1,19 +1,25 @@
 //! Small worlds: policies, hosts and packets from few names, ranges and ports, so that they meet often.
+//!
+//! The compiled tables are held against a reference on them, and the programs in the kernel against the tables.
+
+#![forbid(unsafe_code)]
 
 use std::{
     fmt::{self, Write},
     net::IpAddr,
 };
 
-use bulkhead_common::{Direction, Protocol};
-use bulkhead_policy::{Connection, Inventory, Party, Policy, Source, WorkloadId, load};
+use bulkhead_common::{Decision, Direction, Endpoint, Flow, Peer, PeerEntry, Protocol, Tables, decide};
+use bulkhead_policy::{Compiled, Connection, Inventory, Party, Policy, Source, WorkloadId, load};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 /// Packets in each world.
-pub(crate) const PACKETS: usize = 60;
+pub const PACKETS: usize = 60;
+
+/// Workloads in each world.
+pub const WORKLOADS: usize = 5;
 
 const ENVIRONMENTS: usize = 3;
-const WORKLOADS: usize = 5;
 const PEERS: usize = 4;
 
 const RANGES: [&str; 18] = [
@@ -104,18 +110,20 @@ const TIMES: [u64; 4] = [1_700_000_000, 1_767_225_599, 1_767_225_600, 1_900_000_
 
 /// One policy on one host, and packets.
 #[derive(Clone)]
-pub(crate) struct World {
+pub struct World {
     environments: Vec<(&'static str, Vec<&'static str>)>,
     workloads: Vec<(Option<usize>, bool, bool)>,
     peers: Vec<(Option<usize>, Vec<&'static str>, bool)>,
-    pub(crate) rules: Vec<RuleText>,
+    /// The rules, in the order of the policy.
+    pub rules: Vec<RuleText>,
     host: Host,
-    pub(crate) packets: Vec<Packet>,
+    /// The packets to ask about.
+    pub packets: Vec<Packet>,
 }
 
 /// What a host knows.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Host {
+pub struct Host {
     owners: Vec<(&'static str, Option<usize>)>,
     local: Vec<&'static str>,
     resolvers: Vec<&'static str>,
@@ -124,7 +132,7 @@ pub(crate) struct Host {
 
 /// A rule's parts as text.
 #[derive(Clone, Debug)]
-pub(crate) struct RuleText {
+pub struct RuleText {
     from: Vec<String>,
     to: Vec<String>,
     ports: Vec<&'static str>,
@@ -133,16 +141,56 @@ pub(crate) struct RuleText {
 
 /// One packet at one local end.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Packet {
-    pub(crate) local: WorkloadId,
+pub struct Packet {
+    /// The workload at this end.
+    pub local: WorkloadId,
     /// The workload of the socket at the other end, if it is on this host.
-    pub(crate) socket: Option<WorkloadId>,
+    pub socket: Option<WorkloadId>,
     /// The other end's address; none: one that no rule names.
-    pub(crate) address: Option<IpAddr>,
-    pub(crate) direction: Direction,
-    pub(crate) protocol: Protocol,
-    pub(crate) port: u16,
-    pub(crate) now_ns: u64,
+    pub address: Option<IpAddr>,
+    /// Who opens the connection, seen from this end.
+    pub direction: Direction,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its service port (see [`Flow::port`]).
+    pub port: u16,
+    /// When, in nanoseconds since the Unix epoch.
+    pub now_ns: u64,
+}
+
+impl Packet {
+    /// What compiled tables say of it.
+    pub fn decision(&self, compiled: &Compiled) -> Decision {
+        let address = |ip: IpAddr| compiled.peer(ip.into());
+        self.decision_by(&compiled.endpoints, address, &compiled.at(self.now_ns))
+    }
+
+    /// What tables say of it, asked as the programs ask them.
+    pub fn decision_by(
+        &self,
+        endpoints: &[Endpoint],
+        address: impl Fn(IpAddr) -> PeerEntry,
+        policy: &impl Tables,
+    ) -> Decision {
+        decide(policy, &endpoints[self.local.0], &self.flow(endpoints, address))
+    }
+
+    /// It as the verdict function is asked about it.
+    pub fn flow(&self, endpoints: &[Endpoint], address: impl Fn(IpAddr) -> PeerEntry) -> Flow {
+        let by_address = self.address.map_or(PeerEntry::UNKNOWN, address);
+        let peer = match self.socket {
+            Some(WorkloadId(w)) => {
+                Peer { subject: endpoints[w].subject, class: endpoints[w].peer, address: by_address.class }
+            }
+            None => Peer { subject: by_address.subject, class: by_address.class, address: by_address.class },
+        };
+        Flow { direction: self.direction, protocol: self.protocol, port: self.port, peer }
+    }
+}
+
+/// An address of the lists above.
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an IP address")
 }
 
 fn end() -> impl Strategy<Value = String> {
@@ -156,7 +204,7 @@ fn end() -> impl Strategy<Value = String> {
 }
 
 /// A rule.
-pub(crate) fn rule() -> impl Strategy<Value = RuleText> {
+pub fn rule() -> impl Strategy<Value = RuleText> {
     let ports = prop_oneof![1 => Just(vec![]), 3 => vec(select(&PORTS[..]), 1..3)];
     (vec(end(), 1..3), vec(end(), 1..3), ports, option::weighted(0.3, select(&EXPIRIES[..])))
         .prop_map(|(from, to, ports, expires)| RuleText { from, to, ports, expires })
@@ -169,7 +217,7 @@ fn packet() -> impl Strategy<Value = Packet> {
         |((local, socket, address), out, service, now)| Packet {
             local: WorkloadId(local),
             socket: socket.map(WorkloadId),
-            address: Some(address.parse().unwrap()),
+            address: Some(ip(address)),
             direction: if out { Direction::Egress } else { Direction::Ingress },
             protocol: Protocol(service.0),
             port: service.1,
@@ -179,7 +227,7 @@ fn packet() -> impl Strategy<Value = Packet> {
 }
 
 /// A host.
-pub(crate) fn host() -> impl Strategy<Value = Host> {
+pub fn host() -> impl Strategy<Value = Host> {
     let addresses = || vec(select(&ADDRESSES[..]), 0..4);
     let owned = vec((select(&ADDRESSES[..]), option::weighted(0.8, 0..WORKLOADS)), 0..4);
     (owned, addresses(), addresses(), addresses()).prop_map(|(owners, local, resolvers, resolved)| Host {
@@ -191,7 +239,7 @@ pub(crate) fn host() -> impl Strategy<Value = Host> {
 }
 
 /// A world.
-pub(crate) fn world() -> impl Strategy<Value = World> {
+pub fn world() -> impl Strategy<Value = World> {
     let ranges = || vec(select(&RANGES[..]), 0..3);
     let environment = (select(&["enforce", "enforce", "audit", "off"][..]), ranges());
     let open = || any::<u8>().prop_map(|n| n < 30);
@@ -206,7 +254,7 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
 }
 
 /// A connection of every kind that worlds tell apart: workloads with each other, and with an address of every kind.
-pub(crate) fn connections(inventory: &Inventory) -> impl Iterator<Item = Connection> {
+pub fn connections(inventory: &Inventory) -> impl Iterator<Item = Connection> {
     const TCP: [u16; 11] = [0, 1, 440, 443, 444, 451, 1024, 5432, 5433, 65534, 65535];
     let ports = TCP.iter().map(|p| (6, *p)).chain(SERVICES).chain([
         (99, 0),
@@ -244,8 +292,7 @@ pub(crate) fn connections(inventory: &Inventory) -> impl Iterator<Item = Connect
     ];
     let known =
         inventory.local.iter().chain(&inventory.resolvers).chain(inventory.names.values().flatten()).copied();
-    let addresses: Vec<IpAddr> =
-        ADDRESSES.iter().chain(&around).map(|a| a.parse().unwrap()).chain(known).collect();
+    let addresses: Vec<IpAddr> = ADDRESSES.iter().chain(&around).copied().map(ip).chain(known).collect();
     let addresses = addresses.into_iter().map(Party::Address);
     let parties: Vec<_> = (0..WORKLOADS).map(|w| Party::Workload(WorkloadId(w))).chain(addresses).collect();
     let local = |party: Party| matches!(party, Party::Workload(_));
@@ -267,7 +314,7 @@ impl fmt::Debug for World {
 
 impl World {
     /// Two workloads, one of which may reach the other's port 443.
-    pub(crate) fn shop() -> Self {
+    pub fn shop() -> Self {
         let rule = RuleText {
             from: vec!["w0".into()],
             to: vec!["w1".into()],
@@ -285,7 +332,7 @@ impl World {
     }
 
     /// The same world with other rules.
-    pub(crate) fn with_rules<'r>(&self, rules: impl Iterator<Item = &'r RuleText>) -> Self {
+    pub fn with_rules<'r>(&self, rules: impl Iterator<Item = &'r RuleText>) -> Self {
         Self { rules: rules.cloned().collect(), ..self.clone() }
     }
 
@@ -312,16 +359,18 @@ impl World {
         self
     }
 
-    pub(crate) fn inventory(&self) -> Inventory {
+    /// What is known of its host.
+    pub fn inventory(&self) -> Inventory {
         self.host.inventory()
     }
 
-    pub(crate) fn policy(&self) -> Policy {
+    /// Its policy.
+    pub fn policy(&self) -> Policy {
         self.load(&[Source::new("p", self.declarations() + &Self::text(&self.rules))])
     }
 
     /// Half of the rules in a file before that of the declarations.
-    pub(crate) fn policy_of_two_files(&self) -> Policy {
+    pub fn policy_of_two_files(&self) -> Policy {
         let (a, b) = self.rules.split_at(self.rules.len() / 2);
         self.load(&[Source::new("a", Self::text(a)), Source::new("b", self.declarations() + &Self::text(b))])
     }
@@ -375,10 +424,11 @@ impl World {
 }
 
 impl Host {
-    pub(crate) fn inventory(&self) -> Inventory {
-        let ips = |texts: &[&str]| texts.iter().map(|a| a.parse().unwrap()).collect();
+    /// What is known of it.
+    pub fn inventory(&self) -> Inventory {
+        let ips = |texts: &[&str]| texts.iter().copied().map(ip).collect();
         Inventory {
-            addresses: self.owners.iter().map(|(ip, w)| (ip.parse().unwrap(), w.map(WorkloadId))).collect(),
+            addresses: self.owners.iter().map(|(text, w)| (ip(text), w.map(WorkloadId))).collect(),
             local: ips(&self.local),
             resolvers: ips(&self.resolvers),
             names: [("x.example.org".to_owned(), ips(&self.resolved))].into(),

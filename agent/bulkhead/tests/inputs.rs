@@ -1,0 +1,139 @@
+//! What is no policy is wrong input (exit status 2), and the message says which file and why.
+
+#![forbid(unsafe_code)]
+
+mod shell;
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::{
+        fs::{PermissionsExt, symlink},
+        process::CommandExt,
+    },
+    path::Path,
+};
+
+use shell::{bulkhead, command, transcript};
+
+const POLICY: &str = "[workload.web]\nselect = { systemd = \"web.service\" }\n[[allow]]\nfrom = \"any\"\nto = \"web\"\nports = [\"tcp/80\"]\n";
+
+/// A folder with a policy and everything that is none.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for name in ["empty", "notes", "whole"] {
+        fs::create_dir(at(name)).unwrap();
+    }
+    fs::write(at("notes/README.md"), "# no policy").unwrap();
+    fs::write(at("whole/web.toml"), POLICY).unwrap();
+    fs::write(at("zero.toml"), "").unwrap();
+    fs::write(at("blank.toml"), "\n  \n").unwrap();
+    fs::write(at("binary.toml"), b"\x7fELF\x02\x01\xff\xfe\0\0").unwrap();
+    fs::write(at("latin.toml"), b"# first\n# B\xfcro\n").unwrap();
+    symlink("loop.toml", at("loop.toml")).unwrap();
+    symlink("nowhere", at("broken.toml")).unwrap();
+    folder
+}
+
+#[track_caller]
+fn is_wrong_input(folder: &Path, arguments: &[&str], expected: &str) {
+    let said = transcript(&command(folder, arguments).output().unwrap());
+    assert!(said.starts_with("exit status: 2\n"), "{arguments:?}: {said}");
+    assert!(said.contains(expected), "{arguments:?} says {expected:?}: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+const NO_POLICIES: [(&str, &str); 8] = [
+    ("nowhere.toml", "error: there is no policy at nowhere.toml: name a file or a folder of *.toml files\n"),
+    ("broken.toml", "error: there is no policy at broken.toml"),
+    ("empty", "error: there is no policy in empty: it holds no *.toml file"),
+    ("notes", "error: there is no policy in notes: it holds no *.toml file"),
+    ("zero.toml", "error: there is nothing in zero.toml: a policy that declares nothing isolates nobody\n"),
+    ("blank.toml", "error: there is nothing in blank.toml"),
+    ("binary.toml", "error: binary.toml:1: this is not UTF-8 text: a policy is TOML\n"),
+    ("latin.toml", "error: latin.toml:2: this is not UTF-8 text: a policy is TOML\n"),
+];
+
+#[test]
+fn what_is_no_policy_is_named_with_why() {
+    let folder = folder();
+    for (path, expected) in NO_POLICIES {
+        is_wrong_input(folder.path(), &["check", path], expected);
+        // Beside a policy a file that says nothing yet does no harm.
+        if !expected.starts_with("error: there is nothing") {
+            is_wrong_input(folder.path(), &["check", "whole", path], expected);
+        }
+    }
+    is_wrong_input(
+        folder.path(),
+        &["check", "loop.toml"],
+        "error: cannot read the policy loop.toml: Too many levels of symbolic links",
+    );
+}
+
+#[test]
+fn every_command_says_it_alike() {
+    let folder = folder();
+    let flows = ["--flows", "/dev/null"];
+    for (path, expected) in NO_POLICIES {
+        is_wrong_input(folder.path(), &["test", path], expected);
+        is_wrong_input(folder.path(), &[&["simulate", path][..], &flows].concat(), expected);
+        is_wrong_input(folder.path(), &["diff", path, "whole"], expected);
+        is_wrong_input(folder.path(), &["diff", "whole", path], expected);
+        is_wrong_input(folder.path(), &["run", "--policy", path], expected);
+    }
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_named() {
+    // Root may read everything: be nobody.
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: a_file_that_may_not_be_read_is_named needs root to become somebody else");
+        return;
+    }
+    let folder = folder();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(folder.path().join("whole/web.toml"), Permissions::from_mode(0o600)).unwrap();
+    let mut check = command(Path::new("/"), &["check"]);
+    check.arg(folder.path().join("whole"));
+    check.uid(65_534).gid(65_534);
+    match check.output() {
+        Ok(output) => {
+            let said = transcript(&output);
+            assert!(said.starts_with("exit status: 2\n"), "{said}");
+            assert!(
+                said.contains("error: cannot read the policy ") && said.contains("Permission denied"),
+                "{said}"
+            );
+        }
+        Err(error) => eprintln!("skipped: nobody may not run the built binary: {error}"),
+    }
+}
+
+#[test]
+fn a_command_without_a_policy_shows_its_usage() {
+    for command in ["check", "test", "explain", "simulate", "diff"] {
+        let said = bulkhead(&[], &[command]);
+        assert!(said.starts_with("exit status: 2\n"), "{said}");
+        assert!(said.contains(&format!("Usage: bulkhead {command} ")), "{said}");
+    }
+}
+
+#[test]
+fn an_end_that_cannot_be_told_is_answered_with_what_to_give() {
+    let folder = folder();
+    let explain = |from, to, port, expected: &str| {
+        let arguments = ["explain", "whole", "--from", from, "--to", to, "--port", port];
+        is_wrong_input(folder.path(), &arguments, expected);
+    };
+    explain("wbe", "any", "tcp/1", "error: the policy has no workload or peer `wbe`: did you mean `web`?\n");
+    explain(
+        "web",
+        "example.com",
+        "tcp/1",
+        "no peer of the policy has the DNS name `example.com`: whether it may be reached depends on its addresses",
+    );
+    explain("web", "env:prod", "tcp/1", "the policy has no environment `prod`: ");
+    explain("web", "10.0.0.1/8", "tcp/1", "did you mean `10.0.0.0/8`?\n");
+    explain("web", "host", "tcp/*", "give one port, such as tcp/443");
+}

@@ -1,0 +1,156 @@
+//! The connect hooks have no test run in the kernel (`cg_sock_addr_prog_ops` in net/core/filter.c is empty):
+//! workloads call connect() and sendto(). EPERM is their word; anything else that comes of a call is the
+//! network's, in which nobody answers.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use bulkhead_common::{Address, Decision, Direction, Event, Hook, PeerEntry, Protocol, Verdict};
+use bulkhead_policy::{Compiled, compile};
+use bulkhead_worlds::Packet;
+use socket2::{Domain, Socket, Type};
+
+use crate::{case::Case, hold, kernel::Kernel};
+
+/// Worlds a run, so that calls are about 3,000.
+const WORLDS: u32 = 60;
+
+const EPERM: i32 = 1;
+
+#[test]
+fn the_connect_hooks_say_what_the_tables_say() -> Result<()> {
+    let kernel = RefCell::new(Kernel::new()?);
+    let tally = Tally::default();
+    hold(WORLDS, |world, now_ns, cases| {
+        let compiled = compile(&world.policy(), &world.inventory());
+        let mut kernel = kernel.borrow_mut();
+        kernel.install(&compiled, now_ns)?;
+        let opened =
+            cases.iter().filter(|case| matches!(case.packet.protocol, Protocol::TCP | Protocol::UDP));
+        opened.into_iter().try_for_each(|case| compare(&kernel, &tally, &compiled, case))
+    })?;
+    println!("{tally:?}");
+    tally.check()
+}
+
+/// What was seen, so that agreement on nothing is no success.
+#[derive(Debug, Default)]
+struct Tally {
+    calls: Cell<u32>,
+    refused: Cell<u32>,
+    marked: Cell<u32>,
+    refused_by_the_listener: Cell<u32>,
+}
+
+impl Tally {
+    fn check(&self) -> Result<()> {
+        let passed = self.calls.get() - self.refused.get();
+        let all = [passed, self.refused.get(), self.marked.get(), self.refused_by_the_listener.get()];
+        ensure!(all.iter().all(|count| *count > 0), "the worlds are too alike: {self:?}");
+        Ok(())
+    }
+}
+
+/// Has the packet's workload connect to its other end, and send to it where that is UDP.
+fn compare(kernel: &Kernel, tally: &Tally, compiled: &Compiled, case: &Case) -> Result<()> {
+    let packet = &case.packet;
+    let to = SocketAddr::new(on_the_wire(case), packet.port);
+    let kind = if packet.protocol == Protocol::TCP { Type::STREAM } else { Type::DGRAM };
+    let calls: &[Hook] =
+        if kind == Type::STREAM { &[Hook::Connect] } else { &[Hook::Connect, Hook::Sendmsg] };
+    let _other_end = kernel.other_end(case, packet.port)?;
+    let expected = asked(compiled, case);
+    for hook in calls {
+        let by_connect = *hook == Hook::Connect;
+        let errno = kernel.have(packet.local, move || call(kind, by_connect, to))??;
+        told(kernel, errno, *hook, compiled, case, &expected)
+            .with_context(|| format!("{hook:?} to {to}, {case:?}: {expected:?}"))?;
+        count(tally, &expected);
+    }
+    Ok(())
+}
+
+/// Connects or sends. The error's number, or 0.
+fn call(kind: Type, by_connect: bool, to: SocketAddr) -> Result<i32> {
+    let socket = Socket::new(Domain::for_address(to), kind, None)?;
+    socket.set_nonblocking(true)?;
+    let done =
+        if by_connect { socket.connect(&to.into()) } else { socket.send_to(b"?", &to.into()).map(drop) };
+    Ok(done.err().and_then(|error| error.raw_os_error()).unwrap_or(0))
+}
+
+/// The other end's address as the caller writes it.
+fn on_the_wire(case: &Case) -> IpAddr {
+    match IpAddr::from(case.far().0) {
+        IpAddr::V4(ip) if case.look.mapped => ip.to_ipv6_mapped().into(),
+        ip => ip,
+    }
+}
+
+/// Who is asked, in turn, and what the tables say: this end, and on loopback the listener.
+fn asked(compiled: &Compiled, case: &Case) -> Vec<Decision> {
+    let target = target(case);
+    let address = Address::from(target);
+    let here = address.is_loopback() || compiled.peer(address).flags & PeerEntry::LOCAL != 0;
+    let listener = case.packet.socket.filter(|_| here);
+    let out = Packet { address: Some(target), socket: listener, direction: Direction::Egress, ..case.packet };
+    let mut asked = vec![out.decision(compiled)];
+    if let Some(listener) = listener.filter(|_| address.is_loopback()) {
+        let local = case.packet.local;
+        let arrives = Packet { local: listener, socket: Some(local), direction: Direction::Ingress, ..out };
+        asked.push(arrives.decision(compiled));
+    }
+    // Once refused, nobody else is asked.
+    let end = asked.iter().position(|decision| decision.verdict == Verdict::Denied);
+    asked.truncate(end.map_or(asked.len(), |refused| refused + 1));
+    asked
+}
+
+/// The unspecified address is loopback (connect(2) of Linux).
+fn target(case: &Case) -> IpAddr {
+    match IpAddr::from(case.far().0) {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
+
+/// The caller is told EPERM if one who is asked refuses, and there is a record of each refusal.
+fn told(
+    kernel: &Kernel,
+    errno: i32,
+    hook: Hook,
+    compiled: &Compiled,
+    case: &Case,
+    expected: &[Decision],
+) -> Result<()> {
+    // Before anything can fail: what is left would be taken for the next call's.
+    let of_the_call = |record: &Event| record.hook == hook as u8;
+    let records: Vec<_> = kernel.records().into_iter().filter(of_the_call).collect();
+    let refused = expected.iter().any(|decision| decision.verdict == Verdict::Denied);
+    // What is sent is judged once more as a packet, by its address where it leaves the host.
+    let leaves =
+        Packet { address: Some(target(case)), socket: None, direction: Direction::Egress, ..case.packet };
+    let may_be_stopped = hook == Hook::Sendmsg && leaves.decision(compiled).verdict == Verdict::Denied;
+    if refused || !may_be_stopped {
+        ensure!((errno == EPERM) == refused, "error {errno}");
+    }
+    let found: Vec<_> = records.iter().map(|r| (r.verdict, r.reason, r.rule, r.port)).collect();
+    let refusals = expected.iter().filter(|decision| decision.reason.refuses());
+    let wanted: Vec<_> =
+        refusals.map(|d| (d.verdict as u8, d.reason as u8, d.rule.0, case.packet.port)).collect();
+    ensure!(found == wanted, "reported is {records:?}");
+    Ok(())
+}
+
+fn count(tally: &Tally, expected: &[Decision]) {
+    let add = |counter: &Cell<u32>, yes: bool| counter.set(counter.get() + u32::from(yes));
+    let of = |verdict| expected.iter().any(|decision| decision.verdict == verdict);
+    add(&tally.calls, true);
+    add(&tally.refused, of(Verdict::Denied));
+    add(&tally.marked, of(Verdict::WouldDeny));
+    add(&tally.refused_by_the_listener, expected.len() == 2 && of(Verdict::Denied));
+}
