@@ -8,7 +8,7 @@ use bulkhead_common::{
     SubjectId, Tables, decide,
 };
 
-use crate::maps::{ENDPOINTS, GENERATIONS, PEERS, POLICY, STATE};
+use crate::maps::{CROWDED, ENDPOINTS, GENERATIONS, PEERS, POLICY, STATE};
 
 /// The slot in force for this packet or call: read once, so that everything is decided by one generation.
 #[derive(Clone, Copy)]
@@ -56,6 +56,18 @@ impl Generation {
         // SAFETY: the types of `ENDPOINTS`. User space replaces whole generations where a mix of two versions of one
         // cgroup's endpoint could matter.
         unsafe { ENDPOINTS.get(self.slot)?.get(&cgroup) }.copied()
+    }
+
+    /// The endpoint of a cgroup that has none: nobody's, or nobody knows whose, if it is one of those for which there was
+    /// no room.
+    #[inline(always)]
+    pub fn unplaced(self, cgroup: u64) -> Endpoint {
+        let since = CROWDED.get(self.slot).map_or(0, |crowded| crowded.unplaced);
+        if since == 0 || cgroup < since {
+            return Endpoint::UNMATCHED;
+        }
+        let flags = GENERATIONS.get(self.slot).map_or(0, |info| info.unidentified);
+        Endpoint { subject: SubjectId::UNIDENTIFIED, peer: PeerId::NONE, flags }
     }
 
     /// What an address stands for.

@@ -14,7 +14,7 @@ use crate::{generation::Generation, socket, verifier::forget_local};
 /// An end on this host.
 #[derive(Clone, Copy)]
 pub struct Local {
-    /// Its workload, or [`Endpoint::UNMATCHED`].
+    /// Its workload, or what [`Generation::unplaced`] tells.
     pub endpoint: Endpoint,
     /// Id of its cgroup.
     pub cgroup: u64,
@@ -69,7 +69,7 @@ pub fn of_tag(generation: Generation, owner: u64, anchor: u64) -> Local {
     } else if let Some(endpoint) = generation.endpoint(anchor) {
         Local { endpoint, cgroup: owner, anchor }
     } else {
-        Local { endpoint: Endpoint::UNMATCHED, cgroup: owner, anchor: 0 }
+        unplaced(generation, owner)
     };
     forget_local(found)
 }
@@ -79,8 +79,15 @@ pub fn of_tag(generation: Generation, owner: u64, anchor: u64) -> Local {
 fn of_anchor(generation: Generation, cgroup: u64, anchor: u64) -> Local {
     match generation.endpoint(anchor) {
         Some(endpoint) if anchor != 0 => Local { endpoint, cgroup, anchor },
-        _ => Local { endpoint: Endpoint::UNMATCHED, cgroup, anchor: 0 },
+        _ => unplaced(generation, cgroup),
     }
+}
+
+/// An end in no cgroup that carries an identity: nobody, unless there was no room for one.
+#[inline(always)]
+fn unplaced(generation: Generation, cgroup: u64) -> Local {
+    let endpoint = generation.unplaced(cgroup);
+    Local { endpoint, cgroup, anchor: if endpoint.flags == 0 { 0 } else { cgroup } }
 }
 
 /// The nearest ancestor of the packet's cgroup that is identified in a slot, or 0.
