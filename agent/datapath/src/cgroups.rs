@@ -33,7 +33,7 @@ type Names = LpmTrie<MapData, Wire<NameKey>, Wire<NameEntry>>;
 
 /// Room for cgroups that appear while a generation lives, beside twice those that it starts with. It takes memory from
 /// the start, about 100 bytes each.
-const CGROUPS_TO_COME: usize = 16_384;
+const CGROUPS_TO_COME: usize = 8_192;
 
 /// `BPF_F_NO_PREALLOC`: inner maps must have the flags of their template. Hash maps that tracing programs write are
 /// allocated at once.
@@ -97,8 +97,16 @@ impl CgroupTables {
         names: &[(u32, NameKey, NameEntry)],
     ) -> Result<(), MapError> {
         let entries = endpoints.len().max(followed.len());
-        let table_of_names = Names::create(size(names.len().max(1)), GROWS)?;
-        let mut new = Active::with_room(slot, 2 * entries + CGROUPS_TO_COME, table_of_names)?;
+        let room = 2 * entries + CGROUPS_TO_COME;
+        let (endpoint_table, followed_table) = hashes(room)?;
+        let mut new = Active {
+            slot,
+            room,
+            missing: Crowded::default(),
+            endpoints: endpoint_table,
+            followed: followed_table,
+            names: Names::create(size(names.len().max(1)), GROWS)?,
+        };
         for (length, name, entry) in names {
             new.names.insert(&Key::new(*length, Wire(*name)), Wire(*entry), ANY)?;
         }
@@ -123,17 +131,18 @@ impl CgroupTables {
     /// Larger tables with the same entries. The programs see them before they are filled, so that no cgroup made
     /// meanwhile is missing: what they cannot tell yet is unidentified until it is copied, or until the agent tells.
     fn fill_grown(&mut self, slot: u32) -> Result<(), MapError> {
+        let Some(room) = self.active.as_ref().map(|old| 2 * old.room) else { return Ok(()) };
+        let (endpoints, followed) = hashes(room)?;
         let Some(old) = self.active.take() else { return Ok(()) };
         let before = self.crowded.get(&old.slot, 0)?;
         self.crowded.set(slot, Wire(Crowded { unfollowed: 1, ..Crowded::default() }), 0)?;
-        let Active { endpoints, followed, names, room, .. } = old;
-        self.show(Active { missing: before.0, ..Active::with_room(slot, 2 * room, names)? })?;
+        self.show(Active { slot, room, missing: before.0, endpoints, followed, names: old.names })?;
         if let Some(new) = &mut self.active {
-            for entry in followed.iter() {
+            for entry in &old.followed {
                 let (cgroup, state) = entry?;
                 new.followed.insert(cgroup, state, ANY)?;
             }
-            for entry in endpoints.iter() {
+            for entry in &old.endpoints {
                 let (cgroup, endpoint) = entry?;
                 new.endpoints.insert(cgroup, endpoint, ANY)?;
             }
@@ -151,10 +160,10 @@ impl CgroupTables {
         Ok(())
     }
 
-    /// Has something found no room?
+    /// Has something found no room in these tables?
     pub(crate) fn crowded(&self) -> Result<bool, MapError> {
         let Some(active) = &self.active else { return Ok(false) };
-        Ok(self.crowded.get(&active.slot, 0)?.0 != Crowded::default())
+        Ok(self.crowded.get(&active.slot, 0)?.0 != active.missing)
     }
 
     /// Whatever had found no room before these tables has been told now.
@@ -182,17 +191,9 @@ impl CgroupTables {
     }
 }
 
-impl Active {
-    fn with_room(slot: u32, room: usize, names: Names) -> Result<Self, MapError> {
-        Ok(Self {
-            slot,
-            room,
-            missing: Crowded::default(),
-            endpoints: Endpoints::create(size(room), ALLOCATED)?,
-            followed: Followed::create(size(room), ALLOCATED)?,
-            names,
-        })
-    }
+/// The tables that the programs write, with room for so many cgroups each.
+fn hashes(room: usize) -> Result<(Endpoints, Followed), MapError> {
+    Ok((Endpoints::create(size(room), ALLOCATED)?, Followed::create(size(room), ALLOCATED)?))
 }
 
 /// Makes the entry of a cgroup what it should be; true if it was not. An entry that the kernel holds is never set anew
@@ -216,8 +217,7 @@ fn correct<V: aya::Pod>(
         (Some(_), None) => (table.remove(&cgroup), ENOENT),
     };
     match done {
-        Ok(()) => Ok(true),
-        Err(MapError::KeyNotFound) => Ok(true),
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(true),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(gone) => Ok(true),
         Err(error) => Err(error),
     }

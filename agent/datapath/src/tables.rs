@@ -127,11 +127,11 @@ impl Tables {
         endpoint: Option<Endpoint>,
         state: u32,
     ) -> Result<(), DatapathError> {
-        let action = "give a cgroup its identity";
-        match self.cgroups.identify(cgroup, endpoint, state).map_err(DatapathError::map(action))? {
-            true => self.bump_epoch(),
-            false => Ok(()),
+        let identified = self.cgroups.identify(cgroup, endpoint, state);
+        if identified.map_err(DatapathError::map("give a cgroup its identity"))? {
+            self.bump_epoch()?;
         }
+        Ok(())
     }
 
     /// Has a cgroup found no room in the tables?

@@ -19,6 +19,7 @@ pub struct NameKey {
 
 impl NameKey {
     /// Prefix length of a key that holds so many bytes of a name.
+    #[expect(clippy::cast_possible_truncation, reason = "at most NAME_BYTES")]
     pub const fn prefix_len(name_bytes: usize) -> u32 {
         let bytes = if name_bytes < NAME_BYTES { name_bytes } else { NAME_BYTES };
         (bytes as u32 + 4) * 8

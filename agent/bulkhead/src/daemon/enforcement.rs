@@ -135,13 +135,15 @@ impl Enforcement {
         self.crowded
     }
 
-    /// Gives cgroups more room in the kernel's tables. Until [`Self::settle`] those that had found none are refused
-    /// everything.
-    pub(super) fn make_room(&mut self) {
+    /// Gives cgroups more room in the kernel's tables; is there some now? Until [`Self::settle`] those that had found none
+    /// are refused everything.
+    pub(super) fn make_room(&mut self) -> bool {
         tracing::warn!("more cgroups than the kernel's tables have room for: making more");
         self.crowded = false;
         let done = self.install(Cgroups::Grown);
+        let roomy = done.is_ok();
         self.note(done);
+        roomy
     }
 
     /// Takes note of what had found no room: `changes` come from a look through the whole tree.
@@ -152,8 +154,10 @@ impl Enforcement {
         for cgroup in all {
             self.identify(cgroup, placed.get(&cgroup).copied().unwrap_or(Identity::None));
         }
-        let done = self.datapath.settled();
-        self.note(done);
+        if !self.crowded {
+            let done = self.datapath.settled();
+            self.note(done);
+        }
     }
 
     /// Begins to look for addresses, off the thread that follows cgroups: that must not wait for /proc.

@@ -136,8 +136,7 @@ async fn serve(
                     Ok(changes) => enforcement.follow(&changes),
                     Err(error) => break Err(error.into()),
                 }
-                if enforcement.is_crowded() {
-                    enforcement.make_room();
+                while enforcement.is_crowded() && enforcement.make_room() {
                     enforcement.settle(&watcher.look_again());
                 }
                 pace = enforcement.cost_of_search().saturating_mul(SHARE).max(SOON);

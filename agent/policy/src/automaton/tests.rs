@@ -155,15 +155,16 @@ fn path() -> impl Strategy<Value = Vec<(String, bool)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_kernel_tells_what_the_policy_does_or_refuses(
         selectors in prop::collection::vec(selector(), 1..6),
         paths in prop::collection::vec(path(), 40),
     ) {
-        let text: String =
-            selectors.iter().enumerate().map(|(n, s)| format!("[workload.w{n}]\nselect = {s}")).collect();
+        let workloads = selectors.iter().enumerate();
+        let workloads: Vec<_> = workloads.map(|(n, s)| format!("[workload.w{n}]\nselect = {s}")).collect();
+        let text = workloads.join("\n");
         let policy = unchecked(&text);
         let automaton = Automaton::new(&policy);
         for path in &paths {
