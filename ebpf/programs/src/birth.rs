@@ -15,8 +15,8 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use bulkhead_common::{
-    CgroupLayout, MAX_CGROUP_LEVEL, NAME_BYTES, NameEntry, NameKey, SLOTS, STATE_DEAD,
-    STATE_DELEGATED, STATE_LOST,
+    CgroupLayout, MAX_CGROUP_LEVEL, NAME_BYTES, NameEntry, NameKey, SLOTS, STATE_DEAD, STATE_DELEGATED,
+    STATE_LOST,
 };
 
 use crate::maps::{CROWDED, ENDPOINTS, FOLLOWED, NAME, NAMES};

@@ -45,8 +45,10 @@ pub static ENDPOINTS: ArrayOfMaps<
 
 /// By slot: cgroup id -> where it stands among the selectors, if something below it can be matched.
 #[btf_map]
-pub static FOLLOWED: ArrayOfMaps<Inner<HASH, { size_of::<u64>() }, { size_of::<u32>() }, ALLOCATED>, SLOT_COUNT> =
-    ArrayOfMaps::new();
+pub static FOLLOWED: ArrayOfMaps<
+    Inner<HASH, { size_of::<u64>() }, { size_of::<u32>() }, ALLOCATED>,
+    SLOT_COUNT,
+> = ArrayOfMaps::new();
 
 /// By slot: names of cgroups and what follows from them.
 #[btf_map]

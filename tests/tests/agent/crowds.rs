@@ -1,4 +1,4 @@
-//! More cgroups than the kernel's tables have room for.
+//! Many cgroups: more than the kernel's tables have room for, and as many that are gone.
 
 use std::{
     fs,
@@ -60,5 +60,24 @@ fn a_cgroup_that_finds_no_room_is_refused_until_the_agent_makes_some() -> Result
     refused("a new job", lab.probe("/jobs/job-new")?.tcp(to)?)?;
     allowed("who is new and in no workload", lab.probe("/newest")?.tcp(to)?)?;
     agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn the_kernel_forgets_cgroups_that_are_gone() -> Result<()> {
+    let lab = Lab::new()?;
+    let server = lab.probe("/older")?;
+    let to = at(Ipv4Addr::LOCALHOST, PORT);
+    server.serve(Kind::Tcp, to)?;
+    let jobs = lab.cgroup("/jobs")?;
+    let agent = lab.agent(POLICY)?.start()?;
+    let _paused = agent.pause()?;
+    for number in 0..CROWD {
+        let job = jobs.path().join(format!("job-{number}"));
+        fs::create_dir(&job)?;
+        fs::remove_dir(&job)?;
+    }
+    refused("a job", lab.probe("/jobs/job-last")?.tcp(to)?)?;
+    allowed("who is new and in no workload: there is room", lab.probe("/newer")?.tcp(to)?)?;
     Ok(())
 }
