@@ -18,7 +18,7 @@ pub enum Cgroups<'a> {
     Grown,
     /// This.
     New {
-        /// cgroup id -> endpoint.
+        /// cgroup id -> endpoint; [`UNPLACED`](bulkhead_common::UNPLACED) -> what those are for which there is no room.
         endpoints: &'a [(u64, Endpoint)],
         /// cgroup id -> where it stands among the selectors.
         followed: &'a [(u64, u32)],

@@ -22,8 +22,6 @@ pub struct Generation<'a> {
     pub number: u32,
     /// Who is in which cgroup.
     pub cgroups: Cgroups<'a>,
-    /// What a cgroup is that could not be identified.
-    pub unidentified: Endpoint,
     /// (address, prefix length 0..=128) -> peer.
     pub peers: &'a [(Address, u32, PeerEntry)],
     /// (prefix length, key) -> value; expiries in nanoseconds since the Unix epoch.
@@ -103,7 +101,7 @@ impl Tables {
         self.cgroups.fill(slot, generation.cgroups).map_err(&fill)?;
         self.peers.set(slot, &peers, 0).map_err(&fill)?;
         self.policy.set(slot, &policy, 0).map_err(&fill)?;
-        let info = GenerationInfo { number: generation.number, unidentified: generation.unidentified.flags };
+        let info = GenerationInfo { number: generation.number, ..GenerationInfo::default() };
         self.generations.set(slot, Wire(info), 0).map_err(&fill)?;
         self.state
             .set(0, Wire(StateWord::settled(slot)), 0)

@@ -52,6 +52,9 @@ pub const STATE_LOST: u32 = 2;
 /// Marks the state of a directory in which somebody other than root may choose names.
 pub const STATE_DELEGATED: u32 = 1;
 
+/// Stands in the table of endpoints for every cgroup for which it had no room.
+pub const UNPLACED: u64 = u64::MAX;
+
 /// From which cgroup on the tables of a slot had no room for what is new: ids only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]

@@ -22,7 +22,7 @@ mod state;
 
 pub use address::Address;
 pub use birth::{
-    CgroupLayout, Crowded, NAME_BYTES, NameEntry, NameKey, STATE_DEAD, STATE_DELEGATED, STATE_LOST,
+    CgroupLayout, Crowded, NAME_BYTES, NameEntry, NameKey, STATE_DEAD, STATE_DELEGATED, STATE_LOST, UNPLACED,
 };
 pub use decide::{Decision, Reason, Tables, Verdict, decide};
 pub use event::{Event, Hook, Started};

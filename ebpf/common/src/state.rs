@@ -47,8 +47,8 @@ impl StateWord {
 pub struct GenerationInfo {
     /// Number of the generation, counted from 1 by the agent; reports carry it.
     pub number: u32,
-    /// [`Endpoint`](crate::Endpoint) flags of a cgroup that could not be identified.
-    pub unidentified: u32,
+    /// Reserved, 0.
+    pub flags: u32,
 }
 
 #[cfg(test)]

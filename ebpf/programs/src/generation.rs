@@ -5,7 +5,7 @@ use core::cell::Cell;
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::generated::bpf_ktime_get_boot_ns};
 use bulkhead_common::{
     Address, Decision, Direction, Endpoint, Flow, Peer, PeerEntry, PeerId, PolicyKey, PolicyValue, Protocol,
-    SubjectId, Tables, decide,
+    SubjectId, Tables, UNPLACED, decide,
 };
 
 use crate::maps::{CROWDED, ENDPOINTS, GENERATIONS, PEERS, POLICY, STATE};
@@ -58,16 +58,12 @@ impl Generation {
         unsafe { ENDPOINTS.get(self.slot)?.get(&cgroup) }.copied()
     }
 
-    /// The endpoint of a cgroup that has none: nobody's, or nobody knows whose, if it is one of those for which there was
-    /// no room.
+    /// The key of the endpoint of a cgroup that has none above it either: 0, or [`UNPLACED`] if it is one of those for which
+    /// there was no room.
     #[inline(always)]
-    pub fn unplaced(self, cgroup: u64) -> Endpoint {
+    pub fn unplaced(self, cgroup: u64) -> u64 {
         let since = CROWDED.get(self.slot).map_or(0, |crowded| crowded.unplaced);
-        if since == 0 || cgroup < since {
-            return Endpoint::UNMATCHED;
-        }
-        let flags = GENERATIONS.get(self.slot).map_or(0, |info| info.unidentified);
-        Endpoint { subject: SubjectId::UNIDENTIFIED, peer: PeerId::NONE, flags }
+        if since == 0 || cgroup < since { 0 } else { UNPLACED }
     }
 
     /// What an address stands for.

@@ -116,7 +116,6 @@ impl Kernel {
         let generation = Generation {
             number: self.generation,
             cgroups: Cgroups::New { endpoints: &endpoints, followed: &[], names: &[] },
-            unidentified: compiled.unidentified,
             peers: &compiled.peers,
             policy: &policy,
         };

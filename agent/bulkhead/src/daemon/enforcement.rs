@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bulkhead_common::{Endpoint, STATE_DEAD};
+use bulkhead_common::{Endpoint, STATE_DEAD, UNPLACED};
 use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Edits, Events, Generation};
 use bulkhead_policy::{Automaton, Compiler, Identity, Inventory, Mode, Policy, WorkloadId};
 use bulkhead_workloads::{CgroupId, CgroupRoot, Changes, Edit, Members, SharedTree, addresses};
@@ -229,8 +229,9 @@ impl Enforcement {
     /// Installs the first generation.
     fn begin(&mut self) -> Result<(), DatapathError> {
         let placed = self.members.placed();
+        let placed = placed.filter_map(|(cgroup, identity)| Some((cgroup.0, self.endpoint(identity)?)));
         let endpoints: Vec<(u64, Endpoint)> =
-            placed.filter_map(|(cgroup, identity)| Some((cgroup.0, self.endpoint(identity)?))).collect();
+            placed.chain([(UNPLACED, self.compiler.unidentified())]).collect();
         let followed = {
             let tree = self.tree.read();
             let states = tree.ids().map(|id| (id.0, self.automaton.state(&tree.lineage(id))));
@@ -246,7 +247,6 @@ impl Enforcement {
         let done = self.datapath.install(&Generation {
             number: self.generation,
             cgroups,
-            unidentified: self.compiler.unidentified(),
             peers: &compiled.peers,
             policy: &compiled.policy,
         });
