@@ -148,6 +148,13 @@ impl Agent {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
+    /// Stops it in its tracks until the answer is dropped: what happens meanwhile is the kernel's doing.
+    pub fn pause(&self) -> Result<Paused> {
+        let pid = Pid::from_raw(i32::try_from(self.pid())?);
+        kill(pid, Signal::SIGSTOP)?;
+        Ok(Paused(pid))
+    }
+
     /// Asks it to stop as systemd does, and wants a clean end: exit status 0, and not one program left.
     pub fn stop(self) -> Result<Denials> {
         self.stop_by(Signal::SIGTERM)
@@ -195,6 +202,17 @@ impl Agent {
                 }
             }
         }
+    }
+}
+
+/// An agent that does not run.
+#[derive(Debug)]
+pub struct Paused(Pid);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // Who ended it meanwhile has been told.
+        let _ = kill(self.0, Signal::SIGCONT);
     }
 }
 

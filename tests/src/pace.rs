@@ -7,7 +7,15 @@ const SLOWNESS: &str = "BULKHEAD_SLOWNESS";
 
 /// A limit that holds on real hardware, for the machine that this runs on.
 pub fn stretched(limit: Duration) -> Duration {
+    limit * slowness()
+}
+
+/// A number of attempts for real hardware, for the machine that this runs on: as many as take about as long.
+pub fn fewer(attempts: u32) -> u32 {
+    attempts.div_ceil(slowness())
+}
+
+fn slowness() -> u32 {
     static FACTOR: OnceLock<u32> = OnceLock::new();
-    let factor = FACTOR.get_or_init(|| env::var(SLOWNESS).ok().and_then(|n| n.parse().ok()).unwrap_or(1));
-    limit * *factor
+    *FACTOR.get_or_init(|| env::var(SLOWNESS).ok().and_then(|n| n.parse().ok()).unwrap_or(1))
 }

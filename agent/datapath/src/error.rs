@@ -35,6 +35,26 @@ pub enum DatapathError {
         /// The directory.
         path: PathBuf,
     },
+    /// The kernel does not describe its types.
+    #[error(
+        "cannot read /sys/kernel/btf/vmlinux, by which new cgroups are identified: boot a kernel with its type \
+         information (CONFIG_DEBUG_INFO_BTF), as distributions build it"
+    )]
+    KernelTypes {
+        /// Why not.
+        source: io::Error,
+    },
+    /// The kernel's description of its types cannot be understood.
+    #[error("/sys/kernel/btf/vmlinux is malformed: boot another kernel, and report this one")]
+    KernelTypesMalformed,
+    /// The kernel keeps cgroups in another way than any known.
+    #[error("this kernel's struct {structure} has no {member}: update bulkhead, or boot an older kernel")]
+    KernelMember {
+        /// Name of the structure.
+        structure: &'static str,
+        /// Name of its member.
+        member: &'static str,
+    },
     /// The kernel gave no random numbers.
     #[error("the kernel gives no random numbers")]
     Random(#[source] io::Error),

@@ -2,6 +2,8 @@
 //!
 //! Minimum kernel: 5.10. Everything that is loaded goes with the [`Datapath`] that loaded it.
 
+mod btf;
+mod cgroups;
 mod counters;
 mod error;
 mod events;
@@ -29,14 +31,15 @@ use aya::{
 use bulkhead_common::{Counter, CounterKey, Endpoint, HASH_KEYS};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use self::{counters::Counters, older::Sockets, tables::Tables};
 pub use self::{
+    cgroups::Cgroups,
     counters::Traffic,
     error::DatapathError,
     events::Events,
     older::Tagged,
     tables::{Edits, Generation},
 };
+use self::{counters::Counters, older::Sockets, tables::Tables};
 
 /// The compiled programs (see build.rs).
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bulkhead"));
@@ -47,6 +50,10 @@ const PROGRAMS: [&str; 10] = [
     "create", "bind4", "bind6", "release", "connect4", "connect6", "sendmsg4", "sendmsg6", "ingress",
     "egress",
 ];
+
+/// The programs that follow cgroups, each named as its tracepoint: first the one that forgets, so that nothing that the
+/// other notes is kept for ever.
+const CGROUPS: [&str; 2] = ["cgroup_release", "cgroup_mkdir"];
 
 /// The programs and maps in the kernel. Dropping it detaches and unloads them.
 pub struct Datapath {
@@ -63,8 +70,10 @@ impl Datapath {
     pub fn load(cgroup_root: &Path) -> Result<Self, DatapathError> {
         preflight::check(cgroup_root)?;
         let keys = hash_keys()?;
+        let layout = btf::cgroup_layout()?;
         let mut ebpf = EbpfLoader::new()
             .override_global("KEYS", bytemuck::cast_slice::<_, u8>(&keys), true)
+            .override_global("LAYOUT", bytemuck::bytes_of(&layout), true)
             .load(OBJECT)?;
         let tables = Tables::take(&mut ebpf)?;
         let counters = Counters::take(&mut ebpf)?;
@@ -101,13 +110,16 @@ impl Datapath {
         self.tables.edit(edits)
     }
 
-    /// Attaches all programs to the cgroup root and tags the sockets that are already open.
+    /// Attaches all programs, those that judge to the cgroup root, and tags the sockets that are already open.
     ///
     /// Install a generation first: until there is one, nothing is refused. `anchor` tells the cgroup whose entry holds
     /// for another: itself or the nearest above it that has one.
     pub fn attach(&mut self, anchor: impl Fn(u64) -> Option<u64>) -> Result<Tagged, DatapathError> {
         let cgroup = File::open(&self.cgroup_root)
             .map_err(|source| DatapathError::Read { path: self.cgroup_root.clone(), source })?;
+        for name in CGROUPS {
+            self.attach_tracepoint(name, name)?;
+        }
         let (tags, judges) = PROGRAMS.split_at(1);
         for name in tags {
             self.attach_program(&cgroup, name)?;
@@ -116,17 +128,20 @@ impl Datapath {
         for name in judges {
             self.attach_program(&cgroup, name)?;
         }
-        let watches_programs = self.watch_programs().is_ok();
+        // Nothing but the completeness of reports depends on it.
+        let watches_programs = self.attach_tracepoint("exec", "sched_process_exec").is_ok();
         Ok(Tagged { watches_programs, ..tagged })
     }
 
-    /// Has the kernel tell of programs that begin. Nothing but the completeness of reports depends on it.
-    fn watch_programs(&mut self) -> Result<(), DatapathError> {
-        let name = "exec";
-        let Program::RawTracePoint(exec) = program(&mut self.ebpf, name)? else {
+    fn attach_tracepoint(
+        &mut self,
+        name: &'static str,
+        tracepoint: &'static str,
+    ) -> Result<(), DatapathError> {
+        let Program::RawTracePoint(program) = program(&mut self.ebpf, name)? else {
             return Err(DatapathError::Missing { name });
         };
-        let attached = exec.load().and_then(|()| exec.attach("sched_process_exec"));
+        let attached = program.load().and_then(|()| program.attach(tracepoint));
         attached.map(drop).map_err(|source| DatapathError::Program { name, source })
     }
 
@@ -135,14 +150,27 @@ impl Datapath {
             .map_err(|source| DatapathError::Program { name, source })
     }
 
-    /// Gives a cgroup its identity in the active generation.
-    pub fn place(&mut self, cgroup: u64, endpoint: Endpoint) -> Result<(), DatapathError> {
-        self.tables.place(cgroup, endpoint)
+    /// Tells what a cgroup is, if it is not what the one above it is, and where it stands among the selectors: nothing
+    /// is written where the programs have found the same. After an error [install](Self::install) a generation.
+    pub fn identify(
+        &mut self,
+        cgroup: u64,
+        endpoint: Option<Endpoint>,
+        state: u32,
+    ) -> Result<(), DatapathError> {
+        self.tables.identify(cgroup, endpoint, state)
     }
 
-    /// Takes a cgroup's identity away. One that has none is fine.
-    pub fn forget(&mut self, cgroup: u64) -> Result<(), DatapathError> {
-        self.tables.forget(cgroup)
+    /// Has a cgroup found no room? Then those that are newer and in no workload are refused everything. Install a
+    /// generation with [`Cgroups::Grown`], identify every cgroup, and say that all is
+    /// [settled](Self::settled).
+    pub fn crowded(&self) -> Result<bool, DatapathError> {
+        self.tables.crowded()
+    }
+
+    /// Every cgroup that is there has been identified: whatever is in no workload is nobody's.
+    pub fn settled(&mut self) -> Result<(), DatapathError> {
+        self.tables.settled()
     }
 
     /// The stream of refusals; can be taken once.

@@ -2,23 +2,26 @@
 
 use aya::{
     Ebpf,
-    maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
+    maps::{Array, ArrayOfMaps, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
 };
 use bulkhead_common::{
     Address, Endpoint, GenerationInfo, PeerEntry, PolicyKey, PolicyValue, SLOTS, StateWord,
 };
-use bytemuck::Zeroable as _;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::{DatapathError, wire::Wire};
+use crate::{
+    DatapathError,
+    cgroups::{CgroupTables, Cgroups},
+    wire::Wire,
+};
 
 /// One generation, ready to be installed.
 #[derive(Clone, Copy, Debug)]
 pub struct Generation<'a> {
     /// Its number, from 1; refusals carry it.
     pub number: u32,
-    /// cgroup id -> endpoint.
-    pub endpoints: &'a [(u64, Endpoint)],
+    /// Who is in which cgroup.
+    pub cgroups: Cgroups<'a>,
     /// (address, prefix length 0..=128) -> peer.
     pub peers: &'a [(Address, u32, PeerEntry)],
     /// (prefix length, key) -> value; expiries in nanoseconds since the Unix epoch.
@@ -37,7 +40,6 @@ pub struct Edits<'a> {
     pub policy_removes: &'a [(u32, PolicyKey)],
 }
 
-type Endpoints = HashMap<MapData, u64, Wire<Endpoint>>;
 type Peers = LpmTrie<MapData, Wire<Address>, Wire<PeerEntry>>;
 type Policy = LpmTrie<MapData, Wire<PolicyKey>, Wire<PolicyValue>>;
 
@@ -53,7 +55,7 @@ pub(crate) struct Tables {
     state: Array<MapData, Wire<StateWord>>,
     epoch: Array<MapData, u64>,
     generations: Array<MapData, Wire<GenerationInfo>>,
-    endpoints: ArrayOfMaps<MapData, Endpoints>,
+    cgroups: CgroupTables,
     peers: ArrayOfMaps<MapData, Peers>,
     policy: ArrayOfMaps<MapData, Policy>,
     active: Option<Active>,
@@ -63,7 +65,6 @@ pub(crate) struct Tables {
 /// The slot in force, and its tables, which are edited in place.
 struct Active {
     slot: u32,
-    endpoints: Endpoints,
     peers: Peers,
     policy: Policy,
 }
@@ -74,7 +75,7 @@ impl Tables {
             state: take(ebpf, "STATE")?,
             epoch: take(ebpf, "EPOCH")?,
             generations: take(ebpf, "GENERATIONS")?,
-            endpoints: take(ebpf, "ENDPOINTS")?,
+            cgroups: CgroupTables::take(ebpf)?,
             peers: take(ebpf, "PEERS")?,
             policy: take(ebpf, "POLICY")?,
             active: None,
@@ -87,10 +88,6 @@ impl Tables {
         let slot = self.active.as_ref().map_or(0, |active| (active.slot + 1) % SLOTS);
         let fill = DatapathError::map("fill the tables of the new generation");
 
-        let mut endpoints = Endpoints::create(room(generation.endpoints.len()), GROWS).map_err(&fill)?;
-        for (cgroup, endpoint) in generation.endpoints {
-            endpoints.insert(cgroup, Wire(*endpoint), 0).map_err(&fill)?;
-        }
         let mut peers = Peers::create(room(generation.peers.len()), GROWS).map_err(&fill)?;
         for (address, length, peer) in generation.peers {
             peers.insert(&Key::new(*length, Wire(*address)), Wire(*peer), 0).map_err(&fill)?;
@@ -101,15 +98,15 @@ impl Tables {
             policy.insert(&Key::new(*length, Wire(*key)), Wire(clock.value(value)), 0).map_err(&fill)?;
         }
 
-        self.endpoints.set(slot, &endpoints, 0).map_err(&fill)?;
+        self.cgroups.fill(slot, generation.cgroups).map_err(&fill)?;
         self.peers.set(slot, &peers, 0).map_err(&fill)?;
         self.policy.set(slot, &policy, 0).map_err(&fill)?;
-        let info = GenerationInfo { number: generation.number, ..GenerationInfo::zeroed() };
+        let info = GenerationInfo { number: generation.number, ..GenerationInfo::default() };
         self.generations.set(slot, Wire(info), 0).map_err(&fill)?;
         self.state
             .set(0, Wire(StateWord::settled(slot)), 0)
             .map_err(DatapathError::map("switch to the new generation"))?;
-        self.active = Some(Active { slot, endpoints, peers, policy });
+        self.active = Some(Active { slot, peers, policy });
         self.bump_epoch()
     }
 
@@ -121,21 +118,29 @@ impl Tables {
         self.bump_epoch().and(done)
     }
 
-    pub(crate) fn place(&mut self, cgroup: u64, endpoint: Endpoint) -> Result<(), DatapathError> {
-        let Some(active) = &mut self.active else { return Ok(()) };
-        active
-            .endpoints
-            .insert(cgroup, Wire(endpoint), 0)
-            .map_err(DatapathError::map("give a cgroup its identity"))?;
-        self.bump_epoch()
+    /// Tells what a cgroup is, if it is not what the one above it is, and where it stands among the selectors.
+    pub(crate) fn identify(
+        &mut self,
+        cgroup: u64,
+        endpoint: Option<Endpoint>,
+        state: u32,
+    ) -> Result<(), DatapathError> {
+        let identified = self.cgroups.identify(cgroup, endpoint, state);
+        if identified.map_err(DatapathError::map("give a cgroup its identity"))? {
+            self.bump_epoch()?;
+        }
+        Ok(())
     }
 
-    pub(crate) fn forget(&mut self, cgroup: u64) -> Result<(), DatapathError> {
-        let Some(active) = &mut self.active else { return Ok(()) };
-        match active.endpoints.remove(&cgroup) {
-            Ok(()) | Err(MapError::KeyNotFound) => self.bump_epoch(),
-            Err(source) => Err(DatapathError::Map { action: "take a cgroup's identity away", source }),
-        }
+    /// Has a cgroup found no room in the tables?
+    pub(crate) fn crowded(&self) -> Result<bool, DatapathError> {
+        self.cgroups.crowded().map_err(DatapathError::map("ask whether the tables of cgroups are full"))
+    }
+
+    /// Every cgroup that is there has been told.
+    pub(crate) fn settled(&mut self) -> Result<(), DatapathError> {
+        self.cgroups.settled().map_err(DatapathError::map("note that every cgroup has its identity"))?;
+        self.bump_epoch()
     }
 
     /// Whatever the programs have cached of a verdict is void from here on.

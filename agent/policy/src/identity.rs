@@ -43,13 +43,7 @@ impl Policy {
                     let Some(specificity) = selector.matches_cgroup(&names[..depth], delegated) else {
                         continue;
                     };
-                    best = match best {
-                        Some((held, _)) if held > specificity => best,
-                        Some((held, who)) if held == specificity && who != found => {
-                            Some((held, Identity::Unidentified))
-                        }
-                        _ => Some((specificity, found)),
-                    };
+                    best = Some(weigh(best, (specificity, found)));
                 }
             }
         }
@@ -60,6 +54,15 @@ impl Policy {
     pub fn needs_container_facts(&self, workload: WorkloadId) -> bool {
         let mut selectors = self.workloads[workload.0].selectors.iter();
         selectors.any(|(s, _)| matches!(s, Selector::Container { .. } | Selector::Kubernetes { .. }))
+    }
+}
+
+/// The stronger of two matches, each with how specific it is; two workloads with equal right are nobody.
+pub(crate) fn weigh(held: Option<(usize, Identity)>, found: (usize, Identity)) -> (usize, Identity) {
+    match held {
+        Some(held) if held.0 > found.0 => held,
+        Some(held) if held.0 == found.0 && held.1 != found.1 => (held.0, Identity::Unidentified),
+        _ => found,
     }
 }
 

@@ -22,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+mod automaton;
 mod compile;
 mod connection;
 mod content_hash;
@@ -45,6 +46,7 @@ mod testing;
 mod text;
 mod whom;
 
+pub use automaton::{Automaton, Leads, Target};
 pub use compile::{Compiled, Compiler, Edits, compile};
 pub use connection::{Connection, EndDecision, Explanation, Party, explain};
 pub use content_hash::ContentHash;

@@ -1,23 +1,19 @@
 //! Which cgroups belong to which workload.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use bulkhead_common::MAX_CGROUP_LEVEL;
 use bulkhead_policy::{Identity, Policy, WorkloadId};
 
 use crate::{CgroupId, CgroupRoot, Changes, Tree};
 
-/// How many removed cgroups stay identified. A socket outlives the directory of the cgroup that made it if another
-/// process holds it; it must not become nobody's with the directory.
-const LINGERING: usize = 4096;
-
-/// A change of what the kernel must know.
+/// What the kernel must hold of a cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edit {
-    /// This cgroup, and all below it that has no entry of its own, is this now.
+    /// This cgroup, and all below it that has no entry of its own, is this.
     Place(CgroupId, Identity),
-    /// This cgroup needs no entry of its own any more.
-    Forget(CgroupId),
+    /// This cgroup is what the one above it is.
+    Inherit(CgroupId),
 }
 
 /// Which cgroups belong to which workload.
@@ -28,7 +24,6 @@ pub struct Members {
     identities: HashMap<CgroupId, Identity>,
     /// Those that need an entry, since they are not what their parent is.
     placed: HashMap<CgroupId, Identity>,
-    lingering: VecDeque<CgroupId>,
     too_deep: Vec<CgroupId>,
 }
 
@@ -36,53 +31,40 @@ impl Members {
     /// Nobody yet, below `root`.
     pub fn new(root: &CgroupRoot) -> Self {
         let deepest = usize::try_from(MAX_CGROUP_LEVEL).unwrap_or(0).saturating_sub(root.level());
-        Self {
-            deepest,
-            identities: HashMap::new(),
-            placed: HashMap::new(),
-            lingering: VecDeque::new(),
-            too_deep: Vec::new(),
-        }
+        Self { deepest, identities: HashMap::new(), placed: HashMap::new(), too_deep: Vec::new() }
     }
 
-    /// Takes note of changes in the tree; the edits that follow from them.
+    /// Takes note of changes in the tree; what the kernel must hold of the cgroups that appeared. Those that vanished
+    /// the kernel forgets by itself, when their last socket is gone.
     pub fn update(&mut self, tree: &Tree, policy: &Policy, changes: &Changes) -> Vec<Edit> {
-        let mut edits = Vec::new();
-        for &id in &changes.appeared {
-            if !tree.contains(id) {
-                continue;
-            }
-            let identity = policy.identify(&tree.lineage(id));
-            let above = tree.parent(id).and_then(|parent| self.identities.get(&parent));
-            if identity == Identity::None {
-                continue;
-            }
-            if above != Some(&identity) {
-                if tree.depth(id).is_some_and(|depth| depth > self.deepest) {
-                    self.too_deep.push(id);
-                }
-                self.placed.insert(id, identity);
-                edits.push(Edit::Place(id, identity));
-            }
-            self.identities.insert(id, identity);
-        }
         for id in &changes.vanished {
             self.identities.remove(id);
+            self.placed.remove(id);
             self.too_deep.retain(|deep| deep != id);
-            if self.placed.contains_key(id) {
-                self.lingering.push_back(*id);
-            }
         }
-        while self.lingering.len() > LINGERING
-            && let Some(oldest) = self.lingering.pop_front()
-        {
-            self.placed.remove(&oldest);
-            edits.push(Edit::Forget(oldest));
-        }
-        edits
+        let appeared = changes.appeared.iter().filter(|id| tree.contains(**id));
+        appeared.map(|&id| self.note(tree, id, policy.identify(&tree.lineage(id)))).collect()
     }
 
-    /// Every cgroup that needs an entry in the kernel, those not long gone included.
+    fn note(&mut self, tree: &Tree, id: CgroupId, identity: Identity) -> Edit {
+        if identity == Identity::None {
+            return Edit::Inherit(id);
+        }
+        let above = tree.parent(id).and_then(|parent| self.identities.get(&parent));
+        let inherits = above == Some(&identity);
+        self.identities.insert(id, identity);
+        if inherits {
+            return Edit::Inherit(id);
+        }
+        if tree.depth(id).is_some_and(|depth| depth > self.deepest) {
+            self.too_deep.push(id);
+        }
+        self.placed.insert(id, identity);
+        Edit::Place(id, identity)
+    }
+
+    /// Every cgroup that needs an entry in the kernel: the topmost of those that a selector names, for those below them
+    /// belong to them as well.
     pub fn placed(&self) -> impl Iterator<Item = (CgroupId, Identity)> {
         self.placed.iter().map(|(id, identity)| (*id, *identity))
     }
@@ -99,11 +81,6 @@ impl Members {
             Identity::Workload(workload) => Some((*id, *workload)),
             Identity::None | Identity::Unidentified => None,
         })
-    }
-
-    /// The cgroups that a selector names, by workload: the topmost only, those below them belong to them as well.
-    pub fn selected(&self) -> impl Iterator<Item = (CgroupId, Identity)> {
-        self.placed().filter(|(id, _)| self.identities.contains_key(id))
     }
 
     /// Selected cgroups nested deeper than the programs look: they are not enforced.

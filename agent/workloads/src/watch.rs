@@ -178,6 +178,13 @@ impl Watcher {
         }
     }
 
+    /// Looks through the whole tree, and tells what had not been told.
+    pub fn look_again(&mut self) -> Changes {
+        let mut changes = Changes::default();
+        self.look_through(&mut changes);
+        changes
+    }
+
     /// Brings the whole tree up to date.
     fn look_through(&mut self, changes: &mut Changes) {
         let was_unwatched = std::mem::take(&mut self.unwatched);

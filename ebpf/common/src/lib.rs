@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod birth;
 mod counter;
 mod decide;
 mod event;
@@ -21,6 +22,9 @@ mod socket;
 mod state;
 
 pub use address::Address;
+pub use birth::{
+    CgroupLayout, Crowded, NAME_BYTES, NameEntry, NameKey, STATE_DEAD, STATE_DELEGATED, STATE_LOST, UNPLACED,
+};
 pub use counter::{COUNTERS, Counter, CounterKey, OTHER};
 pub use decide::{Decision, Outcome, Reason, Tables, Verdict, decide};
 pub use event::{Event, Hook, Started};

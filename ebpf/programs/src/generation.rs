@@ -5,11 +5,11 @@ use core::cell::Cell;
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::generated::bpf_ktime_get_boot_ns};
 use bulkhead_common::{
     Address, Direction, Endpoint, Flow, Outcome, Peer, PeerEntry, PeerId, PolicyKey, PolicyValue, Protocol,
-    SubjectId, Tables, decide,
+    SubjectId, Tables, UNPLACED, decide,
 };
 
 use crate::{
-    maps::{ENDPOINTS, GENERATIONS, PEERS, POLICY, STATE},
+    maps::{CROWDED, ENDPOINTS, GENERATIONS, PEERS, POLICY, STATE},
     verifier::forget32,
 };
 
@@ -59,6 +59,14 @@ impl Generation {
         // SAFETY: the types of `ENDPOINTS`. User space replaces whole generations where a mix of two versions of one
         // cgroup's endpoint could matter.
         unsafe { ENDPOINTS.get(self.slot)?.get(&cgroup) }.copied()
+    }
+
+    /// The key of the endpoint of a cgroup that has none above it either: 0, or [`UNPLACED`] if it is one of those for which
+    /// there was no room.
+    #[inline(always)]
+    pub fn unplaced(self, cgroup: u64) -> u64 {
+        let since = CROWDED.get(self.slot).map_or(0, |crowded| crowded.unplaced);
+        if since == 0 || cgroup < since { 0 } else { UNPLACED }
     }
 
     /// What an address stands for.

@@ -18,7 +18,8 @@ pub struct Local {
     pub endpoint: Endpoint,
     /// Id of its cgroup.
     pub cgroup: u64,
-    /// Id of the cgroup that carries the identity: `cgroup` or an ancestor; 0 if there is none.
+    /// Id of the cgroup that carries the identity: `cgroup` or an ancestor; 0 if there is none, and
+    /// [`UNPLACED`](bulkhead_common::UNPLACED) if there was no room for one.
     pub anchor: u64,
 }
 
@@ -85,7 +86,9 @@ fn of_anchor(generation: Generation, cgroup: u64, anchor: u64) -> Local {
 #[inline(never)]
 extern "C" fn packet_anchor(skb: *mut __sk_buff, slot: u32) -> u64 {
     // SAFETY: `skb` is the program's context.
-    nearest(Generation::of_slot(slot), |level| unsafe { bpf_skb_ancestor_cgroup_id(skb, level) })
+    let own = unsafe { bpf_skb_cgroup_id(skb) };
+    // SAFETY: as above.
+    nearest(Generation::of_slot(slot), own, |level| unsafe { bpf_skb_ancestor_cgroup_id(skb, level) })
 }
 
 /// The nearest ancestor of the current task's cgroup that is identified in a slot, or 0.
@@ -93,12 +96,14 @@ extern "C" fn packet_anchor(skb: *mut __sk_buff, slot: u32) -> u64 {
 #[inline(never)]
 extern "C" fn task_anchor(slot: u32) -> u64 {
     // SAFETY: the helper only reads the current task's cgroup.
-    nearest(Generation::of_slot(slot), |level| unsafe { bpf_get_current_ancestor_cgroup_id(level) })
+    let own = unsafe { bpf_get_current_cgroup_id() };
+    // SAFETY: as above.
+    nearest(Generation::of_slot(slot), own, |level| unsafe { bpf_get_current_ancestor_cgroup_id(level) })
 }
 
 /// `ancestor(level)` is 0 for levels below the cgroup itself.
 #[inline(always)]
-fn nearest(generation: Generation, ancestor: impl Fn(i32) -> u64) -> u64 {
+fn nearest(generation: Generation, own: u64, ancestor: impl Fn(i32) -> u64) -> u64 {
     let mut level = MAX_CGROUP_LEVEL;
     while level > 0 {
         let id = ancestor(level);
@@ -107,5 +112,5 @@ fn nearest(generation: Generation, ancestor: impl Fn(i32) -> u64) -> u64 {
         }
         level -= 1;
     }
-    0
+    generation.unplaced(own)
 }

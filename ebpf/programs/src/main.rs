@@ -15,6 +15,7 @@ macro_rules! say {
     };
 }
 
+mod birth;
 mod cached;
 mod connect;
 mod count;

@@ -5,17 +5,20 @@ use core::ptr::{from_ref, null};
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_CLONE, BPF_F_NO_PREALLOC,
+        BPF_ANY, BPF_F_CLONE, BPF_F_NO_PREALLOC,
         bpf_map_type::{BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE, BPF_MAP_TYPE_SK_STORAGE},
     },
     btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf, lpm_trie::Key},
-    helpers::generated::bpf_map_lookup_elem,
+    helpers::generated::{bpf_map_delete_elem, bpf_map_lookup_elem, bpf_map_update_elem},
     macros::btf_map,
 };
 use bulkhead_common::{
-    Address, Counter, CounterKey, Endpoint, Event, GenerationInfo, PeerEntry, PeerFlow, PeerFlowKey,
-    PolicyKey, PolicyValue, Refusal, RefusalKey, SLOTS, SocketState, Started, StateWord,
+    Address, Counter, CounterKey, Crowded, Endpoint, Event, GenerationInfo, NameEntry, NameKey, PeerEntry,
+    PeerFlow, PeerFlowKey, PolicyKey, PolicyValue, Refusal, RefusalKey, SLOTS, SocketState, Started,
+    StateWord,
 };
+
+use crate::birth::Name;
 
 const SLOT_COUNT: usize = SLOTS as usize;
 const COUNTER_COUNT: usize = bulkhead_common::COUNTERS as usize;
@@ -37,8 +40,32 @@ pub static GENERATIONS: Array<GenerationInfo, SLOT_COUNT> = Array::new();
 
 /// By slot: cgroup id -> endpoint.
 #[btf_map]
-pub static ENDPOINTS: ArrayOfMaps<Inner<HASH, { size_of::<u64>() }, { size_of::<Endpoint>() }>, SLOT_COUNT> =
-    ArrayOfMaps::new();
+pub static ENDPOINTS: ArrayOfMaps<
+    Inner<HASH, { size_of::<u64>() }, { size_of::<Endpoint>() }, ALLOCATED>,
+    SLOT_COUNT,
+> = ArrayOfMaps::new();
+
+/// By slot: cgroup id -> where it stands among the selectors, if something below it can be matched.
+#[btf_map]
+pub static FOLLOWED: ArrayOfMaps<
+    Inner<HASH, { size_of::<u64>() }, { size_of::<u32>() }, ALLOCATED>,
+    SLOT_COUNT,
+> = ArrayOfMaps::new();
+
+/// By slot: names of cgroups and what follows from them.
+#[btf_map]
+pub static NAMES: ArrayOfMaps<
+    Inner<TRIE, { size_of::<Key<NameKey>>() }, { size_of::<NameEntry>() }>,
+    SLOT_COUNT,
+> = ArrayOfMaps::new();
+
+/// By slot: what found no room in `ENDPOINTS` and `FOLLOWED`.
+#[btf_map]
+pub static CROWDED: Array<Crowded, SLOT_COUNT> = Array::new();
+
+/// The name of the cgroup that is being made.
+#[btf_map]
+pub static NAME: PerCpuArray<Name, 1> = PerCpuArray::new();
 
 /// By slot: address prefix -> peer.
 #[btf_map]
@@ -117,21 +144,30 @@ impl<T> ClonedSkStorage<T> {
     }
 }
 
-/// Template of the inner maps that user space makes: a map that grows up to a size of its own.
+/// Flags of inner maps that take memory only for what they hold.
+const GROWS: usize = BPF_F_NO_PREALLOC as usize;
+
+/// Flags of inner maps whose memory is allocated at once. Tracing programs must use such hash maps before Linux 6.1
+/// (`check_map_prog_compatibility` in kernel/bpf/verifier.c), and an insertion fails for no other reason than a full map.
+const ALLOCATED: usize = 0;
+
+/// Template of the inner maps that user space makes, each of a size of its own.
 ///
 /// It gives sizes instead of types, so that the template has no BTF, as the maps that aya makes at run time have
 /// none: from 5.15 to 6.1 the kernel takes an inner map only if both have BTF or neither has (`bpf_map_meta_equal` in
 /// kernel/bpf/map_in_map.c compares `timer_off`, which says whether a map's BTF was looked at).
 #[repr(C)]
-pub struct Inner<const TYPE: usize, const KEY: usize, const VALUE: usize> {
+pub struct Inner<const TYPE: usize, const KEY: usize, const VALUE: usize, const FLAGS: usize = GROWS> {
     r#type: *const [i32; TYPE],
     key_size: *const [i32; KEY],
     value_size: *const [i32; VALUE],
     max_entries: *const [i32; 1],
-    map_flags: *const [i32; BPF_F_NO_PREALLOC as usize],
+    map_flags: *const [i32; FLAGS],
 }
 
-impl<const TYPE: usize, const KEY: usize, const VALUE: usize> Inner<TYPE, KEY, VALUE> {
+impl<const TYPE: usize, const KEY: usize, const VALUE: usize, const FLAGS: usize>
+    Inner<TYPE, KEY, VALUE, FLAGS>
+{
     /// The entry of `key`: in a trie the one with the longest prefix.
     ///
     /// # Safety
@@ -143,5 +179,34 @@ impl<const TYPE: usize, const KEY: usize, const VALUE: usize> Inner<TYPE, KEY, V
         unsafe {
             bpf_map_lookup_elem(from_ref(self).cast_mut().cast(), from_ref(key).cast()).cast::<V>().as_ref()
         }
+    }
+    /// Sets the entry of `key`. False: there is no room.
+    ///
+    /// # Safety
+    /// As for [`Self::get`].
+    #[inline(always)]
+    pub unsafe fn insert<K, V>(&self, key: &K, value: &V) -> bool {
+        const { assert!(size_of::<K>() == KEY && size_of::<V>() == VALUE) };
+        // SAFETY: the map's sizes are those of the types, which the caller vouches for.
+        let done = unsafe {
+            bpf_map_update_elem(
+                from_ref(self).cast_mut().cast(),
+                from_ref(key).cast(),
+                from_ref(value).cast(),
+                BPF_ANY.into(),
+            )
+        };
+        done == 0
+    }
+
+    /// Removes the entry of `key`, if there is one.
+    ///
+    /// # Safety
+    /// As for [`Self::get`].
+    #[inline(always)]
+    pub unsafe fn remove<K>(&self, key: &K) {
+        const { assert!(size_of::<K>() == KEY) };
+        // SAFETY: the map's key has the size of the type, which the caller vouches for.
+        unsafe { bpf_map_delete_elem(from_ref(self).cast_mut().cast(), from_ref(key).cast()) };
     }
 }

@@ -4,6 +4,8 @@
 //! The steps are subprograms that share one [`Passage`]: a chain of calls has 512 bytes of stack in all, and what
 //! is not inlined is verified with the registers of its caller alone.
 
+mod steps;
+
 use core::ptr;
 
 use aya_ebpf::{
@@ -17,17 +19,18 @@ use bulkhead_common::{
     Protocol, Reason, RuleId, SocketState,
 };
 
+use self::steps::{answered, forges, identify, mark_listener, remember, settle};
 use crate::{
     PASS, REFUSE,
     cached::{self, UNCOUNTED},
-    count, exchange,
-    generation::{Generation, verdict},
+    count,
+    generation::Generation,
     identity::{self, Local},
     maps::OLDER,
     parse::{Packet, parse},
     report::{self, Refused},
     socket,
-    verifier::{Fact, forget_local, forget16, forget32, forget64},
+    verifier::{Fact, forget_local, forget32, forget64},
 };
 
 /// Index of the loopback device in every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
@@ -379,127 +382,6 @@ impl Passage {
             _ => false,
         }
     }
-}
-
-/// Does the packet bear a source that is another workload's socket? The receiver would take its sender for that one.
-///
-/// The decision is the victim's: its mode tells whether to refuse or to mark.
-#[inline(never)]
-fn forges(passage: &mut Passage) -> bool {
-    let source = (passage.packet.source, passage.packet.source_port);
-    let target = (passage.packet.target, passage.packet.target_port);
-    let generation = passage.generation;
-    let mut owner = Local::NOBODY;
-    // SAFETY: the program's context; the socket is valid while the closure runs.
-    let found = unsafe {
-        socket::with_owner_of(passage.skb.cast(), passage.packet.protocol, target, source, |sk| {
-            owner = identity::of_socket(generation, sk);
-        })
-    };
-    if owner.anchor == 0 || owner.anchor == passage.local.anchor {
-        passage.owns_source = Fact::of(found.is_some() && owner.anchor == passage.local.anchor);
-        return false;
-    }
-    passage.flow.port = passage.packet.target_port;
-    passage.outcome = Outcome::new(Decision::new(&owner.endpoint, Reason::ForgedSource, RuleId::NONE), false);
-    true
-}
-
-/// The verdict on `passage.flow`.
-#[inline(always)]
-fn settle(passage: &mut Passage) {
-    let peer = &mut passage.flow.peer;
-    peer.subject.0 = forget32(peer.subject.0);
-    peer.class.0 = forget32(peer.class.0);
-    peer.address.0 = forget32(peer.address.0);
-    passage.flow.port = forget16(passage.flow.port);
-    passage.outcome = verdict(passage.generation, &passage.local.endpoint, &passage.flow);
-}
-
-/// Who is at the other end. On this host the socket tells, elsewhere the address.
-#[inline(never)]
-fn identify(passage: &mut Passage) {
-    let entry = passage.generation.peer(passage.remote);
-    let peer = &mut passage.flow.peer;
-    peer.address = entry.class;
-    if passage.device != LOOPBACK {
-        peer.subject = entry.subject;
-        peer.class = entry.class;
-        return;
-    }
-    let from = (passage.packet.source, passage.packet.source_port);
-    let to = (passage.packet.target, passage.packet.target_port);
-    let (source, target) = match passage.way {
-        Direction::Egress => (from, to),
-        Direction::Ingress => (to, from),
-    };
-    let generation = passage.generation;
-    let mut other = Local::NOBODY;
-    // SAFETY: the program's context; the socket is valid while the closure runs.
-    let found = unsafe {
-        socket::with_owner_of(passage.skb.cast(), passage.packet.protocol, source, target, |sk| {
-            other = identity::of_socket(generation, sk);
-        })
-    };
-    passage.found = Fact::of(found.is_some());
-    let state = if passage.stream.is_null() { None } else { passage.state() };
-    let peer = &mut passage.flow.peer;
-    if passage.found.holds() {
-        peer.subject = other.endpoint.subject;
-        peer.class = other.endpoint.peer;
-        passage.peer_cgroup = other.anchor;
-        if let Some(state) = state
-            && state.peer != other.anchor
-        {
-            state.peer = other.anchor;
-        }
-    } else if let Some(state) = state
-        && !passage.packet.opens.holds()
-        && let Some(endpoint) = generation.endpoint(state.peer)
-    {
-        // The other end has closed already; this one may still say goodbye to whom it talked to.
-        peer.subject = endpoint.subject;
-        peer.class = endpoint.peer;
-        passage.peer_cgroup = state.peer;
-    }
-}
-
-/// Notes that a SYN reached this listener: what is accepted from it clones the note. A listener older than the agent
-/// that could not be tagged gets its storage here; if there is no memory for it, its connections stay of unknown
-/// origin, which never counts as accepted.
-#[inline(never)]
-fn mark_listener(passage: &mut Passage) {
-    let mut fresh =
-        SocketState { owner: passage.local.cgroup, anchor: passage.local.anchor, ..SocketState::default() };
-    // SAFETY: a full socket: checked by the caller.
-    if let Some(state) = unsafe { socket::state_or(passage.stream.cast(), &mut fresh) }
-        && state.origin != Origin::Listener as u32
-    {
-        state.origin = Origin::Listener as u32;
-    }
-}
-
-/// Does the datagram answer one that went the other way? Then that is its flow.
-#[inline(never)]
-fn answered(passage: &mut Passage, port: u16) -> bool {
-    let Some(opened) = exchange::answered(&passage.exchange(), passage.way, port) else { return false };
-    passage.flow.direction = passage.way.reverse();
-    passage.flow.port = opened.port;
-    if !passage.found.holds()
-        && let Some(endpoint) = passage.generation.endpoint(opened.peer)
-    {
-        // Who asked has closed its socket meanwhile.
-        passage.flow.peer.subject = endpoint.subject;
-        passage.flow.peer.class = endpoint.peer;
-        passage.peer_cgroup = opened.peer;
-    }
-    true
-}
-
-/// See [`exchange::remember`].
-#[inline(never)]
-fn remember(passage: &Passage, port: u16) -> bool {
-    exchange::remember(&passage.exchange(), passage.way, port, passage.peer_cgroup)
 }
 
 /// Reports a refusal.

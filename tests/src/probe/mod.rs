@@ -127,6 +127,28 @@ impl Probe {
         self.open(Kind::RawIcmp, Family::of(to))?.exchange(Some(to))
     }
 
+    /// Makes one cgroup after the other below `parent`, enters each and opens a TCP connection at once: how often it got
+    /// through, and how often it was refused. The cgroups' names end in a number and `ending`.
+    pub fn visit(
+        &self,
+        (parent, name, ending): (&Cgroup, &str, &str),
+        count: u32,
+        home: &Cgroup,
+        to: SocketAddr,
+    ) -> Result<(u32, u32)> {
+        let request = Request::Visit {
+            cgroups: parent.path().join(name),
+            ending: ending.to_owned(),
+            count,
+            home: home.procs(),
+            to,
+        };
+        match self.ask(&request)?.result {
+            Ok(Done::Visited { through, refused }) => Ok((through, refused)),
+            other => bail!("{} cannot be visited: {other:?}", parent.path().display()),
+        }
+    }
+
     /// Moves it to another cgroup. Its sockets stay those of the cgroup that made them.
     pub fn move_to(&self, cgroup: &Cgroup) -> Result<()> {
         let moved = self.ask(&Request::Move { procs: cgroup.procs() })?.result;

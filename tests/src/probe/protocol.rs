@@ -165,6 +165,19 @@ pub enum Request {
         /// Its `cgroup.procs`.
         procs: PathBuf,
     },
+    /// Make one cgroup after the other, enter each and open a TCP connection at once; then leave and remove it.
+    Visit {
+        /// The paths of the cgroups, but for a number at the end of the name.
+        cgroups: PathBuf,
+        /// What comes after the number.
+        ending: String,
+        /// How many.
+        count: u32,
+        /// Where to go afterwards: a `cgroup.procs`.
+        home: PathBuf,
+        /// To whom.
+        to: SocketAddr,
+    },
     /// Wait at a Unix socket for another probe's socket.
     Await {
         /// Where.
@@ -202,6 +215,13 @@ pub enum Done {
     Socket(u32),
     /// A socket's own address.
     Address(SocketAddr),
+    /// How often a connection was opened, and how often it was refused.
+    Visited {
+        /// Opened.
+        through: u32,
+        /// Refused.
+        refused: u32,
+    },
     /// What was received.
     Bytes(Vec<u8>),
 }

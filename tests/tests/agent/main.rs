@@ -6,6 +6,7 @@
 
 mod attacks;
 mod beginnings;
+mod crowds;
 mod evasion;
 mod lifecycle;
 mod modes;

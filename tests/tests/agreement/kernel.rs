@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use bulkhead_common::{Event, PolicyValue, Protocol};
-use bulkhead_datapath::{Datapath, DatapathError, Events, Generation};
+use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Events, Generation};
 use bulkhead_policy::{Compiled, WorkloadId};
 use bulkhead_tests::{
     Network,
@@ -115,7 +115,7 @@ impl Kernel {
         self.generation += 1;
         let generation = Generation {
             number: self.generation,
-            endpoints: &endpoints,
+            cgroups: Cgroups::New { endpoints: &endpoints, followed: &[], names: &[] },
             peers: &compiled.peers,
             policy: &policy,
         };

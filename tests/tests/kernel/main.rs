@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod births;
 mod counters;
 mod loopback;
 mod protocols;
@@ -29,7 +30,7 @@ type Shared = Arc<Mutex<Option<Site>>>;
 
 fn main() -> ExitCode {
     let shared = Shared::default();
-    let cases = [counters::CASES, loopback::CASES, protocols::CASES, verifier::CASES];
+    let cases = [births::CASES, counters::CASES, loopback::CASES, protocols::CASES, verifier::CASES];
     let trials = cases.concat().into_iter().map(|(name, case)| {
         let shared = Arc::clone(&shared);
         Trial::ignorable_test(name, move || complete(run(&shared, case)))

@@ -8,6 +8,12 @@ const BEYOND: &str = r#"
 [workload.app]
 environment = "prod"
 select = { cgroup = "/app" }
+[workload.job]
+environment = "dev"
+select = { cgroup = ["/jobs/job-*", "/jobs/task-*.scope", "/jobs/**/x-*"] }
+[workload.secret]
+environment = "prod"
+select = { cgroup = "/ci/*/a-very-secret-web" }
 [peer.partner]
 environment = "prod"
 cidrs = ["10.77.0.2", "fd77::2"]
@@ -20,6 +26,10 @@ ports = ["tcp/5432", "udp/5432", "icmp"]
 from = "partner"
 to = "app"
 ports = ["tcp/5432", "udp/5432", "icmp"]
+[[allow]]
+from = "secret"
+to = "db"
+ports = ["tcp/5432"]
 [[allow]]
 from = "web"
 to = "host"

@@ -1,18 +1,19 @@
 //! The policy in force: who is in which workload, what that compiles to, and the kernel's copy of it.
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use bulkhead_common::{Counter, Endpoint};
-use bulkhead_datapath::{Datapath, DatapathError, Edits, Events, Generation};
-use bulkhead_policy::{Compiler, Identity, Inventory, Mode, Policy, WorkloadId};
+use bulkhead_common::{Counter, Endpoint, STATE_DEAD, UNPLACED};
+use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Edits, Events, Generation};
+use bulkhead_policy::{Automaton, Compiler, Identity, Inventory, Mode, Policy, WorkloadId};
 use bulkhead_workloads::{CgroupId, CgroupRoot, Changes, Edit, Members, SharedTree, addresses};
 use tokio::task::JoinHandle;
 
-use super::{RunError, priority};
+use super::{RunError, names, priority};
 use crate::control::{self, Environment, Status, Workload};
 
 /// The policy in force. Dropping it takes it out of force.
@@ -23,10 +24,13 @@ pub(super) struct Enforcement {
     members: Members,
     inventory: Inventory,
     compiler: Compiler<Arc<Policy>>,
+    automaton: Automaton,
     datapath: Datapath,
     generation: u32,
     /// Does the kernel hold what the compiler has told? Edits are good for nothing else.
     in_step: bool,
+    /// Have cgroups found no room in the kernel's tables?
+    crowded: bool,
     search: Option<JoinHandle<(Option<Inventory>, Duration)>>,
     cost_of_search: Duration,
     /// The last thing that the kernel did not take.
@@ -45,6 +49,7 @@ impl Enforcement {
         members.update(&tree.read(), &policy, there);
         let inventory = addresses(&directories(&root, &tree, &members)).map_err(RunError::Addresses)?;
         let compiler = Compiler::new(Arc::clone(&policy), inventory.clone());
+        let automaton = Automaton::new(&policy);
         let datapath = Datapath::load(root.path())?;
         let mut enforcement = Self {
             policy,
@@ -53,14 +58,16 @@ impl Enforcement {
             members,
             inventory,
             compiler,
+            automaton,
             datapath,
             generation: 0,
             in_step: false,
+            crowded: false,
             search: None,
             cost_of_search: Duration::ZERO,
             fault: None,
         };
-        enforcement.install()?;
+        enforcement.begin()?;
         Ok(enforcement)
     }
 
@@ -90,18 +97,65 @@ impl Enforcement {
         self.datapath.take_events().ok_or(RunError::ReportsEnded)
     }
 
-    /// Brings the kernel's tables up to date with changes in the tree of cgroups.
+    /// Brings the kernel's tables up to date with changes in the tree of cgroups. Most that appear the kernel has
+    /// identified by itself.
     pub(super) fn follow(&mut self, changes: &Changes) {
         let edits = self.members.update(&self.tree.read(), &self.policy, changes);
         for edit in edits {
-            let done = match edit {
-                Edit::Place(cgroup, identity) => match self.endpoint(identity) {
-                    Some(endpoint) => self.datapath.place(cgroup.0, endpoint),
-                    None => continue,
-                },
-                Edit::Forget(cgroup) => self.datapath.forget(cgroup.0),
-            };
             tracing::debug!(?edit, "cgroup");
+            match edit {
+                Edit::Place(cgroup, identity) => self.identify(cgroup, identity),
+                Edit::Inherit(cgroup) => self.identify(cgroup, Identity::None),
+            }
+        }
+        match self.datapath.crowded() {
+            Ok(crowded) => self.crowded |= crowded,
+            Err(error) => self.note(Err(error)),
+        }
+    }
+
+    /// Tells the kernel what a cgroup is, if it is not what the one above it is.
+    fn identify(&mut self, cgroup: CgroupId, identity: Identity) {
+        let state = {
+            let tree = self.tree.read();
+            // Gone again: the kernel knows.
+            if !tree.contains(cgroup) {
+                return;
+            }
+            self.automaton.state(&tree.lineage(cgroup))
+        };
+        if let Err(error) = self.datapath.identify(cgroup.0, self.endpoint(identity), state) {
+            tracing::debug!(cgroup = cgroup.0, %error, "no room for a cgroup");
+            self.crowded = true;
+        }
+    }
+
+    /// Have cgroups found no room in the kernel's tables? Then [make room](Self::make_room).
+    pub(super) fn is_crowded(&self) -> bool {
+        self.crowded
+    }
+
+    /// Gives cgroups more room in the kernel's tables; is there some now? Until [`Self::settle`] those that had found none
+    /// are refused everything.
+    pub(super) fn make_room(&mut self) -> bool {
+        tracing::warn!("more cgroups than the kernel's tables have room for: making more");
+        self.crowded = false;
+        let done = self.install(Cgroups::Grown);
+        let roomy = done.is_ok();
+        self.note(done);
+        roomy
+    }
+
+    /// Takes note of what had found no room: `changes` come from a look through the whole tree.
+    pub(super) fn settle(&mut self, changes: &Changes) {
+        self.follow(changes);
+        let placed: HashMap<CgroupId, Identity> = self.members.placed().collect();
+        let all: Vec<CgroupId> = self.tree.read().ids().collect();
+        for cgroup in all {
+            self.identify(cgroup, placed.get(&cgroup).copied().unwrap_or(Identity::None));
+        }
+        if !self.crowded {
+            let done = self.datapath.settled();
             self.note(done);
         }
     }
@@ -154,7 +208,7 @@ impl Enforcement {
         if self.in_step && self.edit(&edits) {
             return;
         }
-        let done = self.install();
+        let done = self.install(Cgroups::Kept);
         tracing::debug!(generation = self.generation, "a generation with room for what has appeared");
         self.note(done);
     }
@@ -172,17 +226,27 @@ impl Enforcement {
         done.is_ok()
     }
 
-    fn install(&mut self) -> Result<(), DatapathError> {
-        let endpoints: Vec<(u64, Endpoint)> = self
-            .members
-            .placed()
-            .filter_map(|(cgroup, identity)| Some((cgroup.0, self.endpoint(identity)?)))
-            .collect();
+    /// Installs the first generation.
+    fn begin(&mut self) -> Result<(), DatapathError> {
+        let placed = self.members.placed();
+        let placed = placed.filter_map(|(cgroup, identity)| Some((cgroup.0, self.endpoint(identity)?)));
+        let endpoints: Vec<(u64, Endpoint)> =
+            placed.chain([(UNPLACED, self.compiler.unidentified())]).collect();
+        let followed = {
+            let tree = self.tree.read();
+            let states = tree.ids().map(|id| (id.0, self.automaton.state(&tree.lineage(id))));
+            states.filter(|(_, state)| *state != STATE_DEAD).collect::<Vec<_>>()
+        };
+        let names = names::table(&self.automaton, |identity| self.endpoint(identity));
+        self.install(Cgroups::New { endpoints: &endpoints, followed: &followed, names: &names })
+    }
+
+    fn install(&mut self, cgroups: Cgroups<'_>) -> Result<(), DatapathError> {
         let compiled = self.compiler.compiled();
         self.generation += 1;
         let done = self.datapath.install(&Generation {
             number: self.generation,
-            endpoints: &endpoints,
+            cgroups,
             peers: &compiled.peers,
             policy: &compiled.policy,
         });
@@ -288,7 +352,7 @@ impl Enforcement {
     /// Paths of the cgroups that selectors match as this identity.
     fn cgroups(&self, wanted: Identity) -> Vec<String> {
         let tree = self.tree.read();
-        let selected = self.members.selected().filter(|(_, identity)| *identity == wanted);
+        let selected = self.members.placed().filter(|(_, identity)| *identity == wanted);
         let mut paths: Vec<String> = selected.filter_map(|(id, _)| tree.path(id)).collect();
         paths.sort();
         paths

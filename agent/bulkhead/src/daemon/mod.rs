@@ -1,6 +1,7 @@
 //! `bulkhead run`: wires what follows the cgroups, what compiles, what enforces and what reports.
 
 mod enforcement;
+mod names;
 mod priority;
 mod refusals;
 mod signals;
@@ -134,6 +135,9 @@ async fn serve(
                 match changes {
                     Ok(changes) => enforcement.follow(&changes),
                     Err(error) => break Err(error.into()),
+                }
+                while enforcement.is_crowded() && enforcement.make_room() {
+                    enforcement.settle(&watcher.look_again());
                 }
                 pace = enforcement.cost_of_search().saturating_mul(SHARE).max(SOON);
                 look_for_addresses = look_for_addresses.min(tokio::time::Instant::now() + pace);

@@ -9,10 +9,12 @@ pub struct Glob {
     parts: Vec<Part>,
 }
 
+/// One component of a glob.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Part {
+pub(crate) enum Part {
     /// `**`
     Any,
+    /// One directory.
     One(Pattern),
 }
 
@@ -47,6 +49,11 @@ impl Pattern {
             }
         }
         pattern[p..].iter().all(|b| *b == b'*')
+    }
+
+    /// As policies write it.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
     }
 
     /// Is it one name, spelt out?
@@ -128,6 +135,11 @@ impl Glob {
         }
         parts.dedup_by(|a, b| *a == Part::Any && *b == Part::Any);
         Ok(Self { parts })
+    }
+
+    /// Its components.
+    pub(crate) fn parts(&self) -> &[Part] {
+        &self.parts
     }
 
     /// Does it match exactly this directory?

@@ -15,6 +15,7 @@ mod warn;
 
 pub use cidr::{Cidr, CidrError};
 pub(crate) use cidr::{address, bits, mask};
+pub(crate) use glob::Part;
 pub use glob::{Glob, Pattern};
 pub use model::{
     End, Environment, EnvironmentId, Expectation, Forbid, Mode, Peer, Policy, Rule, Test, Workload,

@@ -7,6 +7,7 @@ mod echo;
 mod memory;
 mod pass;
 mod sockets;
+mod visit;
 
 use std::{
     io::{self, BufRead as _, Write as _},

@@ -17,7 +17,7 @@ use nix::{
 use rustix::net::connect_unspec;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::{echo, memory, pass};
+use crate::{echo, memory, pass, visit::Visits};
 
 /// More than any answer is long.
 const BUFFER: usize = 2048;
@@ -116,6 +116,9 @@ impl Sockets {
             Request::Move { procs } => {
                 fs::write(procs, "0")?;
                 Ok(Done::Nothing)
+            }
+            Request::Visit { cgroups, ending, count, home, to } => {
+                Visits { cgroups: &cgroups, ending: &ending, home: &home, to }.make(count)
             }
             Request::Await { path } => {
                 self.post = Some(UnixListener::bind(path)?);
