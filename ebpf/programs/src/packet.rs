@@ -65,10 +65,6 @@ struct Passage {
     way: Direction,
     /// Index of the device that it leaves by or came in by.
     device: u32,
-    /// Could the sender have named somebody else as the source?
-    may_forge: Fact,
-    /// Does the local end need a rule for anything?
-    isolated: Fact,
     packet: Packet,
     /// The other end's address and port, as the socket sees them.
     remote: Address,
@@ -84,8 +80,6 @@ struct Passage {
     owns_source: Fact,
     /// Has a refusal been reported already?
     reported: Fact,
-    /// Does the packet open a connection or an exchange of datagrams?
-    opens: Fact,
 }
 
 #[inline(always)]
@@ -130,8 +124,6 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
         local: forget_local(local),
         way,
         device: forget32(device),
-        may_forge: Fact::of(may_forge),
-        isolated: Fact::of(isolated),
         packet: Packet::default(),
         remote: Address::default(),
         remote_port: 0,
@@ -141,14 +133,13 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
         outcome: Outcome::new(Decision::new(&local.endpoint, Reason::Malformed, RuleId::NONE), false),
         owns_source: Fact::of(false),
         reported: Fact::of(false),
-        opens: Fact::of(false),
     };
     parse(skb, &mut passage.packet);
     passage.name_the_other_end();
     if passage.packet.is_well_formed.holds() {
         passage.judge();
         passage.outcome.0 = forget64(passage.outcome.0);
-    } else if !passage.isolated.holds() {
+    } else if !passage.is_isolated() {
         return PASS;
     }
     say!(
@@ -161,11 +152,8 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
         passage.outcome.verdict(),
         passage.outcome.reason()
     );
-    let bucket = if passage.isolated.holds() || passage.outcome.refuses() {
-        count(&passage, bytes)
-    } else {
-        UNCOUNTED
-    };
+    let bucket =
+        if passage.is_isolated() || passage.outcome.refuses() { count(&passage, bytes) } else { UNCOUNTED };
     if !passage.outcome.refuses() {
         if passage.lasts() {
             // SAFETY: a full socket: checked by `lasts`.
@@ -185,7 +173,7 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
 fn count(passage: &Passage, bytes: u32) -> u32 {
     let (subject, generation) = (passage.local.endpoint.subject.0, passage.generation.number());
     let key = CounterKey::new(generation, subject, &passage.flow, passage.outcome, Hook::Packet);
-    count::decided(key, bytes, passage.opens.holds())
+    count::decided(key, bytes, passage.packet.opens.holds())
 }
 
 /// Keeps on a socket that packets with this hash pass, and where they are counted. Without a hash nothing is kept.
@@ -204,6 +192,18 @@ unsafe fn keep(sk: *mut bpf_sock, way: Direction, hash: u64, bucket: u32) {
 }
 
 impl Passage {
+    /// Does the local end need a rule for anything?
+    #[inline(always)]
+    fn is_isolated(&self) -> bool {
+        self.local.endpoint.flags & (Endpoint::ISOLATE_EGRESS | Endpoint::ISOLATE_INGRESS) != 0
+    }
+
+    /// Could the sender have named somebody else as the source?
+    #[inline(always)]
+    fn may_forge(&self) -> bool {
+        matches!(self.way, Direction::Egress) && self.device == LOOPBACK && self.stream.is_null()
+    }
+
     /// Will the next packet like this one fare the same? A listener has many peers; who sends a datagram on this host
     /// is known only as long as a socket owns its source.
     #[inline(always)]
@@ -235,7 +235,7 @@ impl Passage {
     /// Finds the decision.
     #[inline(always)]
     fn judge(&mut self) {
-        if self.may_forge.holds() {
+        if self.may_forge() {
             if self.state().is_none_or(|state| state.passed[Direction::Egress as usize] == 0) {
                 // Its first datagram on this host: who had its address and port before may be known by them still.
                 cached::datagrams_changed();
@@ -244,7 +244,7 @@ impl Passage {
                 return;
             }
         }
-        if !self.isolated.holds() {
+        if !self.is_isolated() {
             self.outcome =
                 Outcome::new(Decision::new(&self.local.endpoint, Reason::NotIsolated, RuleId::NONE), false);
             return;
@@ -270,7 +270,6 @@ impl Passage {
     fn tcp(&mut self) {
         // SAFETY: `stream` is a full socket: checked by the caller.
         let listens = unsafe { (*self.stream).state } == socket::TCP_LISTEN;
-        self.opens = self.packet.opens;
         if !listens {
             // The packet's addresses may be translated already; the socket's are what its owner asked for.
             // SAFETY: as above.
@@ -320,7 +319,7 @@ impl Passage {
         }
         self.ask(self.way, port);
         if !self.outcome.stops() {
-            self.opens = Fact::of(remember(self, port));
+            self.packet.opens = Fact::of(remember(self, port));
         }
     }
 

@@ -42,7 +42,7 @@ pub fn packet(refused: &Refused<'_>) {
 /// How many refused packets a record made now stands for; None if the kind was reported less than a second ago.
 #[inline(always)]
 fn due(refused: &Refused<'_>) -> Option<u32> {
-    let (uid, comm) = refused.process.map_or((0, Command([0; 2])), |p| (p.uid, p.comm));
+    let (_, uid, first, last) = parts(refused.process);
     let key = RefusalKey {
         cgroup: refused.local.cgroup,
         address: *refused.address,
@@ -50,7 +50,7 @@ fn due(refused: &Refused<'_>) -> Option<u32> {
         protocol: refused.flow.protocol.0,
         direction: refused.flow.direction as u8,
         uid,
-        comm,
+        comm: Command([first, last]),
     };
     let now = boot_ns();
     let Some(known) = REFUSALS.get_ptr_mut(key) else {
@@ -69,6 +69,15 @@ fn due(refused: &Refused<'_>) -> Option<u32> {
     Some(count)
 }
 
+/// A process's id and user, and both words of its command name: one by one, since LLVM clears an array by a call.
+#[inline(always)]
+fn parts(process: Option<&Process>) -> (u32, u32, u64, u64) {
+    match process {
+        Some(Process { pid, uid, comm: Command([first, last]) }) => (*pid, *uid, *first, *last),
+        None => (0, 0, 0, 0),
+    }
+}
+
 #[inline(always)]
 fn record(refused: &Refused<'_>, count: u32) {
     let Some(mut entry) = EVENTS.reserve(0) else {
@@ -78,7 +87,8 @@ fn record(refused: &Refused<'_>, count: u32) {
         }
         return;
     };
-    let Refused { local, flow, outcome, process, .. } = refused;
+    let Refused { local, flow, outcome, .. } = refused;
+    let (pid, uid, first, last) = parts(refused.process);
     let out = entry.as_mut_ptr();
     // SAFETY: the reservation is as large as an `Event`, and every field is written before it is submitted. Field by
     // field: an `Event` built first and then copied would take 112 bytes of stack.
@@ -94,8 +104,8 @@ fn record(refused: &Refused<'_>, count: u32) {
         (*out).address_class = flow.peer.address.0;
         (*out).rule = outcome.rule().0;
         (*out).generation = refused.generation.number();
-        (*out).pid = process.map_or(0, |p| p.pid);
-        (*out).uid = process.map_or(0, |p| p.uid);
+        (*out).pid = pid;
+        (*out).uid = uid;
         (*out).count = count;
         (*out).port = flow.port;
         (*out).peer_port = refused.port;
@@ -104,7 +114,8 @@ fn record(refused: &Refused<'_>, count: u32) {
         (*out).verdict = outcome.verdict();
         (*out).reason = outcome.reason();
         (*out).hook = refused.hook as u32;
-        (*out).comm = process.map_or(Command([0; 2]), |p| p.comm);
+        (*out).comm.0[0] = first;
+        (*out).comm.0[1] = last;
     }
     entry.submit(0);
 }
