@@ -20,11 +20,10 @@ fn a_process_is_in_its_cgroup_and_network_from_the_start() -> Result<()> {
     let container = lab.network()?;
     let web = lab.probe_in("/shop.slice/web.service", &container)?;
     web.serve(Kind::Tcp, container.v4)?;
-    let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", web.pid()))?;
-    ensure!(
-        cgroup.lines().any(|l| l.starts_with("0::") && l.ends_with("/root/shop.slice/web.service")),
-        "{cgroup}"
-    );
+    let listed = fs::read_to_string(format!("/proc/{}/cgroup", web.pid()))?;
+    let place = lab.cgroup("/shop.slice/web.service")?;
+    let expected = format!("/{}", place.path().strip_prefix(cgroup::mount_point()?)?.display());
+    ensure!(listed.lines().any(|l| l.starts_with("0::") && l.ends_with(&expected)), "{listed}");
     let tcp = fs::read_to_string(format!("/proc/{}/net/tcp", web.pid()))?;
     ensure!(tcp.lines().count() == 2, "one listener and no more in a namespace of its own:\n{tcp}");
     assert_eq!(fs::read_to_string(format!("/proc/{}/comm", web.pid()))?, "bulkhead-probe\n");

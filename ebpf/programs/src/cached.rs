@@ -1,8 +1,8 @@
 //! The last verdict of a socket, kept in its storage: a packet like the last one passes without being decided again.
 //!
 //! A verdict is one 64-bit word, so that no two CPUs can tear it: a hash of everything that it depends on. That is the
-//! packet's addresses, ports and protocol, the generation, every edit since, and the time, so that it lasts a second at
-//! most. Only "passes, and nothing to report" is kept. The hash is strongly universal (Lemire and Kaser, "Strongly
+//! packet's addresses, ports and protocol, the generation, every edit since, and the time, so that it lasts about a
+//! second. Only "passes, and nothing to report" is kept. The hash is strongly universal (Lemire and Kaser, "Strongly
 //! universal string hashing is fast", 2014: sums of 32-bit words times random 64-bit keys), and its keys are drawn by
 //! user space at every start: whoever does not know them can do no better than guess one of 2^48 values, by sending. The
 //! other 16 bits of the word say where packets like this one are counted.
@@ -50,8 +50,8 @@ pub fn word(hash: u64, bucket: u32) -> u64 {
     hash | u64::from(bucket)
 }
 
-/// How many jiffies a verdict lasts, as a power of two: about a second with the usual 250 a second (CONFIG_HZ), a
-/// quarter of it with 1,000.
+/// How many jiffies a verdict lasts at most, as a power of two: a second with the usual 250 a second (CONFIG_HZ), a
+/// quarter of it with 1,000, two and a half with 100.
 const LASTING: u32 = 8;
 
 /// A verdict's hash, as it grows.
