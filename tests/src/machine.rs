@@ -66,6 +66,11 @@ impl Machine {
         Ok(machine)
     }
 
+    /// Process 1 of the machine, as this host numbers it.
+    pub fn init(&self) -> u32 {
+        self.init.as_raw().unsigned_abs()
+    }
+
     /// Runs systemctl in the machine; it must succeed.
     pub fn systemctl(&self, arguments: &[&str]) -> Result<String> {
         let output = self.run("systemctl", arguments)?;

@@ -80,7 +80,7 @@ impl Content {
     }
 
     fn cidr(&mut self, cidr: Cidr) {
-        self.bytes(&cidr.first().0);
+        self.bytes(&cidr.first().octets());
         self.number(cidr.prefix_len());
     }
 

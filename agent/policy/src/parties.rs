@@ -52,7 +52,8 @@ impl Addresses {
 
     /// Each of them with the last of the addresses that it stands for.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = (Address, Address)> {
-        let ends = self.0.iter().skip(1).map(|a| address(bits(*a) - 1)).chain([Address([0xff; 16])]);
+        let ends =
+            self.0.iter().skip(1).map(|a| address(bits(*a) - 1)).chain([Address::from_octets([0xff; 16])]);
         self.iter().zip(ends)
     }
 

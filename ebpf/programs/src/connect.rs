@@ -230,6 +230,8 @@ fn identify(call: &mut Call) {
     let (source, source_port) = unsafe { socket::own_address((*call.ctx).__bindgen_anon_1.sk) };
     // To an address of its own a host talks from that address, unless the socket is bound to another.
     let source = if is_unspecified(source) { call.target } else { source };
+    // A connection is the listener's: see `Packet::known_by_port`.
+    let source_port = if call.flow.protocol == Protocol::TCP { 0 } else { source_port };
     // SAFETY: the program's context; the socket is valid while the closure runs.
     let found = unsafe {
         socket::with_owner_of(

@@ -374,7 +374,7 @@ impl Passage {
             Protocol::ICMP => arrives && kind == V4_FRAGMENTATION_NEEDED,
             Protocol::ICMPV6 => {
                 let discovery = matches!(kind >> 8, 133..=137) && self.packet.hop_limit == 255;
-                let on_link = matches!(self.remote.0, [0xfe, 0x80..=0xbf, ..] | [0xff, 0x02, ..]);
+                let on_link = matches!(self.remote.octets(), [0xfe, 0x80..=0xbf, ..] | [0xff, 0x02, ..]);
                 let kernels = arrives || (on_link && self.state().is_none());
                 (discovery && kernels) || (arrives && kind >> 8 == V6_PACKET_TOO_BIG)
             }

@@ -21,6 +21,10 @@ pub struct Packet {
     /// Ports in the machine's order. For ICMP, type << 8 | code in both; 0 for protocols without ports.
     pub source_port: u16,
     pub target_port: u16,
+    /// The source port by which the socket that it reaches is found: 0, which nothing has, in what opens a TCP connection.
+    /// A listener takes that, also where the connection that had the same ports before is still there in `TIME_WAIT`
+    /// (`tcp_timewait_state_process` in `net/ipv4/tcp_minisocks.c`).
+    pub known_by_port: u16,
     /// TTL or hop limit.
     pub hop_limit: u8,
     /// A TCP segment that opens a connection: SYN without ACK.
@@ -38,6 +42,7 @@ pub fn parse(skb: *mut __sk_buff, packet: &mut Packet) {
     packet.source_port = headers.source_port();
     packet.target_port = headers.target_port();
     packet.opens = headers.opens();
+    packet.known_by_port = packet.opens.zero_or(packet.source_port);
     let found = addresses(&SkBuff::new(skb), headers.version(), packet).is_some();
     packet.source = forget_address(packet.source);
     packet.target = forget_address(packet.target);
@@ -94,7 +99,7 @@ impl Headers {
 
     #[inline(always)]
     fn opens(self) -> Fact {
-        Fact::any(((self.0 & Self::OPENS) >> 56) as u32)
+        Fact::bit((self.0 >> Self::OPENS.trailing_zeros()) as u32)
     }
 
     #[inline(always)]
@@ -179,8 +184,8 @@ fn addresses(ctx: &SkBuff, version: u8, packet: &mut Packet) -> Option<()> {
             packet.target = Address::v4(target);
         }
         6 => {
-            packet.source = Address(ctx.load(8).ok()?);
-            packet.target = Address(ctx.load(24).ok()?);
+            packet.source = Address::from_words(ctx.load(8).ok()?);
+            packet.target = Address::from_words(ctx.load(24).ok()?);
         }
         _ => return None,
     }

@@ -20,7 +20,7 @@ pub fn forget32(value: u32) -> u32 {
     value as u32
 }
 
-/// Something that is true or not, of which the verifier knows neither. (A `bool` that is stored is 0 or 1 to it, and what
+/// Something that is true (1) or not (0), of which the verifier knows neither. (A `bool` that is stored is 0 or 1 to it, and what
 /// follows two cases.)
 #[derive(Clone, Copy, Default)]
 pub struct Fact(u32);
@@ -31,10 +31,16 @@ impl Fact {
         Self(forget32(u32::from(fact)))
     }
 
-    /// Is any of these bits, of which the verifier knows nothing, set?
+    /// Is this bit, of which the verifier knows nothing, 1?
     #[inline(always)]
-    pub fn any(bits: u32) -> Self {
-        Self(bits)
+    pub fn bit(bit: u32) -> Self {
+        Self(bit & 1)
+    }
+
+    /// 0 if it holds, else `otherwise`: without a branch, so that the verifier need not follow two.
+    #[inline(always)]
+    pub fn zero_or(self, otherwise: u16) -> u16 {
+        otherwise & forget32(self.0.wrapping_sub(1)) as u16
     }
 
     #[inline(always)]

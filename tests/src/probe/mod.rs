@@ -291,6 +291,17 @@ impl Socket<'_> {
         }
     }
 
+    /// Sends so many datagrams to a socket of the same probe, to which it is connected; tells how long the sending took.
+    pub fn burst(&self, sink: &Self, times: u32) -> Result<Duration> {
+        self.took(&Request::Burst { socket: self.number, sink: sink.number, times })
+    }
+
+    /// Opens, accepts and closes so many TCP connections to itself, a listener, from this port or from any (0); tells how
+    /// long that took.
+    pub fn churn(&self, from: u16, times: u32) -> Result<Duration> {
+        self.took(&Request::Churn { listener: self.number, from, times })
+    }
+
     /// Sends these bytes as they are.
     pub fn send_bytes(&self, to: SocketAddr, bytes: Vec<u8>) -> Result<Outcome> {
         self.outcome(&Request::Send { socket: self.number, to: Some(to), bytes })
@@ -332,6 +343,13 @@ impl Socket<'_> {
         let done = self.probe.ask(request)?.result;
         ensure!(done == Ok(Done::Nothing), "{request:?}: {done:?}");
         Ok(())
+    }
+
+    fn took(&self, request: &Request) -> Result<Duration> {
+        match self.probe.ask(request)?.result {
+            Ok(Done::Took(time)) => Ok(time),
+            other => bail!("{request:?}: {other:?}"),
+        }
     }
 
     fn outcome(&self, request: &Request) -> Result<Outcome> {

@@ -137,6 +137,24 @@ pub enum Request {
         /// How often.
         times: u32,
     },
+    /// Send datagrams to whom it is connected, a few at a time, and take them out of the socket where they arrive.
+    Burst {
+        /// Through which socket.
+        socket: u32,
+        /// Where they arrive: another socket of this probe.
+        sink: u32,
+        /// How often.
+        times: u32,
+    },
+    /// Open a TCP connection, accept it and close both ends, again and again.
+    Churn {
+        /// Where it listens: a socket of this probe.
+        listener: u32,
+        /// From which port; 0: from any.
+        from: u16,
+        /// How often.
+        times: u32,
+    },
     /// Send bytes in a datagram that bears another source address (`IP_PKTINFO`).
     SendAs {
         /// Through which socket.
@@ -224,4 +242,6 @@ pub enum Done {
     },
     /// What was received.
     Bytes(Vec<u8>),
+    /// How long it took, but for what was only preparation.
+    Took(Duration),
 }

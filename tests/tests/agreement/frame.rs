@@ -63,7 +63,7 @@ fn ipv4(case: &Case, (source, target): (Address, Address), payload: &[u8]) -> Ve
     let length = length(20 + options.len() + payload.len());
     let mut header = vec![version << 4 | byte(words), 0, length[0], length[1]];
     header.extend([0, 1, more_fragments, offset, case.look.hop_limit, case.packet.protocol.0, 0, 0]);
-    header.extend([&source.0[12..], &target.0[12..], options, payload].concat());
+    header.extend([&source.octets()[12..], &target.octets()[12..], options, payload].concat());
     header
 }
 
@@ -89,7 +89,7 @@ fn ipv6(case: &Case, (source, target): (Address, Address), payload: &[u8]) -> Ve
     let length = length(rest.len());
     let version = if case.look.damage == Some(Damage::OtherVersion) { 4 } else { 6 };
     let mut packet = vec![version << 4, 0, 0, 0, length[0], length[1], numbers[0], case.look.hop_limit];
-    packet.extend([&source.0[..], &target.0, &rest].concat());
+    packet.extend([&source.octets()[..], &target.octets(), &rest].concat());
     packet
 }
 

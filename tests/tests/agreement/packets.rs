@@ -165,14 +165,14 @@ fn record(
     let packet = &case.packet;
     let (address, flow) = (case.far().0, packet.flow(&compiled.endpoints, |ip| compiled.peer(ip.into())));
     let cgroup = kernel.cgroup(packet.local);
-    let kind = (cgroup, address.0, flow.port, flow.protocol.0, flow.direction as u8);
+    let kind = (cgroup, address.octets(), flow.port, flow.protocol.0, flow.direction as u8);
     let due = !case.is_malformed() && !kinds.contains(&kind);
     let Some(record) = record else {
         ensure!(!due, "the first refusal of its kind is not reported: {expected:?}");
         return Ok(());
     };
     // What is malformed is of the kind that could be read.
-    kinds.insert((cgroup, address.0, record.port, record.protocol, record.direction));
+    kinds.insert((cgroup, address.octets(), record.port, record.protocol, record.direction));
     let found = (record.verdict, record.reason, record.rule, record.subject, record.cgroup);
     let local = compiled.endpoints[packet.local.0];
     let wanted = (expected.verdict as u8, expected.reason as u8, expected.rule.0, local.subject.0, cgroup);

@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use bulkhead_tests::{
     Agent, Lab, Outcome, Probe,
-    probe::Kind,
+    probe::{Family, Kind},
     scene::{POLICY, PORT},
     verdicts::{
         Checks,
@@ -22,6 +22,7 @@ pub(crate) const CASES: &[Case] = &[
     ("loopback::a_server_older_than_the_agent_is_known", a_server_older_than_the_agent_is_known),
     ("loopback::a_process_in_no_workload_reaches_only_what_is_open", nobody_reaches_only_what_is_open),
     ("loopback::a_ping_to_the_own_host_needs_a_rule", a_ping_to_the_own_host_needs_a_rule),
+    ("loopback::ports_in_time_wait_are_taken_again", ports_in_time_wait_are_taken_again),
 ];
 
 /// A way to ask.
@@ -32,6 +33,9 @@ const WAYS: [(&str, Way); 3] =
 
 /// Another address of loopback. For TCP only: answers by UDP come from 127.0.0.1, whichever was asked.
 const OTHER_LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
+
+/// The only port that calls come from, where that matters.
+const CALLER_PORT: u16 = 40_000;
 
 /// Addresses of this host: loopback, others that the kernel takes for loopback, and the LAN's.
 fn addresses(lab: &Lab) -> Vec<IpAddr> {
@@ -127,4 +131,22 @@ fn a_ping_to_the_own_host_needs_a_rule(site: &Site) -> Result<()> {
         checks.add(&format!("ping from ci to {address}"), Refused, ci.ping(address)?);
     }
     checks.finish()
+}
+
+/// A connection that has just been closed leaves its pair of ports with the server, in `TIME_WAIT`, and the next one may
+/// have the same. The listener takes it, and not who was there before.
+fn ports_in_time_wait_are_taken_again(site: &Site) -> Result<()> {
+    let lab = site.lab();
+    let probe = lab.probe("/db")?;
+    for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into(), lab.host().v4] {
+        let listener = probe.open(Kind::Tcp, Family::of(at(address, PORT)))?;
+        listener.bind(at(address, PORT))?;
+        listener.listen()?;
+        probe.move_to(&lab.cgroup("/web")?)?;
+        listener
+            .churn(CALLER_PORT, 20)
+            .with_context(|| format!("over and over to {address}; reported: {}", site.agent().denials()))?;
+        probe.move_to(&lab.cgroup("/db")?)?;
+    }
+    Ok(())
 }

@@ -124,7 +124,7 @@ impl<P: Deref<Target = Policy>> Compiler<P> {
             content.list(self.classes.terms(end.peer), |content, term| content.number(term.0));
         });
         content.list(&self.peers(), |content, (first, len, entry)| {
-            content.bytes(&first.0);
+            content.bytes(&first.octets());
             content.number(*len);
             content.number(entry.subject.0);
             content.number(entry.flags);

@@ -106,12 +106,12 @@ impl Cidr {
 
 /// The address as a number whose high bits come first.
 pub(crate) fn bits(address: Address) -> u128 {
-    u128::from_be_bytes(address.0)
+    u128::from_be_bytes(address.octets())
 }
 
 /// The address with these bits.
 pub(crate) fn address(bits: u128) -> Address {
-    Address(bits.to_be_bytes())
+    Address::from_octets(bits.to_be_bytes())
 }
 
 /// The first `len` bits set.
@@ -156,7 +156,7 @@ impl fmt::Display for Cidr {
         let (ip, len, longest) = if self.is_v4() {
             (IpAddr::from(self.first), self.len - 96, 32)
         } else {
-            (IpAddr::V6(self.first.0.into()), self.len, 128)
+            (IpAddr::V6(self.first.octets().into()), self.len, 128)
         };
         if len == longest { write!(f, "{ip}") } else { write!(f, "{ip}/{len}") }
     }

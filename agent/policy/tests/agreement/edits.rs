@@ -56,7 +56,7 @@ impl Live {
 
     fn peer(&self, ip: IpAddr) -> PeerEntry {
         let covering = self.peers.iter().filter(|((first, len), _)| {
-            covers(u128::from_be_bytes(first.0), u128::from_be_bytes(Address::from(ip).0), *len)
+            covers(u128::from_be_bytes(first.octets()), u128::from_be_bytes(Address::from(ip).octets()), *len)
         });
         covering.max_by_key(|((_, len), _)| *len).map_or(PeerEntry::UNKNOWN, |(_, entry)| *entry)
     }

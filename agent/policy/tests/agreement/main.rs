@@ -128,7 +128,7 @@ proptest! {
         for packet in &world.packets {
             let Some(ip) = packet.address else { continue };
             let address = bulkhead_common::Address::from(ip);
-            let bits = |a: bulkhead_common::Address| u128::from_be_bytes(a.0);
+            let bits = |a: bulkhead_common::Address| u128::from_be_bytes(a.octets());
             let covering = compiled.peers.iter().filter(|(first, len, _)| {
                 *len == 0 || (bits(*first) ^ bits(address)) >> (128 - len) == 0
             });

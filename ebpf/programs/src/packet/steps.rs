@@ -57,11 +57,10 @@ pub(super) fn identify(passage: &mut Passage) {
         peer.class = entry.class;
         return;
     }
-    let from = (passage.packet.source, passage.packet.source_port);
-    let to = (passage.packet.target, passage.packet.target_port);
+    let packet = &passage.packet;
     let (source, target) = match passage.way {
-        Direction::Egress => (from, to),
-        Direction::Ingress => (to, from),
+        Direction::Egress => ((packet.source, packet.known_by_port), (packet.target, packet.target_port)),
+        Direction::Ingress => ((packet.target, packet.target_port), (packet.source, packet.source_port)),
     };
     let generation = passage.generation;
     let mut other = Local::NOBODY;

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod echo;
+mod load;
 mod memory;
 mod pass;
 mod sockets;

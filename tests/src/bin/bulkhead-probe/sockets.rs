@@ -17,7 +17,7 @@ use nix::{
 use rustix::net::connect_unspec;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::{echo, memory, pass, visit::Visits};
+use crate::{echo, load, memory, pass, visit::Visits};
 
 /// More than any answer is long.
 const BUFFER: usize = 2048;
@@ -102,6 +102,12 @@ impl Sockets {
                     None => socket.send(&bytes).is_ok(),
                 });
                 Ok(Done::Sent(u32::try_from(taken.count()).unwrap_or(u32::MAX)))
+            }
+            Request::Burst { socket, sink, times } => {
+                load::burst(&self.held(socket)?.socket, &self.held(sink)?.socket, times).map(Done::Took)
+            }
+            Request::Churn { listener, from, times } => {
+                load::churn(&self.held(listener)?.socket, from, times).map(Done::Took)
             }
             Request::SendAs { socket, source, to, bytes } => {
                 send_as(&self.held(socket)?.socket, source, to, &bytes)?;
