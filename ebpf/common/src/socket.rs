@@ -61,13 +61,18 @@ pub struct SocketState {
     pub reported: u32,
     /// Who created or connected the socket.
     pub process: Process,
-    /// By [`crate::Direction`] of the packet: the last one that passed without a report, as the programs' `cached`
+    /// Vouches for `anchor`, as the programs' `identity` writes it; 0: nobody does.
+    pub seal: u64,
+    /// All packets of the socket's one connection pass, or all of a socket that is in no workload, as the programs'
+    /// `cached` writes it; 0: no.
+    pub passes: u64,
+    /// By [`crate::Direction`] of the packet: the last datagram that passed without a report, as the programs' `cached`
     /// writes it; 0: none.
     pub passed: [u64; 2],
 }
 
-/// How many 32-bit words a kept verdict may depend on: addresses (8), ports, protocol, state word (2), epochs (2), time.
-pub const HASH_INPUTS: usize = 14;
+/// How many 32-bit words of a datagram its kept verdict depends on: addresses (8), ports, and protocol.
+pub const HASH_INPUTS: usize = 10;
 
 /// How many random 64-bit keys the hash of a kept verdict takes: user space draws them, nobody else knows them.
 pub const HASH_KEYS: usize = 2 * (HASH_INPUTS + 1);

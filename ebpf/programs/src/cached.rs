@@ -1,25 +1,32 @@
 //! The last verdict of a socket, kept in its storage: a packet like the last one passes without being decided again.
 //!
-//! A verdict is one 64-bit word, so that no two CPUs can tear it: a hash of everything that it depends on. That is the
-//! packet's addresses, ports and protocol, the generation, every edit since, and the time, so that it lasts about a
-//! second. Only "passes, and nothing to report" is kept. The hash is strongly universal (Lemire and Kaser, "Strongly
-//! universal string hashing is fast", 2014: sums of 32-bit words times random 64-bit keys), and its keys are drawn by
-//! user space at every start: whoever does not know them can do no better than guess one of 2^48 values, by sending. The
-//! other 16 bits of the word say where packets like this one are counted.
+//! A verdict is one 64-bit word, so that no two CPUs can tear it: the [`Moment`] that it holds in, and 16 bits that say
+//! where packets like this one are counted. Only "passes, and nothing to report" is kept.
+//!
+//! Whoever is in no workload passes whatever it sends or receives, and a TCP connection has one peer: such words hold for
+//! the whole socket. A datagram may go anywhere, so a hash of its addresses, ports and protocol is added to the moment.
+//! The hash is strongly universal (Lemire and Kaser, "Strongly universal string hashing is fast", 2014: sums of 32-bit
+//! words times random 64-bit keys), and its keys are drawn by user space at every start: whoever does not know them can
+//! do no better than guess one of 2^48 values, by sending.
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_jiffies64};
-use bulkhead_common::{HASH_INPUTS, HASH_KEYS, Protocol, StateWord};
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock},
+    helpers::generated::{bpf_jiffies64, bpf_sk_fullsock},
+};
+use bulkhead_common::{Direction, HASH_INPUTS, HASH_KEYS, Outcome, Protocol, Reason, SocketState};
 
 use crate::{
     count,
     maps::{EPOCH, STATE},
+    socket,
+    verifier::{Fact, forget64},
 };
 
 /// Index into [`EPOCH`].
 #[derive(Clone, Copy)]
 #[repr(u32)]
 pub enum Epoch {
-    /// Tables have been edited.
+    /// Tables have been edited, or a generation switched to.
     Tables = 0,
     /// A datagram socket may have another's address and port by now: who is at the other end of an exchange on this host
     /// is known by its socket, and nobody tells when one takes another's place.
@@ -30,29 +37,180 @@ pub enum Epoch {
 #[unsafe(no_mangle)]
 static KEYS: [u64; HASH_KEYS] = [0; HASH_KEYS];
 
-/// The hash's part of the word; the rest is where the packet is counted.
-const HASH: u64 = !0xffff;
-
 /// In place of a bucket: packets of whoever is in no workload are not counted.
 pub const UNCOUNTED: u32 = 0xffff;
+/// The same for a socket that can name a source of its own choice: what it sends on loopback is looked at.
+const UNCOUNTED_DATAGRAMS: u32 = 0xfffe;
 
-const _: () = assert!(bulkhead_common::COUNTERS <= UNCOUNTED);
-
-/// The bucket that a socket's kept word names, if the word stands for packets with this hash.
-#[inline(always)]
-pub fn bucket_of(kept: u64, hash: u64) -> Option<u32> {
-    ((kept ^ hash) & HASH == 0).then_some((kept & !HASH) as u32)
-}
-
-/// The word to keep for packets with this hash.
-#[inline(always)]
-pub fn word(hash: u64, bucket: u32) -> u64 {
-    hash | u64::from(bucket)
-}
+const _: () = assert!(bulkhead_common::COUNTERS <= UNCOUNTED_DATAGRAMS);
 
 /// How many jiffies a verdict lasts at most, as a power of two: a second with the usual 250 a second (CONFIG_HZ), a
 /// quarter of it with 1,000, two and a half with 100.
 const LASTING: u32 = 8;
+
+/// 48 bits that change with every edit of the tables, and with time: what is kept lasts for a moment. 0: nothing is to be
+/// kept now.
+///
+/// Read it before anything is decided: what changes meanwhile belongs to another moment.
+#[derive(Clone, Copy)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// Now.
+    #[inline(always)]
+    pub fn now() -> Self {
+        let moment = match STATE.get(0) {
+            // A deadline switches generations with nobody to tell.
+            Some(state) if !state.has_deadline() => {
+                // SAFETY: the helper only reads the clock.
+                let time = unsafe { bpf_jiffies64() } >> LASTING;
+                u64::from(epoch(Epoch::Tables)) << 16 | time & 0xffff
+            }
+            _ => 0,
+        };
+        Self(forget64(moment))
+    }
+
+    /// This moment, if it is known what may be kept in it; else none.
+    #[inline(always)]
+    pub fn if_known(self, known: Fact) -> Self {
+        Self(self.0 * u64::from(known.bits()))
+    }
+
+    /// The word to keep for all packets of a socket.
+    #[inline(always)]
+    fn word(self, bucket: u32) -> u64 {
+        self.0 << 16 | u64::from(bucket)
+    }
+
+    /// The word to keep for datagrams with this hash. Both epochs only grow, so their sum is another one after either has.
+    #[inline(always)]
+    fn word_for(self, hash: u64, on_loopback: bool, bucket: u32) -> u64 {
+        let datagrams = if on_loopback { u64::from(epoch(Epoch::Datagrams)) << 16 } else { 0 };
+        (self.0.wrapping_add(datagrams).wrapping_add(hash)) << 16 | u64::from(bucket)
+    }
+}
+
+/// The bucket that a kept word names, if it is the word for this moment.
+#[inline(always)]
+fn bucket_of(kept: u64, word: u64) -> Option<u32> {
+    (kept ^ word <= 0xffff).then_some((kept & 0xffff) as u32)
+}
+
+/// Where to count a packet that passes as others of its socket have in this moment.
+///
+/// # Safety
+/// `sk` must be the packet's socket, not null, and `state` its storage.
+#[inline(always)]
+pub unsafe fn passes(
+    skb: *mut __sk_buff,
+    sk: *const bpf_sock,
+    state: &SocketState,
+    way: Direction,
+    on_loopback: Fact,
+    moment: Moment,
+) -> Option<u32> {
+    if moment.0 == 0 {
+        return None;
+    }
+    if let Some(bucket) = bucket_of(state.passes, moment.word(0)) {
+        let holds = match bucket {
+            UNCOUNTED => true,
+            UNCOUNTED_DATAGRAMS => !(on_loopback.holds() && matches!(way, Direction::Egress)),
+            // A connection's socket may be made a listener, which has many peers.
+            // SAFETY: the caller vouches for `sk`.
+            _ => (unsafe { (*sk).state }) != socket::TCP_LISTEN,
+        };
+        return holds.then_some(if bucket == UNCOUNTED_DATAGRAMS { UNCOUNTED } else { bucket });
+    }
+    let kept = state.passed[way as usize];
+    if kept == 0 {
+        return None;
+    }
+    match hash_of(skb, on_loopback.bits()) {
+        0 => None,
+        hash => bucket_of(kept, moment.word_for(hash, on_loopback.holds(), 0)),
+    }
+}
+
+/// Keeps on the socket of somebody in no workload that all its packets pass, but for those that it has to be asked about.
+#[inline(always)]
+pub fn keep_unmatched(state: &mut SocketState, is_stream: bool, moment: Moment) {
+    if moment.0 != 0 {
+        state.passes = moment.word(if is_stream { UNCOUNTED } else { UNCOUNTED_DATAGRAMS });
+    }
+}
+
+/// A packet that passed.
+#[derive(Clone, Copy)]
+pub struct Kept {
+    /// Where it was counted.
+    pub bucket: u32,
+    pub way: Direction,
+    pub on_loopback: Fact,
+}
+
+/// Keeps on its socket that a packet passed, if the next like it will fare the same: for all of a TCP connection, or for
+/// datagrams like this one.
+#[inline(always)]
+pub fn keep(skb: *mut __sk_buff, Moment(moment): Moment, Outcome(outcome): Outcome, kept: Kept) {
+    let Kept { bucket, way, on_loopback } = kept;
+    let kept = bucket | (way as u32) << 16 | on_loopback.bits() << 17;
+    keep_passed(skb, moment, outcome, kept);
+}
+
+/// [`keep`] with its arguments as numbers: a global function to the kernel, which verifies it once and by itself (see
+/// [`crate::identity`]).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn keep_passed(skb: *mut __sk_buff, moment: u64, outcome: u64, kept: u32) -> u32 {
+    let outcome = Outcome(outcome);
+    if moment == 0 || outcome.is_timed() || outcome.is(Reason::Essential) {
+        return 0;
+    }
+    // SAFETY: the program's context.
+    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return 0;
+    }
+    // SAFETY: a socket that is not null.
+    let sk = unsafe { bpf_sk_fullsock(sk) };
+    if sk.is_null() {
+        return 0;
+    }
+    // SAFETY: a full socket.
+    let (kind, connection) = unsafe { ((*sk).type_, (*sk).state) };
+    // SAFETY: as above.
+    let Some(state) = (unsafe { socket::state(sk.cast()) }) else { return 0 };
+    let moment = Moment(moment);
+    let bucket = kept & 0xffff;
+    let (ingress, on_loopback) = (kept & 1 << 16 != 0, kept & 1 << 17 != 0);
+    if kind == socket::SOCK_STREAM {
+        // A listener has many peers.
+        if connection != socket::TCP_LISTEN {
+            state.passes = moment.word(bucket);
+        }
+    } else {
+        let hash = hash_of(skb, u32::from(on_loopback));
+        let word = moment.word_for(hash, on_loopback, bucket);
+        if hash == 0 {
+            return 0;
+        }
+        if ingress {
+            state.passed[Direction::Ingress as usize] = word;
+        } else {
+            state.passed[Direction::Egress as usize] = word;
+        }
+    }
+    1
+}
+
+/// What a socket has been told holds no more: it calls somebody else, or is called.
+#[inline(always)]
+pub fn forget(state: &mut SocketState) {
+    state.passes = 0;
+    state.passed = [0; 2];
+}
 
 /// A verdict's hash, as it grows.
 struct Hash([u64; 2]);
@@ -71,11 +229,13 @@ impl Hash {
         self.0[1] = self.0[1].wrapping_add(key(HASH_INPUTS + 2 + number).wrapping_mul(word));
     }
 
+    /// 48 bits; never 0, which is "none".
     #[inline(always)]
     fn finish(self) -> u64 {
-        let word = (self.0[0] >> 32 | self.0[1] & 0xffff_ffff_0000_0000) & HASH;
-        // 0 is "none".
-        if word == 0 { HASH } else { word }
+        match self.0[0] >> 32 | (self.0[1] >> 48) << 32 {
+            0 => 1,
+            hash => hash,
+        }
     }
 }
 
@@ -96,26 +256,20 @@ unsafe fn load(at: *const u8) -> u32 {
     unsafe { at.cast::<u32>().read_volatile() }
 }
 
-/// What a packet and all that its verdict depends on hash to. 0: packets like this are always decided.
+/// What a datagram's addresses, ports and protocol hash to, in 48 bits. 0: packets like this are always decided.
 ///
-/// Only plain TCP and UDP: an IPv4 header without options and no fragment, or an IPv6 header without extensions. A global
+/// Only plain UDP: an IPv4 header without options and no fragment, or an IPv6 header without extensions. A global
 /// function to the kernel, which verifies it once and by itself (see [`crate::identity`]).
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn hash_of(skb: *mut __sk_buff, on_loopback: u32) -> u64 {
-    hash(skb, on_loopback != 0).unwrap_or(0)
+    hash(skb, on_loopback).unwrap_or(0)
 }
 
 #[inline(always)]
-fn hash(skb: *mut __sk_buff, on_loopback: bool) -> Option<u64> {
+fn hash(skb: *mut __sk_buff, on_loopback: u32) -> Option<u64> {
     const V4: u8 = 4 << 4 | 5;
     const V6: u8 = 6;
-    const TCP_FLAGS: usize = 13;
-    const SYN: u8 = 0x02;
-    let state = *STATE.get(0)?;
-    if state.has_deadline() {
-        return None;
-    }
     // SAFETY: the program's context. Every access is within what was compared with the end of the linear data.
     unsafe {
         let data = (*skb).data as usize as *const u8;
@@ -126,7 +280,6 @@ fn hash(skb: *mut __sk_buff, on_loopback: bool) -> Option<u64> {
         let mut hash = Hash::new();
         let first = data.read_volatile();
         let protocol;
-        let flags;
         if first == V4 {
             // More fragments follow, or this is not the first (RFC 791 section 3.1).
             const FRAGMENT: u32 = 0x3fff_u32.to_be();
@@ -134,7 +287,6 @@ fn hash(skb: *mut __sk_buff, on_loopback: bool) -> Option<u64> {
                 return None;
             }
             protocol = data.add(9).read_volatile();
-            flags = data.add(20 + TCP_FLAGS);
             hash.add(0, load(data.add(12)));
             hash.add(1, load(data.add(16)));
             hash.add(8, load(data.add(20)));
@@ -143,7 +295,6 @@ fn hash(skb: *mut __sk_buff, on_loopback: bool) -> Option<u64> {
             if data.add(44) > end {
                 return None;
             }
-            flags = data.add(40 + TCP_FLAGS);
             hash.add(0, load(data.add(8)));
             hash.add(1, load(data.add(12)));
             hash.add(2, load(data.add(16)));
@@ -156,27 +307,17 @@ fn hash(skb: *mut __sk_buff, on_loopback: bool) -> Option<u64> {
         } else {
             return None;
         }
-        match Protocol(protocol) {
-            // What opens a connection marks its listener, too.
-            Protocol::TCP if flags.add(1) > end || flags.read_volatile() & SYN != 0 => return None,
-            Protocol::TCP | Protocol::UDP => {}
-            _ => return None,
+        if protocol != Protocol::UDP.0 {
+            return None;
         }
-        let kind = u32::from(protocol) | u32::from(first) << 8 & 0xf000 | u32::from(on_loopback) << 16;
-        hash.add(9, kind);
-        let StateWord(state) = state;
-        hash.add(10, state as u32);
-        hash.add(11, epoch(Epoch::Tables));
-        if protocol == Protocol::UDP.0 && on_loopback {
-            hash.add(12, epoch(Epoch::Datagrams));
-        }
-        hash.add(13, (bpf_jiffies64() >> LASTING) as u32);
+        hash.add(9, u32::from(first >> 4) | on_loopback << 8);
         Some(hash.finish())
     }
 }
 
+/// How far an epoch is.
 #[inline(always)]
-fn epoch(which: Epoch) -> u32 {
+pub fn epoch(which: Epoch) -> u32 {
     // SAFETY: read as it is: a bump that is missed by a packet on its way came after the packet.
     EPOCH.get_ptr(which as u32).map_or(0, |epoch| unsafe { epoch.read_volatile() } as u32)
 }

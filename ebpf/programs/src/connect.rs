@@ -201,7 +201,7 @@ fn mark(call: &mut Call) {
     call.anchor = state.anchor;
     state.process = call.process;
     if matches!(call.hook, Hook::Connect) {
-        state.passed = [0; 2];
+        cached::forget(state);
         if call.flow.protocol != Protocol::TCP {
             cached::datagrams_changed();
         }

@@ -21,10 +21,16 @@ use crate::{
 #[cgroup_sock(sock_create)]
 pub fn create(ctx: SockContext) -> i32 {
     let Some(generation) = Generation::active() else { return PASS };
+    let version = generation.version();
     let local = identity::of_task(generation);
     let process = socket::current_process();
-    let mut state =
-        SocketState { owner: local.cgroup, anchor: local.anchor, process, ..SocketState::default() };
+    let mut state = SocketState {
+        owner: local.cgroup,
+        anchor: local.anchor,
+        seal: identity::seal(local.anchor, version),
+        process,
+        ..SocketState::default()
+    };
     // SAFETY: the context's own socket.
     if unsafe { socket::state_or(ctx.sock.cast(), &mut state) }.is_some() {
         return PASS;

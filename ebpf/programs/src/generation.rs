@@ -9,6 +9,7 @@ use bulkhead_common::{
 };
 
 use crate::{
+    cached::{Epoch, epoch},
     maps::{CROWDED, ENDPOINTS, GENERATIONS, PEERS, POLICY, STATE},
     verifier::forget32,
 };
@@ -45,6 +46,12 @@ impl Generation {
     #[inline(always)]
     pub fn of_slot(slot: u32) -> Self {
         Self { slot }
+    }
+
+    /// Changes with every edit of its tables, and with another generation.
+    #[inline(always)]
+    pub fn version(self) -> u64 {
+        u64::from(epoch(Epoch::Tables)) << 2 | u64::from(self.slot)
     }
 
     /// Its number, for reports.

@@ -7,7 +7,7 @@ use aya_ebpf::{
         bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
     },
 };
-use bulkhead_common::{Endpoint, MAX_CGROUP_LEVEL};
+use bulkhead_common::{Endpoint, MAX_CGROUP_LEVEL, SocketState};
 
 use crate::{generation::Generation, socket, verifier::forget_local};
 
@@ -37,11 +37,36 @@ pub fn of_task(generation: Generation) -> Local {
 }
 
 /// The socket of a packet. (`bpf_skb_cgroup_id` looks at the full socket, a listener for its request sockets.)
+///
+/// A socket's cgroup never changes, and a new cgroup is never above one that is there: what was found once holds until
+/// user space edits the tables.
+///
+/// # Safety
+/// `state` must be the storage of the packet's socket, or null.
 #[inline(always)]
-pub fn of_packet(generation: Generation, skb: *mut __sk_buff) -> Local {
+pub unsafe fn of_packet(generation: Generation, skb: *mut __sk_buff, state: *mut SocketState) -> Local {
     // SAFETY: `skb` is the program's context.
     let cgroup = unsafe { bpf_skb_cgroup_id(skb) };
-    of_anchor(generation, cgroup, packet_anchor(skb, generation.slot()))
+    let version = generation.version();
+    // SAFETY: the caller vouches for it.
+    let state = unsafe { state.as_mut() }.filter(|state| state.owner == cgroup);
+    let anchor = match state {
+        Some(state) if state.seal == seal(state.anchor, version) => state.anchor,
+        Some(state) => {
+            state.anchor = packet_anchor(skb, generation.slot());
+            state.seal = seal(state.anchor, version);
+            state.anchor
+        }
+        None => packet_anchor(skb, generation.slot()),
+    };
+    of_anchor(generation, cgroup, anchor)
+}
+
+/// What vouches for an anchor that was found under this version. It depends on both: two CPUs that write a storage at
+/// once leave the anchor of one and the seal of the other, which do not fit.
+#[inline(always)]
+pub fn seal(anchor: u64, version: u64) -> u64 {
+    anchor.wrapping_add(version << 30)
 }
 
 /// A socket that was looked up: by its tag, or by its very cgroup if it has none. Only in `cgroup_skb`: other hooks
@@ -53,7 +78,12 @@ pub fn of_packet(generation: Generation, skb: *mut __sk_buff) -> Local {
 pub unsafe fn of_socket(generation: Generation, sk: *mut bpf_sock) -> Local {
     // SAFETY: the caller holds `sk`.
     let (cgroup, tag) = unsafe { (bpf_sk_cgroup_id(sk.cast()), socket::state(sk.cast())) };
-    of_tag(generation, cgroup, tag.map_or(0, |state| state.anchor))
+    match tag {
+        Some(state) if state.owner == cgroup && state.seal == seal(state.anchor, generation.version()) => {
+            forget_local(of_anchor(generation, cgroup, state.anchor))
+        }
+        tag => of_tag(generation, cgroup, tag.map_or(0, |state| state.anchor)),
+    }
 }
 
 /// The owner of a socket by its tag: its cgroup, or else the ancestor that was identified as the socket was made.
@@ -72,9 +102,10 @@ pub fn of_tag(generation: Generation, owner: u64, anchor: u64) -> Local {
 /// An end of which the cgroup that carries its identity is known; 0: it has none.
 #[inline(always)]
 fn of_anchor(generation: Generation, cgroup: u64, anchor: u64) -> Local {
-    match generation.endpoint(anchor) {
-        Some(endpoint) if anchor != 0 => Local { endpoint, cgroup, anchor },
-        _ => Local { endpoint: Endpoint::UNMATCHED, cgroup, anchor: 0 },
+    let endpoint = if anchor == 0 { None } else { generation.endpoint(anchor) };
+    match endpoint {
+        Some(endpoint) => Local { endpoint, cgroup, anchor },
+        None => Local { endpoint: Endpoint::UNMATCHED, cgroup, anchor: 0 },
     }
 }
 
@@ -104,6 +135,10 @@ extern "C" fn task_anchor(slot: u32) -> u64 {
 /// `ancestor(level)` is 0 for levels below the cgroup itself.
 #[inline(always)]
 fn nearest(generation: Generation, own: u64, ancestor: impl Fn(i32) -> u64) -> u64 {
+    // Mostly the cgroup is the workload's own.
+    if generation.endpoint(own).is_some() {
+        return own;
+    }
     let mut level = MAX_CGROUP_LEVEL;
     while level > 0 {
         let id = ancestor(level);

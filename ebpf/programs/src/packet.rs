@@ -22,7 +22,7 @@ use bulkhead_common::{
 use self::steps::{answered, forges, identify, mark_listener, remember, settle};
 use crate::{
     PASS, REFUSE,
-    cached::{self, UNCOUNTED},
+    cached::{self, Kept, Moment, UNCOUNTED},
     count,
     generation::Generation,
     identity::{self, Local},
@@ -56,15 +56,17 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
 /// One packet on its way, and what is found out about it.
 struct Passage {
     skb: *mut __sk_buff,
-    /// The packet's full socket, or null.
-    sk: *mut bpf_sock,
-    /// The same if it is a TCP connection's or listener's, and not a raw one that speaks TCP; else null.
+    /// The storage of the packet's socket, or null.
+    state: *mut SocketState,
+    /// When what is found out may be kept.
+    moment: Moment,
+    /// The packet's full socket if it is a TCP connection's or listener's, and not a raw one that speaks TCP; else null.
     stream: *mut bpf_sock,
     generation: Generation,
     local: Local,
     way: Direction,
-    /// Index of the device that it leaves by or came in by.
-    device: u32,
+    /// Does it stay in its network namespace?
+    on_loopback: Fact,
     packet: Packet,
     /// The other end's address and port, as the socket sees them.
     remote: Address,
@@ -76,8 +78,6 @@ struct Passage {
     /// The flow that the packet belongs to.
     flow: Flow,
     outcome: Outcome,
-    /// Does the packet bear the address and port of a socket of its sender's workload?
-    owns_source: Fact,
     /// Has a refusal been reported already?
     reported: Fact,
 }
@@ -85,45 +85,52 @@ struct Passage {
 #[inline(always)]
 fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
     let skb = ctx.skb.skb;
-    let hash = cached::hash_of(skb, u32::from(device == LOOPBACK));
+    let moment = Moment::now();
+    let on_loopback = Fact::of(device == LOOPBACK);
     // SAFETY: the program's context.
     let (sk, bytes) = unsafe { ((*skb).__bindgen_anon_2.sk, (*skb).len) };
-    if hash != 0 && !sk.is_null() {
-        // SAFETY: a socket that is not null; what is no full socket has no storage.
-        let state = unsafe { socket::state(sk.cast()) };
-        if let Some(bucket) = state.and_then(|state| cached::bucket_of(state.passed[way as usize], hash)) {
-            if bucket != UNCOUNTED {
-                count::again(bucket, bytes);
-            }
-            return PASS;
-        }
-    }
-    let Some(generation) = Generation::active() else { return PASS };
-    let local = identity::of_packet(generation, skb);
-    // SAFETY: the helper takes a socket or a request socket that is not null.
-    let sk = if sk.is_null() { sk } else { unsafe { bpf_sk_fullsock(sk) } };
-    // SAFETY: a full socket.
-    let stream =
-        if !sk.is_null() && unsafe { (*sk).type_ } == socket::SOCK_STREAM { sk } else { ptr::null_mut() };
-    // Whoever sends a datagram can name its source: on this host that would be to pose as another workload.
-    let may_forge = matches!(way, Direction::Egress) && device == LOOPBACK && stream.is_null();
-    let isolated = local.endpoint.flags & (Endpoint::ISOLATE_EGRESS | Endpoint::ISOLATE_INGRESS) != 0;
-    if !isolated && !may_forge {
-        if !sk.is_null() {
-            // SAFETY: a full socket.
-            unsafe { keep(sk, way, hash, UNCOUNTED) };
+    // SAFETY: a socket that is not null; what is no full socket has no storage.
+    let state = if sk.is_null() { ptr::null_mut() } else { unsafe { socket::storage(sk.cast()) } };
+    // SAFETY: a storage, or null.
+    if let Some(state) = unsafe { state.as_ref() }
+        // SAFETY: the packet's socket, whose storage this is.
+        && let Some(bucket) = unsafe { cached::passes(skb, sk, state, way, on_loopback, moment) }
+    {
+        if bucket != UNCOUNTED {
+            count::again(bucket, bytes);
         }
         return PASS;
     }
-    let hash = forget64(hash);
+    let Some(generation) = Generation::active() else { return PASS };
+    // SAFETY: the storage of the packet's socket, or null.
+    let local = unsafe { identity::of_packet(generation, skb, state) };
+    // SAFETY: the helper takes a socket or a request socket that is not null.
+    let full = if sk.is_null() { sk } else { unsafe { bpf_sk_fullsock(sk) } };
+    // SAFETY: a full socket.
+    let stream = if !full.is_null() && unsafe { (*full).type_ } == socket::SOCK_STREAM {
+        full
+    } else {
+        ptr::null_mut()
+    };
+    // Whoever sends a datagram can name its source: on this host that would be to pose as another workload.
+    let may_forge = matches!(way, Direction::Egress) && on_loopback.holds() && stream.is_null();
+    let isolated = local.endpoint.flags & (Endpoint::ISOLATE_EGRESS | Endpoint::ISOLATE_INGRESS) != 0;
+    if !isolated && !may_forge {
+        // SAFETY: a storage, or null.
+        if let Some(state) = unsafe { state.as_mut() } {
+            cached::keep_unmatched(state, !stream.is_null(), moment);
+        }
+        return PASS;
+    }
     let mut passage = Passage {
         skb,
-        sk,
+        state,
+        moment,
         stream,
         generation,
         local: forget_local(local),
         way,
-        device: forget32(device),
+        on_loopback,
         packet: Packet::default(),
         remote: Address::default(),
         remote_port: 0,
@@ -131,7 +138,6 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
         found: Fact::of(false),
         flow: Flow { direction: way, protocol: Protocol(0), port: 0, peer: Peer::default() },
         outcome: Outcome::new(Decision::new(&local.endpoint, Reason::Malformed, RuleId::NONE), false),
-        owns_source: Fact::of(false),
         reported: Fact::of(false),
     };
     parse(skb, &mut passage.packet);
@@ -155,10 +161,8 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
     let bucket =
         if passage.is_isolated() || passage.outcome.refuses() { count(&passage, bytes) } else { UNCOUNTED };
     if !passage.outcome.refuses() {
-        if passage.lasts() {
-            // SAFETY: a full socket: checked by `lasts`.
-            unsafe { keep(passage.sk, way, hash, bucket) };
-        }
+        let kept = Kept { bucket: forget32(bucket), way, on_loopback };
+        cached::keep(skb, passage.moment, passage.outcome, kept);
         return PASS;
     }
     if passage.reported.holds() {
@@ -176,21 +180,6 @@ fn count(passage: &Passage, bytes: u32) -> u32 {
     count::decided(key, bytes, passage.packet.opens.holds())
 }
 
-/// Keeps on a socket that packets with this hash pass, and where they are counted. Without a hash nothing is kept.
-///
-/// # Safety
-/// `sk` must be a full socket.
-#[inline(always)]
-unsafe fn keep(sk: *mut bpf_sock, way: Direction, hash: u64, bucket: u32) {
-    if hash == 0 {
-        return;
-    }
-    // SAFETY: the caller vouches for `sk`. Whichever of two CPUs writes last, the word stands for itself.
-    if let Some(state) = unsafe { socket::state(sk.cast()) } {
-        state.passed[way as usize] = cached::word(hash, bucket);
-    }
-}
-
 impl Passage {
     /// Does the local end need a rule for anything?
     #[inline(always)]
@@ -201,25 +190,7 @@ impl Passage {
     /// Could the sender have named somebody else as the source?
     #[inline(always)]
     fn may_forge(&self) -> bool {
-        matches!(self.way, Direction::Egress) && self.device == LOOPBACK && self.stream.is_null()
-    }
-
-    /// Will the next packet like this one fare the same? A listener has many peers; who sends a datagram on this host
-    /// is known only as long as a socket owns its source.
-    #[inline(always)]
-    fn lasts(&self) -> bool {
-        if self.sk.is_null() || self.outcome.is_timed() || self.outcome.is(Reason::Essential) {
-            return false;
-        }
-        if !self.stream.is_null() {
-            // SAFETY: a full socket.
-            return unsafe { (*self.stream).state } != socket::TCP_LISTEN;
-        }
-        self.device != LOOPBACK
-            || match self.way {
-                Direction::Egress => self.owns_source.holds(),
-                Direction::Ingress => self.found.holds(),
-            }
+        matches!(self.way, Direction::Egress) && self.on_loopback.holds() && self.stream.is_null()
     }
 
     /// The other end as the packet has it.
@@ -341,11 +312,8 @@ impl Passage {
     /// The storage of the packet's socket.
     #[inline(always)]
     fn state<'a>(&self) -> Option<&'a mut SocketState> {
-        if self.sk.is_null() {
-            return None;
-        }
-        // SAFETY: a full socket.
-        unsafe { socket::state(self.sk.cast()) }
+        // SAFETY: a storage, or null.
+        unsafe { self.state.as_mut() }
     }
 
     /// Key of the exchange of datagrams that the packet belongs to.

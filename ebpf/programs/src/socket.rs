@@ -38,7 +38,7 @@ pub unsafe fn state<'a>(sk: *mut c_void) -> Option<&'a mut SocketState> {
 /// # Safety
 /// As for [`state`].
 #[inline(always)]
-unsafe fn storage(sk: *mut c_void) -> *mut SocketState {
+pub unsafe fn storage(sk: *mut c_void) -> *mut SocketState {
     // SAFETY: the map is a socket storage of `SocketState`.
     unsafe { bpf_sk_storage_get((&raw const SOCKETS).cast_mut().cast(), sk, ptr::null_mut(), 0).cast() }
 }

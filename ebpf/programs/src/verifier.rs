@@ -43,6 +43,12 @@ impl Fact {
         otherwise & forget32(self.0.wrapping_sub(1)) as u16
     }
 
+    /// 1 if it holds, else 0.
+    #[inline(always)]
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+
     #[inline(always)]
     pub fn holds(self) -> bool {
         self.0 != 0

@@ -2,9 +2,9 @@
 
 use bulkhead_common::{Decision, Direction, Origin, Outcome, Reason, RuleId, SocketState};
 
-use super::{LOOPBACK, Passage};
+use super::Passage;
 use crate::{
-    exchange,
+    cached, exchange,
     generation::verdict,
     identity::{self, Local},
     socket,
@@ -27,7 +27,9 @@ pub(super) fn forges(passage: &mut Passage) -> bool {
         })
     };
     if owner.anchor == 0 || owner.anchor == passage.local.anchor {
-        passage.owns_source = Fact::of(found.is_some() && owner.anchor == passage.local.anchor);
+        // Whose it is is known only as long as a socket owns the source.
+        let owns_source = Fact::of(found.is_some() && owner.anchor == passage.local.anchor);
+        passage.moment = passage.moment.if_known(owns_source);
         return false;
     }
     passage.flow.port = passage.packet.target_port;
@@ -52,7 +54,7 @@ pub(super) fn identify(passage: &mut Passage) {
     let entry = passage.generation.peer(passage.remote);
     let peer = &mut passage.flow.peer;
     peer.address = entry.class;
-    if passage.device != LOOPBACK {
+    if !passage.on_loopback.holds() {
         peer.subject = entry.subject;
         peer.class = entry.class;
         return;
@@ -71,7 +73,15 @@ pub(super) fn identify(passage: &mut Passage) {
         })
     };
     passage.found = Fact::of(found.is_some());
-    let state = if passage.stream.is_null() { None } else { passage.state() };
+    let state = if passage.stream.is_null() {
+        if matches!(passage.way, Direction::Ingress) {
+            // Who sends a datagram is known only as long as a socket owns its source.
+            passage.moment = passage.moment.if_known(passage.found);
+        }
+        None
+    } else {
+        passage.state()
+    };
     let peer = &mut passage.flow.peer;
     if passage.found.holds() {
         peer.subject = other.endpoint.subject;
@@ -101,10 +111,14 @@ pub(super) fn mark_listener(passage: &mut Passage) {
     let mut fresh =
         SocketState { owner: passage.local.cgroup, anchor: passage.local.anchor, ..SocketState::default() };
     // SAFETY: a full socket: checked by the caller.
-    if let Some(state) = unsafe { socket::state_or(passage.stream.cast(), &mut fresh) }
-        && state.origin != Origin::Listener as u32
-    {
-        state.origin = Origin::Listener as u32;
+    if let Some(state) = unsafe { socket::state_or(passage.stream.cast(), &mut fresh) } {
+        if state.origin != Origin::Listener as u32 {
+            state.origin = Origin::Listener as u32;
+        }
+        // Of the connection that the socket may have been before it was made a listener: not to be cloned.
+        if state.passes != 0 {
+            cached::forget(state);
+        }
     }
 }
 
