@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: how fast, and how much memory, beside what was promised.
 
+mod datapath;
 mod machine;
 mod policy;
 mod process;
@@ -31,6 +32,8 @@ pub(crate) struct Args {
 enum Bench {
     /// The compiler of policies, and the commands that need no agent
     Policy,
+    /// What the programs cost, beside nothing, systemd's IPAddressAllow= and nftables
+    Datapath,
 }
 
 /// Where the figures are kept, below the root.
@@ -49,6 +52,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let machine = Machine::gather()?;
     let table = match bench {
         Bench::Policy => policy::measure()?,
+        Bench::Datapath => datapath::measure()?,
     };
     let figures = format!("{machine}\n\n{table}");
     println!("{figures}");

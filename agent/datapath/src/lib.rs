@@ -5,6 +5,8 @@
 mod btf;
 mod cgroups;
 mod counters;
+#[cfg(feature = "test-run")]
+mod empty;
 mod error;
 mod events;
 #[cfg(feature = "log")]
@@ -31,6 +33,8 @@ use aya::{
 use bulkhead_common::{Counter, CounterKey, Endpoint, HASH_KEYS};
 use rustix::rand::{GetRandomFlags, getrandom};
 
+#[cfg(feature = "test-run")]
+pub use self::empty::Empty;
 pub use self::{
     cgroups::Cgroups,
     counters::Traffic,

@@ -21,6 +21,7 @@ mod connect;
 mod count;
 mod create;
 mod datagram;
+mod empty;
 mod exchange;
 mod exec;
 mod generation;

@@ -26,10 +26,10 @@ const RUNS: usize = 51;
 /// Recorded flows in the larger files; the smaller have a quarter.
 const FLOWS: u32 = 400_000;
 
-const SECONDS: Unit = Unit("s", 2);
-const MILLISECONDS: Unit = Unit("ms", 1);
-const MEGABYTES: Unit = Unit("MB", 0);
-const FLOW_RATE: Unit = Unit("million flows/s", 2);
+const SECONDS: Unit<'_> = Unit("s", 2);
+const MILLISECONDS: Unit<'_> = Unit("ms", 1);
+const MEGABYTES: Unit<'_> = Unit("MB", 0);
+const FLOW_RATE: Unit<'_> = Unit("million flows/s", 2);
 
 /// Measures on a large site's policy, made up anew with the same numbers each time.
 pub(super) fn measure() -> Result<Table> {

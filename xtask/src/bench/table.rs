@@ -16,21 +16,21 @@ struct Row {
 
 /// A unit, and how many decimals of it mean something.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Unit(pub(super) &'static str, pub(super) usize);
+pub(super) struct Unit<'a>(pub(super) &'a str, pub(super) usize);
 
 impl Table {
     /// A figure that should be at most `goal`.
-    pub(super) fn at_most(&mut self, what: &str, goal: f64, figure: f64, unit: Unit) {
+    pub(super) fn at_most(&mut self, what: &str, goal: f64, figure: f64, unit: Unit<'_>) {
         self.row(what, format!("≤ {}", shown(goal, unit)), figure, unit, figure <= goal);
     }
 
     /// A figure that should be at least `goal`.
-    pub(super) fn at_least(&mut self, what: &str, goal: f64, figure: f64, unit: Unit) {
+    pub(super) fn at_least(&mut self, what: &str, goal: f64, figure: f64, unit: Unit<'_>) {
         self.row(what, format!("≥ {}", shown(goal, unit)), figure, unit, figure >= goal);
     }
 
     /// A figure that nothing was promised for.
-    pub(super) fn figure(&mut self, what: &str, figure: f64, unit: Unit) {
+    pub(super) fn figure(&mut self, what: &str, figure: f64, unit: Unit<'_>) {
         self.0.push(Row {
             what: what.to_owned(),
             goal: String::new(),
@@ -39,13 +39,13 @@ impl Table {
         });
     }
 
-    fn row(&mut self, what: &str, goal: String, figure: f64, unit: Unit, passed: bool) {
+    fn row(&mut self, what: &str, goal: String, figure: f64, unit: Unit<'_>, passed: bool) {
         let verdict = if passed { "PASS" } else { "FAIL" };
         self.0.push(Row { what: what.to_owned(), goal, figure: shown(figure, unit), verdict });
     }
 }
 
-fn shown(figure: f64, Unit(unit, decimals): Unit) -> String {
+fn shown(figure: f64, Unit(unit, decimals): Unit<'_>) -> String {
     format!("{figure:.decimals$} {unit}")
 }
 

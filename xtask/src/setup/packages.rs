@@ -21,7 +21,7 @@ pub(crate) enum Proof {
 }
 
 /// All of them. bpf-linker's and Debian's compiler's own are not here: they depend on the way taken.
-pub(crate) const PACKAGES: [Package; 15] = [
+pub(crate) const PACKAGES: [Package; 17] = [
     Package { name: "gcc", proof: Proof::Program("cc"), why: "links what rustc compiles" },
     Package { name: "g++", proof: Proof::Program("c++"), why: "compiles libFuzzer for the fuzz targets" },
     Package {
@@ -59,6 +59,12 @@ pub(crate) const PACKAGES: [Package; 15] = [
     },
     Package { name: "busybox-static", proof: Proof::Program("busybox"), why: "the shell of those machines" },
     Package { name: "kmod", proof: Proof::Program("depmod"), why: "the modules of those kernels" },
+    Package {
+        name: "nftables",
+        proof: Proof::Program("nft"),
+        why: "what `cargo xtask bench datapath` compares with",
+    },
+    Package { name: "iperf3", proof: Proof::Program("iperf3"), why: "measures what a connection carries" },
     Package { name: "xz-utils", proof: Proof::Program("xz"), why: "unpacks those kernels" },
     Package { name: "zstd", proof: Proof::Program("zstd"), why: "unpacks those kernels" },
 ];
