@@ -1,6 +1,13 @@
 //! How long things take here. An emulated machine is many times slower than the real one.
 
-use std::{env, sync::OnceLock, time::Duration};
+use std::{
+    env,
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
 
 /// Names by how much every limit in time is stretched: a whole number, 1 if it is not set.
 const SLOWNESS: &str = "BULKHEAD_SLOWNESS";
@@ -18,4 +25,15 @@ pub fn fewer(attempts: u32) -> u32 {
 fn slowness() -> u32 {
     static FACTOR: OnceLock<u32> = OnceLock::new();
     *FACTOR.get_or_init(|| env::var(SLOWNESS).ok().and_then(|n| n.parse().ok()).unwrap_or(1))
+}
+
+/// Waits until something is so, for as long as a background task of the agent may take to notice.
+pub fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(12);
+    let end = Instant::now() + stretched(PATIENCE);
+    while !is_so()? {
+        ensure!(Instant::now() < end, "never: {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }

@@ -13,6 +13,7 @@ mod enrich;
 mod human;
 mod lines;
 mod process;
+mod socket;
 mod unit;
 
 pub use coalesce::Coalescer;

@@ -12,7 +12,8 @@ pub enum Hook {
     Sendmsg = 1,
     /// `cgroup_skb`: the packet's socket is known.
     Packet = 2,
-    /// cgroup/sock_create: the caller is known.
+    /// cgroup/sock_create and the security hooks: the caller is known, and there is no peer yet. The protocol is the
+    /// socket's; with [`crate::Reason::UnseenSocket`] the port is an [`crate::Unseen`].
     Create = 3,
 }
 

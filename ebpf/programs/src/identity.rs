@@ -7,9 +7,9 @@ use aya_ebpf::{
         bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
     },
 };
-use bulkhead_common::{Endpoint, MAX_CGROUP_LEVEL};
+use bulkhead_common::{Endpoint, MAX_CGROUP_LEVEL, UNPLACED};
 
-use crate::{generation::Generation, socket, verifier::forget_local};
+use crate::{cgroup::Directory, generation::Generation, socket, verifier::forget_local};
 
 /// An end on this host.
 #[derive(Clone, Copy)]
@@ -34,6 +34,15 @@ pub fn of_task(generation: Generation) -> Local {
     // SAFETY: the helper only reads the current task's cgroup.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
     of_anchor(generation, cgroup, task_anchor(generation.slot()))
+}
+
+/// The current task, in programs to which the kernel gives no helper for the ancestors of its cgroup before Linux 5.15
+/// (the security hooks).
+#[inline(always)]
+pub fn of_task_by_structures(generation: Generation) -> Local {
+    // SAFETY: the helper only reads the current task's cgroup.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    of_anchor(generation, cgroup, task_anchor_by_structures(generation.slot()))
 }
 
 /// The socket of a packet. (`bpf_skb_cgroup_id` looks at the full socket, a listener for its request sockets.)
@@ -99,6 +108,29 @@ extern "C" fn task_anchor(slot: u32) -> u64 {
     let own = unsafe { bpf_get_current_cgroup_id() };
     // SAFETY: as above.
     nearest(Generation::of_slot(slot), own, |level| unsafe { bpf_get_current_ancestor_cgroup_id(level) })
+}
+
+/// How many levels of cgroups are climbed in the kernel's structures. Who is nested deeper cannot be told.
+const MOST_LEVELS: u32 = 256;
+
+/// The nearest ancestor of the current task's cgroup that is identified in a slot, or 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn task_anchor_by_structures(slot: u32) -> u64 {
+    let generation = Generation::of_slot(slot);
+    let Some(own) = Directory::of_task() else { return UNPLACED };
+    let own_id = own.id;
+    let mut next = Some(own);
+    let mut level = 0;
+    while level < MOST_LEVELS {
+        let Some(directory) = next else { return generation.unplaced(own_id) };
+        if generation.endpoint(directory.id).is_some() {
+            return directory.id;
+        }
+        next = directory.parent();
+        level += 1;
+    }
+    UNPLACED
 }
 
 /// `ancestor(level)` is 0 for levels below the cgroup itself.

@@ -17,6 +17,7 @@ macro_rules! say {
 
 mod birth;
 mod cached;
+mod cgroup;
 mod connect;
 mod count;
 mod create;
@@ -30,6 +31,7 @@ mod packet;
 mod parse;
 mod report;
 mod socket;
+mod unseen;
 mod verifier;
 
 /// What a cgroup program returns to let pass.

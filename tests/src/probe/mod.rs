@@ -100,6 +100,19 @@ impl Probe {
         }
     }
 
+    /// Only asks for a socket: is one of this kind to be had?
+    pub fn try_open(&self, kind: Kind, family: Family) -> Result<Outcome> {
+        let answer = self.ask(&Request::Open { kind, family })?;
+        Ok(match answer.result {
+            Ok(Done::Socket(number)) => {
+                drop(Socket { probe: self, number, kind, family });
+                Outcome::Answered
+            }
+            Ok(other) => bail!("no {kind:?} socket: {other:?}"),
+            Err(errno) => Outcome::of_error(errno, answer.elapsed),
+        })
+    }
+
     /// A server that answers everything with the same bytes. It ends with the probe.
     pub fn serve(&self, kind: Kind, at: impl Into<Where>) -> Result<Server> {
         let Where(to) = at.into();
@@ -121,10 +134,14 @@ impl Probe {
         self.open(Kind::Udp, Family::of(to))?.exchange(Some(to))
     }
 
-    /// Sends an ICMP echo request from a raw socket and wants the reply.
+    /// Sends an ICMP echo request from a raw socket, if it gets one, and wants the reply.
     pub fn ping(&self, to: IpAddr) -> Result<Outcome> {
         let to = SocketAddr::new(to, 0);
-        self.open(Kind::RawIcmp, Family::of(to))?.exchange(Some(to))
+        let (kind, family) = (Kind::RawIcmp, Family::of(to));
+        match self.try_open(kind, family)? {
+            Outcome::Answered => self.open(kind, family)?.exchange(Some(to)),
+            refused => Ok(refused),
+        }
     }
 
     /// Makes one cgroup after the other below `parent`, enters each and opens a TCP connection at once: how often it got

@@ -20,14 +20,28 @@ pub enum Kind {
     Udp,
     /// UDP datagrams with a checksum of less than all (RFC 3828).
     UdpLite,
+    /// An SCTP association that is used as a stream (RFC 6458 section 4).
+    Sctp,
     /// A raw socket for TCP segments.
     RawTcp,
+    /// A raw socket for UDP datagrams.
+    RawUdp,
     /// A raw socket for whole IP packets, headers included.
     RawIp,
     /// A raw socket for ICMP or ICMPv6.
     RawIcmp,
     /// A datagram socket for ICMP echoes ("ping socket").
     PingSocket,
+    /// A socket for link-layer frames (packet(7)).
+    Packet,
+    /// A socket for frames by way of shared memory (`AF_XDP`).
+    Xdp,
+    /// A stream to another virtual machine or its host (vsock(7)).
+    Vsock,
+    /// A stream that may go by remote memory access (`AF_SMC`).
+    Smc,
+    /// Messages between machines of a cluster (`AF_TIPC`).
+    Tipc,
 }
 
 /// An address family.

@@ -8,6 +8,7 @@
 
 mod births;
 mod counters;
+mod creation;
 mod loopback;
 mod protocols;
 mod site;
@@ -30,7 +31,8 @@ type Shared = Arc<Mutex<Option<Site>>>;
 
 fn main() -> ExitCode {
     let shared = Shared::default();
-    let cases = [births::CASES, counters::CASES, loopback::CASES, protocols::CASES, verifier::CASES];
+    let cases =
+        [births::CASES, counters::CASES, creation::CASES, loopback::CASES, protocols::CASES, verifier::CASES];
     let trials = cases.concat().into_iter().map(|(name, case)| {
         let shared = Arc::clone(&shared);
         Trial::ignorable_test(name, move || complete(run(&shared, case)))

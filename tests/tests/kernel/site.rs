@@ -14,6 +14,14 @@ select = { cgroup = ["/jobs/job-*", "/jobs/task-*.scope", "/jobs/**/x-*"] }
 [workload.secret]
 environment = "prod"
 select = { cgroup = "/ci/*/a-very-secret-web" }
+[environment.watched]
+mode = "audit"
+[workload.watched]
+environment = "watched"
+select = { cgroup = "/watched" }
+[workload.sniffer]
+environment = "prod"
+select = { cgroup = "/sniffer" }
 [peer.partner]
 environment = "prod"
 cidrs = ["10.77.0.2", "fd77::2"]
@@ -34,6 +42,9 @@ ports = ["tcp/5432"]
 from = "web"
 to = "host"
 ports = ["icmp"]
+[[allow]]
+from = "sniffer"
+to = "partner"
 "#;
 
 /// A lab with an agent over it that all tests share: to verify the programs takes an emulated machine half a minute.

@@ -11,7 +11,10 @@ use std::{
 
 use bulkhead_tests::probe::{Done, Family, Kind, Request};
 use nix::{
-    libc::{IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_UDPLITE, MSG_FASTOPEN, in_addr, in_pktinfo},
+    libc::{
+        AF_PACKET, AF_TIPC, AF_VSOCK, AF_XDP, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_UDPLITE,
+        MSG_FASTOPEN, in_addr, in_pktinfo,
+    },
     sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg},
 };
 use rustix::net::connect_unspec;
@@ -19,6 +22,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::{echo, memory, pass, visit::Visits};
 
+/// Include/linux/socket.h; libc does not know it.
+const AF_SMC: i32 = 43;
 /// More than any answer is long.
 const BUFFER: usize = 2048;
 
@@ -177,7 +182,15 @@ fn open(kind: Kind, family: Family) -> io::Result<(Socket, Option<Family>)> {
         Family::V4 => (Domain::IPV4, Protocol::ICMPV4),
         Family::V6 => (Domain::IPV6, Protocol::ICMPV6),
     };
+    let beyond_ip = |family: i32, r#type| Socket::new(Domain::from(family), r#type, None);
     Ok(match kind {
+        Kind::Packet => (beyond_ip(AF_PACKET, Type::RAW)?, None),
+        Kind::Xdp => (beyond_ip(AF_XDP, Type::RAW)?, None),
+        Kind::Vsock => (beyond_ip(AF_VSOCK, Type::STREAM)?, None),
+        Kind::Smc => (beyond_ip(AF_SMC, Type::STREAM)?, None),
+        Kind::Tipc => (beyond_ip(AF_TIPC, Type::SEQPACKET)?, None),
+        Kind::Sctp => (Socket::new(domain, Type::STREAM, Some(Protocol::from(IPPROTO_SCTP)))?, None),
+        Kind::RawUdp => (Socket::new(domain, Type::RAW, Some(Protocol::UDP))?, None),
         Kind::Tcp => (Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?, None),
         Kind::Mptcp => (Socket::new(domain, Type::STREAM, Some(Protocol::from(IPPROTO_MPTCP)))?, None),
         Kind::UdpLite => (Socket::new(domain, Type::DGRAM, Some(Protocol::from(IPPROTO_UDPLITE)))?, None),
