@@ -33,8 +33,9 @@ const RAW: [(Kind, &str); 4] =
 fn raw_needs_a_rule(site: &Site) -> Result<()> {
     let lab = site.lab();
     // By kind as in `RAW`.
-    let expected: [(&str, [Expected; 4]); 5] = [
-        ("/ci", [Refused; 4]),
+    let expected: [(&str, [Expected; 4]); 6] = [
+        ("/six/nested", [Allowed; 4]),
+        ("/ci", [Refused, Allowed, Allowed, Refused]),
         ("/web", [Allowed, Allowed, Allowed, Refused]),
         ("/app", [Allowed, Allowed, Allowed, Refused]),
         ("/sniffer", [Allowed; 4]),
@@ -160,7 +161,7 @@ fn tun_is_refused(site: &Site) -> Result<()> {
 
 /// The path of ip(8): a shell may have one of its own, of the same name.
 fn ip() -> Result<PathBuf> {
-    let places = ["/sbin/ip", "/usr/sbin/ip", "/bin/ip", "/usr/bin/ip"].map(PathBuf::from);
+    let places = ["/bin/ip", "/usr/bin/ip", "/sbin/ip", "/usr/sbin/ip"].map(PathBuf::from);
     places.into_iter().find(|path| path.is_file()).context("there is no ip(8) (package iproute2)")
 }
 

@@ -6,12 +6,17 @@
 
 #![forbid(unsafe_code)]
 
+mod attacks;
 mod births;
 mod counters;
 mod creation;
+mod evasion;
 mod loopback;
+mod neighbours;
 mod protocols;
 mod site;
+mod sockets;
+mod transports;
 mod verifier;
 
 use std::{
@@ -31,8 +36,20 @@ type Shared = Arc<Mutex<Option<Site>>>;
 
 fn main() -> ExitCode {
     let shared = Shared::default();
-    let cases =
-        [births::CASES, counters::CASES, creation::CASES, loopback::CASES, protocols::CASES, verifier::CASES];
+    let cases = [
+        attacks::CASES,
+        births::CASES,
+        creation::CASES,
+        evasion::CASES,
+        loopback::CASES,
+        neighbours::CASES,
+        protocols::CASES,
+        sockets::CASES,
+        transports::CASES,
+        verifier::CASES,
+        // The last: it leaves more to report than is read in a moment.
+        counters::CASES,
+    ];
     let trials = cases.concat().into_iter().map(|(name, case)| {
         let shared = Arc::clone(&shared);
         Trial::ignorable_test(name, move || complete(run(&shared, case)))

@@ -51,6 +51,10 @@ impl Sockets {
             }
             Request::Bind { socket, to } => {
                 let socket = &self.held(socket)?.socket;
+                if socket.r#type()? == Type::STREAM {
+                    // Connections that an earlier test has closed may still be waiting for their last packets.
+                    socket.set_reuse_address(true)?;
+                }
                 socket.bind(&to.into())?;
                 Ok(Done::Address(local(socket)?))
             }
