@@ -17,6 +17,12 @@ pub fn stretched(limit: Duration) -> Duration {
     limit * slowness()
 }
 
+/// How long to wait for an answer that may never come, where `limit` would do on real hardware: most tests wait in vain,
+/// and what comes comes soon even on a slow machine.
+pub fn patience(limit: Duration) -> Duration {
+    limit + limit * (slowness() - 1) / 3
+}
+
 /// A number of attempts for real hardware, for the machine that this runs on: as many as take about as long.
 pub fn fewer(attempts: u32) -> u32 {
     attempts.div_ceil(slowness())
@@ -24,7 +30,7 @@ pub fn fewer(attempts: u32) -> u32 {
 
 fn slowness() -> u32 {
     static FACTOR: OnceLock<u32> = OnceLock::new();
-    *FACTOR.get_or_init(|| env::var(SLOWNESS).ok().and_then(|n| n.parse().ok()).unwrap_or(1))
+    *FACTOR.get_or_init(|| env::var(SLOWNESS).ok().and_then(|n| n.parse().ok()).unwrap_or(1).max(1))
 }
 
 /// Waits until something is so, for as long as a background task of the agent may take to notice.

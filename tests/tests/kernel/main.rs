@@ -11,11 +11,14 @@ mod births;
 mod counters;
 mod creation;
 mod evasion;
+mod groups;
 mod loopback;
 mod neighbours;
 mod protocols;
+mod ring;
 mod site;
 mod sockets;
+mod sources;
 mod transports;
 mod verifier;
 
@@ -35,16 +38,22 @@ type Case = (&'static str, fn(&Site) -> Result<()>);
 type Shared = Arc<Mutex<Option<Site>>>;
 
 fn main() -> ExitCode {
+    if let Some(code) = ring::client() {
+        return code;
+    }
     let shared = Shared::default();
     let cases = [
         attacks::CASES,
         births::CASES,
         creation::CASES,
         evasion::CASES,
+        groups::CASES,
         loopback::CASES,
         neighbours::CASES,
         protocols::CASES,
+        ring::CASES,
         sockets::CASES,
+        sources::CASES,
         transports::CASES,
         verifier::CASES,
         // The last: it leaves more to report than is read in a moment.

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 use bulkhead_tests::{
+    Outcome,
     probe::{Family, Kind},
     scene::PORT,
     verdicts::{allowed, at, refused},
@@ -16,6 +17,7 @@ pub(crate) const CASES: &[Case] = &[
     ("sockets::answers_to_what_was_allowed_come_through", answers_to_what_was_allowed_come_through),
     ("sockets::a_process_that_moves_needs_both_workloads_allowed", a_process_that_moves),
     ("sockets::a_socket_in_other_hands_needs_both_workloads_allowed", a_socket_in_other_hands),
+    ("sockets::an_inherited_listener_is_whose_made_it", an_inherited_listener),
 ];
 
 const DB: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -75,5 +77,21 @@ fn a_socket_in_other_hands(site: &Site) -> Result<()> {
     refused("ci's UDP socket in web's hands", passed.send(Some(at(DB, PORT)))?)?;
     let passed = web.open(Kind::Tcp, Family::V4)?.pass_to(&second_web)?;
     allowed("web's TCP socket in web's hands", passed.connect_and_exchange(at(DB, PORT))?)?;
+    Ok(())
+}
+
+/// As by socket activation: one makes the listener, another serves.
+fn an_inherited_listener(site: &Site) -> Result<()> {
+    let lab = site.lab();
+    for (maker, server, check) in
+        [("/db", "/ci", allowed as fn(&str, Outcome) -> Result<()>), ("/ci", "/db", refused)]
+    {
+        let (web, maker_probe, server_probe) = (lab.probe("/web")?, lab.probe(maker)?, lab.probe(server)?);
+        let listener = maker_probe.open(Kind::Tcp, Family::V4)?;
+        listener.bind(at(DB, PORT))?;
+        listener.listen()?;
+        listener.pass_to(&server_probe)?.answer()?;
+        check(&format!("web to {maker}'s listener, which {server} serves"), web.tcp(at(DB, PORT))?)?;
+    }
     Ok(())
 }

@@ -4,18 +4,18 @@ use std::{
     collections::HashMap,
     fs,
     io::{self, IoSlice},
-    net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4},
     os::{fd::AsRawFd as _, unix::net::UnixListener},
     time::{Duration, Instant},
 };
 
-use bulkhead_tests::probe::{Done, Family, Kind, Request};
+use bulkhead_tests::probe::{Done, Family, Kind, Request, Setting};
 use nix::{
     libc::{
         AF_PACKET, AF_TIPC, AF_VSOCK, AF_XDP, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_UDPLITE,
         MSG_FASTOPEN, in_addr, in_pktinfo,
     },
-    sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg},
+    sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, SockaddrStorage, sendmmsg, sendmsg},
 };
 use rustix::net::connect_unspec;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -89,6 +89,13 @@ impl Sockets {
                 socket.set_unicast_hops_v6(hops.into())?;
                 socket.set_multicast_hops_v6(hops.into())?;
                 Ok(Done::Nothing)
+            }
+            Request::Set { socket, setting } => {
+                set(&self.held(socket)?.socket, setting)?;
+                Ok(Done::Nothing)
+            }
+            Request::SendMany { socket, to, bytes } => {
+                send_many(&self.held(socket)?.socket, &to, &bytes).map(Done::Sent)
             }
             Request::FillMemory { socket } => {
                 memory::fill(&self.held(socket)?.socket)?;
@@ -217,6 +224,29 @@ fn send_as(socket: &Socket, source: Ipv4Addr, to: SocketAddrV4, bytes: &[u8]) ->
     let to = SockaddrIn::from(to);
     sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], &message, MsgFlags::empty(), Some(&to))?;
     Ok(())
+}
+
+/// How many the kernel took; an error if it took none.
+fn send_many(socket: &Socket, to: &[SocketAddr], bytes: &[u8]) -> io::Result<u32> {
+    let to: Vec<_> = to.iter().map(|to| Some(SockaddrStorage::from(*to))).collect();
+    let slices = vec![[IoSlice::new(bytes)]; to.len()];
+    let mut headers = MultiHeaders::preallocate(to.len(), None);
+    let sent = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, &to, [], MsgFlags::empty())?;
+    Ok(u32::try_from(sent.count()).unwrap_or(u32::MAX))
+}
+
+fn set(socket: &Socket, setting: Setting) -> io::Result<()> {
+    let v4 = socket.domain()? == Domain::IPV4;
+    match setting {
+        Setting::SharedPort => socket.set_reuse_port(true),
+        Setting::Broadcast => socket.set_broadcast(true),
+        Setting::ForeignAddress if v4 => socket.set_freebind_v4(true),
+        Setting::ForeignAddress => socket.set_freebind_v6(true),
+        Setting::Transparent if v4 => socket.set_ip_transparent_v4(true),
+        Setting::Transparent => socket.set_ip_transparent_v6(true),
+        Setting::Group(IpAddr::V4(group), interface) => socket.join_multicast_v4(&group, &interface),
+        Setting::Group(IpAddr::V6(group), _) => socket.join_multicast_v6(&group, 0),
+    }
 }
 
 fn local(socket: &Socket) -> io::Result<SocketAddr> {
