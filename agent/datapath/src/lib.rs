@@ -24,7 +24,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader,
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError,
     },
@@ -65,6 +65,8 @@ pub struct Attached {
     pub unreadable_namespaces: usize,
     /// Does the kernel tell of programs that begin? If not, one that ends at once may be reported without its path.
     pub watches_programs: bool,
+    /// Why the kernel does not tell of processes that are moved out of their workload; none: it does.
+    pub unwatched: Option<DatapathError>,
     /// Why sockets and devices whose packets no program sees are not refused; none: they are.
     pub unguarded: Option<Unguarded>,
 }
@@ -145,9 +147,10 @@ impl Datapath {
         }
         // Nothing but the completeness of reports depends on it.
         let watches_programs = self.attach_tracepoint("exec", "sched_process_exec").is_ok();
+        let unwatched = self.attach_departure().err();
         let unguarded = security::attach(&mut self.ebpf).err();
         let older::Tagged { sockets, unreadable_namespaces } = tagged;
-        Ok(Attached { sockets, unreadable_namespaces, watches_programs, unguarded })
+        Ok(Attached { sockets, unreadable_namespaces, watches_programs, unwatched, unguarded })
     }
 
     fn attach_tracepoint(
@@ -160,6 +163,17 @@ impl Datapath {
         };
         let attached = program.load().and_then(|()| program.attach(tracepoint));
         attached.map(drop).map_err(|source| DatapathError::Program { name, source })
+    }
+
+    fn attach_departure(&mut self) -> Result<(), DatapathError> {
+        const NAME: &str = "departure";
+        let Program::FEntry(program) = program(&mut self.ebpf, NAME)? else {
+            return Err(DatapathError::Missing { name: NAME });
+        };
+        let types = Btf::from_sys_fs().map_err(ProgramError::from);
+        let attached = types.and_then(|types| program.load("cgroup_attach_task", &types));
+        let attached = attached.and_then(|()| program.attach());
+        attached.map(drop).map_err(|source| DatapathError::Program { name: NAME, source })
     }
 
     fn attach_program(&mut self, cgroup: &File, name: &'static str) -> Result<(), DatapathError> {

@@ -2,13 +2,14 @@
 
 use std::{fmt, net::IpAddr, path::Path, sync::Arc};
 
-use bulkhead_common::{Direction, Event, Protocol, Reason, RuleId, Started, SubjectId, Verdict};
+use bulkhead_common::{Departure, Direction, Event, Protocol, Reason, RuleId, Started, SubjectId, Verdict};
 use bulkhead_policy::{
     Asked, Place, Policy, WorkloadId, describe_peer, nearest_rule, protocol_name, service,
 };
 
 use crate::{
-    Denial, NearestRule, Peer, Process, Rule, Workload, clock, process, socket::NamedSocket, unit::unit_of,
+    Denial, Departed, NearestRule, Peer, Process, Rule, Workload, clock, process, socket::NamedSocket,
+    unit::unit_of,
 };
 
 /// Finds the path of a cgroup by its id; the process may be asked, unless it is 0.
@@ -55,6 +56,22 @@ impl Enricher {
     pub fn note(&mut self, started: &Started) {
         if (self.path_of_cgroup)(started.cgroup, 0).is_some() {
             self.programs.note(started.pid);
+        }
+    }
+
+    /// A process that was moved out of its workload, in words.
+    pub fn departure(&self, departure: &Departure) -> Departed {
+        let path = |cgroup, pid| (self.path_of_cgroup)(cgroup, pid);
+        let name = |subject| self.workload(subject).map(|workload| self.names(workload).0);
+        Departed {
+            pid: departure.pid,
+            comm: command(departure.comm.bytes()),
+            from: name(departure.from_subject),
+            from_cgroup: path(departure.from, 0),
+            to: name(departure.to_subject),
+            to_cgroup: path(departure.to, departure.pid),
+            by_pid: departure.by,
+            by_comm: command(departure.by_comm.bytes()),
         }
     }
 

@@ -9,6 +9,7 @@
 mod clock;
 mod coalesce;
 mod denial;
+mod departed;
 mod enrich;
 mod human;
 mod lines;
@@ -18,6 +19,7 @@ mod unit;
 
 pub use coalesce::Coalescer;
 pub use denial::{Denial, NearestRule, Peer, Process, Rule, Workload};
+pub use departed::Departed;
 pub use enrich::Enricher;
 pub use human::plain;
 pub use lines::{Format, Lines};

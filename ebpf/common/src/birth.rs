@@ -97,4 +97,8 @@ pub struct CgroupLayout {
     pub task_cgroups: u32,
     /// `dfl_cgrp` in `struct css_set`.
     pub css_set_default: u32,
+    /// `tgid` in `struct task_struct`.
+    pub task_tgid: u32,
+    /// `comm` in `struct task_struct`.
+    pub task_comm: u32,
 }

@@ -29,7 +29,7 @@ pub use birth::{
 pub use counter::{COUNTERS, Counter, CounterKey, OTHER};
 pub use create::{NewSocket, Unseen, decide_socket};
 pub use decide::{Decision, Outcome, Reason, Tables, Verdict, decide};
-pub use event::{Event, Hook, Started};
+pub use event::{Departure, Event, Hook, Started};
 pub use flow::{Direction, Flow, Peer, Protocol};
 pub use policy::{Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, RuleId, SubjectId};
 pub use socket::{

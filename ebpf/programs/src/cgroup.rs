@@ -1,8 +1,8 @@
 //! Cgroups as the kernel keeps them, for programs that have no helper to ask: read at offsets that user space takes
 //! from the kernel's type information.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel};
-use bulkhead_common::CgroupLayout;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use bulkhead_common::{CgroupLayout, Command};
 
 /// Offsets in the running kernel's structures: set by user space.
 #[unsafe(no_mangle)]
@@ -21,6 +21,8 @@ pub static LAYOUT: CgroupLayout = CgroupLayout {
     iattr_gid: 0,
     task_cgroups: 0,
     css_set_default: 0,
+    task_tgid: 0,
+    task_comm: 0,
 };
 
 /// A field of [`LAYOUT`].
@@ -50,15 +52,6 @@ impl Directory {
         }
         let node = read(cgroup, offset!(cgroup_kn))?;
         Some(Self { cgroup, node, id: read(node, offset!(node_id))? })
-    }
-
-    /// That of the current task.
-    #[inline(always)]
-    pub fn of_task() -> Option<Self> {
-        // SAFETY: the helper takes no arguments.
-        let task = unsafe { bpf_get_current_task() };
-        let css_set: u64 = read(task, offset!(task_cgroups))?;
-        Self::of(read(css_set, offset!(css_set_default))?)
     }
 
     /// How deep it lies; the root of the hierarchy is 0.
@@ -102,9 +95,28 @@ impl Directory {
     }
 }
 
+/// Address of the cgroup v2 of a task.
+#[inline(always)]
+pub fn of_task(task: u64) -> Option<u64> {
+    let css_set: u64 = read(task, offset!(task_cgroups))?;
+    read(css_set, offset!(css_set_default))
+}
+
+/// Id of the process that a task belongs to.
+#[inline(always)]
+pub fn process_of(task: u64) -> Option<u32> {
+    read(task, offset!(task_tgid))
+}
+
+/// A task's command name.
+#[inline(always)]
+pub fn command_of(task: u64) -> Option<Command> {
+    Some(Command([read(task, offset!(task_comm))?, read(task, offset!(task_comm) + 8)?]))
+}
+
 /// Reads kernel memory; none if there is no such.
 #[inline(always)]
-fn read<T: Default>(at: u64, offset: u32) -> Option<T> {
+pub fn read<T: Default>(at: u64, offset: u32) -> Option<T> {
     let mut value = T::default();
     // SAFETY: the helper writes as many bytes as `value` has, and checks the address that it reads from.
     let done = unsafe {

@@ -22,6 +22,7 @@ mod connect;
 mod count;
 mod create;
 mod datagram;
+mod departure;
 mod exchange;
 mod exec;
 mod generation;

@@ -10,6 +10,7 @@ mod attacks;
 mod births;
 mod counters;
 mod creation;
+mod departures;
 mod evasion;
 mod groups;
 mod loopback;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         attacks::CASES,
         births::CASES,
         creation::CASES,
+        departures::CASES,
         evasion::CASES,
         groups::CASES,
         loopback::CASES,

@@ -57,6 +57,7 @@ fn open(probe: &Probe, kind: Kind, address: IpAddr) -> Result<Socket<'_>> {
 
 fn several_paths(site: &Site) -> Result<()> {
     let app = site.lab().probe("/sniffer")?;
+    needs(&app, Kind::Mptcp, "the kernel has no MPTCP")?;
     if is_before(5, 11)? {
         // Further subflows would belong to nobody.
         for family in [Family::V4, Family::V6] {
@@ -76,6 +77,7 @@ fn data_with_the_connection(site: &Site) -> Result<()> {
 }
 
 fn half_a_checksum(site: &Site) -> Result<()> {
+    needs(&site.lab().probe("/sniffer")?, Kind::UdpLite, "the kernel has no UDP-Lite")?;
     check(site, Kind::UdpLite, ("connected UDP-Lite", Refused), |app, address| {
         open(app, Kind::UdpLite, address)?.connect_and_exchange(at(address, PORT))
     })?;
@@ -86,9 +88,7 @@ fn half_a_checksum(site: &Site) -> Result<()> {
 
 fn sctp(site: &Site) -> Result<()> {
     let app = site.lab().probe("/sniffer")?;
-    if let Outcome::Failed(_) = app.try_open(Kind::Sctp, Family::V4)? {
-        bail!(Skip("the kernel has no SCTP"));
-    }
+    needs(&app, Kind::Sctp, "the kernel has no SCTP")?;
     // It asks no hook as it connects: its packets are refused, and the caller waits for an answer.
     check(site, Kind::Sctp, ("SCTP", Blocked), |app, address| {
         open(app, Kind::Sctp, address)?.connect_and_exchange(at(address, PORT))
@@ -138,6 +138,14 @@ fn another_peer_in_the_first_ones_place(site: &Site) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Skips the test on kernels without sockets of this kind.
+fn needs(app: &Probe, kind: Kind, without: &'static str) -> Result<()> {
+    match app.try_open(kind, Family::V4)? {
+        Outcome::Failed(_) => bail!(Skip(without)),
+        _ => Ok(()),
+    }
 }
 
 /// Is the running kernel older than this version?

@@ -40,6 +40,8 @@ pub(super) struct Enforcement {
     fault: Option<String>,
     /// None: what the programs do not see is refused.
     unseen: Option<Unseen>,
+    /// Why processes that leave their workload are not reported; none: they are.
+    unwatched: Option<String>,
 }
 
 /// What a look through the processes of the workloads has found.
@@ -80,6 +82,7 @@ impl Enforcement {
             cost_of_search: Duration::ZERO,
             fault: None,
             unseen: None,
+            unwatched: None,
         };
         enforcement.begin()?;
         Ok(enforcement)
@@ -99,6 +102,11 @@ impl Enforcement {
             tracing::warn!(
                 "the kernel does not tell of programs that begin: one that ends at once may be reported without its path"
             );
+        }
+        if let Some(error) = attached.unwatched {
+            // A verifier has much to say.
+            let why = format!("{:#}", anyhow::Error::new(error));
+            self.unwatched = why.lines().next().map(str::to_owned);
         }
         if attached.unreadable_namespaces > 0 {
             tracing::warn!(
@@ -413,6 +421,11 @@ impl Enforcement {
                 tree.ignored()
             ));
         }
+        warnings.extend(
+            self.unwatched
+                .iter()
+                .map(|why| format!("processes that are moved out of their workload are not reported: {why}")),
+        );
         warnings.extend(self.unseen.iter().map(|unseen| unseen.warning(&self.policy)));
         warnings.extend(
             self.fault.iter().map(|fault| format!("the kernel's tables may be out of date: {fault}")),
