@@ -219,7 +219,9 @@ pub struct Socket<'a> {
 impl Socket<'_> {
     /// Connects it.
     pub fn connect(&self, to: SocketAddr) -> Result<Outcome> {
-        self.outcome(&Request::Connect { socket: self.number, to, patience: patience(PATIENCE) })
+        // SCTP before RFC 9260 repeats a lost packet after three seconds.
+        let limit = if self.kind == Kind::Sctp { 4 * PATIENCE } else { PATIENCE };
+        self.outcome(&Request::Connect { socket: self.number, to, patience: patience(limit) })
     }
 
     /// Connects it, sends and wants an answer.
