@@ -20,7 +20,7 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
     if said != 0 || kernels != 0 {
         return said;
     }
-    match Unseen::of_family(family as u16) {
+    match Unseen::of_family(family.cast_unsigned() as u16) {
         Some(unseen) => judge(unseen),
         None => PASS,
     }
