@@ -49,6 +49,14 @@ impl Network {
         command
     }
 
+    /// Lets everybody have sockets for ICMP echoes.
+    pub fn allow_ping_sockets(&self) -> Result<()> {
+        let everybody = "net.ipv4.ping_group_range=0 2147483647";
+        let done = self.command("sysctl").args(["-qw", everybody]).status();
+        ensure!(done.context("nsenter cannot be started")?.success(), "ping sockets cannot be allowed");
+        Ok(())
+    }
+
     /// Runs lines of ip(8) in this namespace.
     pub fn ip(&self, lines: &str) -> Result<()> {
         let mut child = self

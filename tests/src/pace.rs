@@ -1,6 +1,13 @@
 //! How long things take here. An emulated machine is many times slower than the real one.
 
-use std::{env, sync::OnceLock, time::Duration};
+use std::{
+    env,
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
 
 /// Names by how much every limit in time is stretched: a whole number, 1 if it is not set.
 const SLOWNESS: &str = "BULKHEAD_SLOWNESS";
@@ -10,6 +17,12 @@ pub fn stretched(limit: Duration) -> Duration {
     limit * slowness()
 }
 
+/// How long to wait for an answer that may never come, where `limit` would do on real hardware: most tests wait in vain,
+/// and what comes comes soon even on a slow machine.
+pub fn patience(limit: Duration) -> Duration {
+    limit + limit * (slowness() - 1) / 3
+}
+
 /// A number of attempts for real hardware, for the machine that this runs on: as many as take about as long.
 pub fn fewer(attempts: u32) -> u32 {
     attempts.div_ceil(slowness())
@@ -17,5 +30,16 @@ pub fn fewer(attempts: u32) -> u32 {
 
 fn slowness() -> u32 {
     static FACTOR: OnceLock<u32> = OnceLock::new();
-    *FACTOR.get_or_init(|| env::var(SLOWNESS).ok().and_then(|n| n.parse().ok()).unwrap_or(1))
+    *FACTOR.get_or_init(|| env::var(SLOWNESS).ok().and_then(|n| n.parse().ok()).unwrap_or(1).max(1))
+}
+
+/// Waits until something is so, for as long as a background task of the agent may take to notice.
+pub fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(12);
+    let end = Instant::now() + stretched(PATIENCE);
+    while !is_so()? {
+        ensure!(Instant::now() < end, "never: {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }

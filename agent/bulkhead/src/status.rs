@@ -44,12 +44,27 @@ fn write(out: &mut String, status: &Status, color: bool) -> std::fmt::Result {
         plain(&shortened(&status.policy_hash)),
         status.generation
     )?;
-    let events = status.events;
+    let events = &status.events;
     writeln!(
         out,
         "  refusals     {} ({} not recorded, {} not printed)",
         events.refusals, events.dropped, events.unprinted
     )?;
+    if let Some(last) = &events.last_departure {
+        let from = last.from.as_deref().unwrap_or("an unknown workload");
+        let to = last.to_cgroup.as_deref().unwrap_or("a cgroup beyond the root");
+        writeln!(
+            out,
+            "  departures   {} (last {}[{}] from {} to {}, moved by {}[{}])",
+            events.departures,
+            plain(&last.comm),
+            last.pid,
+            plain(from),
+            plain(to),
+            plain(&last.by_comm),
+            last.by_pid
+        )?;
+    }
     if let Some(traffic) = &status.traffic {
         let Traffic { allowed, denied, would_deny, other, .. } = traffic;
         write!(out, "  packets      {} allowed, {} denied", allowed.packets, denied.packets)?;
@@ -151,7 +166,7 @@ mod tests {
                 workload("batch", None, &[]),
             ],
             warnings: vec!["workload batch selects nothing now (shop.toml:12)".into()],
-            events: Events { refusals: 17, dropped: 0, unprinted: 2 },
+            events: Events { refusals: 17, unprinted: 2, ..Events::default() },
             traffic: Some(Traffic {
                 allowed: Count { packets: 120, bytes: 9_000, connections: 3 },
                 other: Count { packets: 1, ..Count::default() },

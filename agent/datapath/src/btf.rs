@@ -34,6 +34,10 @@ fn layout(types: &Types<'_>) -> Result<CgroupLayout, (&'static str, &'static str
         node_iattr: offset("kernfs_node", "iattr")?,
         iattr_uid: offset("kernfs_iattrs", "ia_uid")?,
         iattr_gid: offset("kernfs_iattrs", "ia_gid")?,
+        task_cgroups: offset("task_struct", "cgroups")?,
+        css_set_default: offset("css_set", "dfl_cgrp")?,
+        task_tgid: offset("task_struct", "tgid")?,
+        task_comm: offset("task_struct", "comm")?,
     })
 }
 

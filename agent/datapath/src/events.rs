@@ -6,7 +6,7 @@ use aya::{
     Ebpf,
     maps::{MapData, PerCpuArray, RingBuf},
 };
-use bulkhead_common::{Event, Started};
+use bulkhead_common::{Departure, Event, Started};
 
 use crate::{DatapathError, tables::take};
 
@@ -14,12 +14,18 @@ use crate::{DatapathError, tables::take};
 pub struct Events {
     ring: RingBuf<MapData>,
     started: RingBuf<MapData>,
+    departures: RingBuf<MapData>,
     lost: PerCpuArray<MapData, u64>,
 }
 
 impl Events {
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        Ok(Self { ring: take(ebpf, "EVENTS")?, started: take(ebpf, "STARTED")?, lost: take(ebpf, "LOST")? })
+        Ok(Self {
+            ring: take(ebpf, "EVENTS")?,
+            started: take(ebpf, "STARTED")?,
+            departures: take(ebpf, "DEPARTURES")?,
+            lost: take(ebpf, "LOST")?,
+        })
     }
 
     /// Hands over every record that is ready. Polling is edge-triggered: what is not drained is not announced again.
@@ -39,6 +45,20 @@ impl Events {
                 each(started);
             }
         }
+    }
+
+    /// Hands over every process that was moved out of its workload since the last call.
+    pub fn drain_departures(&mut self, mut each: impl FnMut(Departure)) {
+        while let Some(record) = self.departures.next() {
+            if let Ok(departure) = bytemuck::try_pod_read_unaligned(&record) {
+                each(departure);
+            }
+        }
+    }
+
+    /// What to poll for processes that are moved out of their workloads.
+    pub fn departures(&self) -> BorrowedFd<'_> {
+        self.departures.as_fd()
     }
 
     /// What to poll for programs that begin.

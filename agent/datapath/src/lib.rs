@@ -13,6 +13,7 @@ mod events;
 mod log;
 mod older;
 mod preflight;
+mod security;
 mod sock_diag;
 mod tables;
 #[cfg(feature = "test-run")]
@@ -25,7 +26,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader,
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError,
     },
@@ -40,7 +41,7 @@ pub use self::{
     counters::Traffic,
     error::DatapathError,
     events::Events,
-    older::Tagged,
+    security::Unguarded,
     tables::{Edits, Generation},
 };
 use self::{counters::Counters, older::Sockets, tables::Tables};
@@ -58,6 +59,21 @@ const PROGRAMS: [&str; 10] = [
 /// The programs that follow cgroups, each named as its tracepoint: first the one that forgets, so that nothing that the
 /// other notes is kept for ever.
 const CGROUPS: [&str; 2] = ["cgroup_release", "cgroup_mkdir"];
+
+/// What came of attaching.
+#[derive(Debug)]
+pub struct Attached {
+    /// Sockets that were there already and are tagged.
+    pub sockets: usize,
+    /// Network namespaces whose sockets could not be listed.
+    pub unreadable_namespaces: usize,
+    /// Does the kernel tell of programs that begin? If not, one that ends at once may be reported without its path.
+    pub watches_programs: bool,
+    /// Why the kernel does not tell of processes that are moved out of their workload; none: it does.
+    pub unwatched: Option<DatapathError>,
+    /// Why sockets and devices whose packets no program sees are not refused; none: they are.
+    pub unguarded: Option<Unguarded>,
+}
 
 /// The programs and maps in the kernel. Dropping it detaches and unloads them.
 pub struct Datapath {
@@ -78,6 +94,7 @@ impl Datapath {
         let mut ebpf = EbpfLoader::new()
             .override_global("KEYS", bytemuck::cast_slice::<_, u8>(&keys), true)
             .override_global("LAYOUT", bytemuck::bytes_of(&layout), true)
+            .override_global("MPTCP_UNSEEN", &u32::from(preflight::is_before(5, 11)), true)
             .load(OBJECT)?;
         let tables = Tables::take(&mut ebpf)?;
         let counters = Counters::take(&mut ebpf)?;
@@ -118,7 +135,7 @@ impl Datapath {
     ///
     /// Install a generation first: until there is one, nothing is refused. `anchor` tells the cgroup whose entry holds
     /// for another: itself or the nearest above it that has one.
-    pub fn attach(&mut self, anchor: impl Fn(u64) -> Option<u64>) -> Result<Tagged, DatapathError> {
+    pub fn attach(&mut self, anchor: impl Fn(u64) -> Option<u64>) -> Result<Attached, DatapathError> {
         let cgroup = File::open(&self.cgroup_root)
             .map_err(|source| DatapathError::Read { path: self.cgroup_root.clone(), source })?;
         for name in CGROUPS {
@@ -134,7 +151,10 @@ impl Datapath {
         }
         // Nothing but the completeness of reports depends on it.
         let watches_programs = self.attach_tracepoint("exec", "sched_process_exec").is_ok();
-        Ok(Tagged { watches_programs, ..tagged })
+        let unwatched = self.attach_departure().err();
+        let unguarded = security::attach(&mut self.ebpf).err();
+        let older::Tagged { sockets, unreadable_namespaces } = tagged;
+        Ok(Attached { sockets, unreadable_namespaces, watches_programs, unwatched, unguarded })
     }
 
     fn attach_tracepoint(
@@ -147,6 +167,17 @@ impl Datapath {
         };
         let attached = program.load().and_then(|()| program.attach(tracepoint));
         attached.map(drop).map_err(|source| DatapathError::Program { name, source })
+    }
+
+    fn attach_departure(&mut self) -> Result<(), DatapathError> {
+        const NAME: &str = "departure";
+        let Program::FEntry(program) = program(&mut self.ebpf, NAME)? else {
+            return Err(DatapathError::Missing { name: NAME });
+        };
+        let types = Btf::from_sys_fs().map_err(ProgramError::from);
+        let attached = types.and_then(|types| program.load("cgroup_attach_task", &types));
+        let attached = attached.and_then(|()| program.attach());
+        attached.map(drop).map_err(|source| DatapathError::Program { name: NAME, source })
     }
 
     fn attach_program(&mut self, cgroup: &File, name: &'static str) -> Result<(), DatapathError> {

@@ -26,15 +26,13 @@ use crate::{DatapathError, sock_diag, tables::take, wire::Wire};
 /// `BPF_NOEXIST`: what the programs have noted meanwhile is newer.
 const NO_EXIST: u64 = 1;
 
-/// What came of attaching.
+/// What came of tagging.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tagged {
+pub(crate) struct Tagged {
     /// Sockets tagged.
-    pub sockets: usize,
+    pub(crate) sockets: usize,
     /// Network namespaces whose sockets could not be listed.
-    pub unreadable_namespaces: usize,
-    /// Does the kernel tell of programs that begin? If not, one that ends at once may be reported without its path.
-    pub watches_programs: bool,
+    pub(crate) unreadable_namespaces: usize,
 }
 
 /// What the programs know of sockets.

@@ -21,8 +21,8 @@ pub(crate) fn check(cgroup_root: &Path) -> Result<(), DatapathError> {
     if !missing.is_empty() {
         return Err(DatapathError::Privileges { missing });
     }
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    if !new_enough(&release) {
+    let release = release();
+    if older(&release, (5, 10)) {
         return Err(DatapathError::Kernel { release, feature: "socket storage in cgroup programs" });
     }
     let filesystem = rustix::fs::statfs(cgroup_root)
@@ -60,12 +60,22 @@ fn missing_capabilities(effective: u64) -> Vec<&'static str> {
     missing
 }
 
-/// Is a kernel release 5.10 or newer? What cannot be read is taken for new: the kernel itself will say.
-fn new_enough(release: &str) -> bool {
+/// Is the running kernel older than this version?
+pub(crate) fn is_before(major: u32, minor: u32) -> bool {
+    older(&release(), (major, minor))
+}
+
+/// `uname -r`.
+fn release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// Is a kernel release older than a version? What cannot be read is taken for new: the kernel itself will say.
+fn older(release: &str, version: (u32, u32)) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (5, 10),
-        _ => true,
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < version,
+        _ => false,
     }
 }
 
@@ -76,11 +86,18 @@ mod tests {
     #[test]
     fn kernels_older_than_5_10_are_refused() {
         for release in ["5.4.0-150-generic", "4.19.0", "5.9.16"] {
-            assert!(!new_enough(release), "{release}");
+            assert!(older(release, (5, 10)), "{release}");
         }
         for release in ["5.10.0-28-amd64", "6.18.44-fc", "7.3.0+", "strange"] {
-            assert!(new_enough(release), "{release}");
+            assert!(!older(release, (5, 10)), "{release}");
         }
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(older("5.10.0-46-cloud-amd64", (5, 11)));
+        assert!(!older("5.11.0", (5, 11)));
+        assert!(!older("6.1.0", (5, 11)));
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub struct Denial {
     pub mode: &'static str,
     /// `egress` or `ingress`, seen from the workload.
     pub direction: &'static str,
-    /// `tcp`, `udp`, …, or the protocol's number.
+    /// `tcp`, `udp`, …, or the protocol's number; of a socket that no rule can allow its kind, such as `packet`.
     pub protocol: String,
     /// Whose allowlist refused.
     pub workload: Workload,
@@ -37,7 +37,8 @@ pub struct Denial {
     pub suppressed: u64,
     /// The generation of the policy that refused.
     pub generation: u32,
-    /// Protocol and service port as a rule's `ports` would name them. Where the peer opened the connection it is
+    /// Protocol and service port as a rule's `ports` would name them, or the kind of a socket that no rule can allow.
+    /// Where the peer opened the connection it is
     /// the workload's port, and `peer.port` is the peer's own.
     pub service: String,
 }
@@ -71,8 +72,8 @@ pub struct Process {
 /// The other end.
 #[derive(Clone, Debug, Serialize)]
 pub struct Peer {
-    /// Its address.
-    pub address: IpAddr,
+    /// Its address; null where a socket was refused before it had a peer.
+    pub address: Option<IpAddr>,
     /// Its port; null for protocols without.
     pub port: Option<u16>,
     /// The workload or peer of the policy that it is.

@@ -2,12 +2,15 @@
 
 use std::{fmt, net::IpAddr, path::Path, sync::Arc};
 
-use bulkhead_common::{Direction, Event, Protocol, Reason, RuleId, Started, SubjectId, Verdict};
+use bulkhead_common::{Departure, Direction, Event, Protocol, Reason, RuleId, Started, SubjectId, Verdict};
 use bulkhead_policy::{
     Asked, Place, Policy, WorkloadId, describe_peer, nearest_rule, protocol_name, service,
 };
 
-use crate::{Denial, NearestRule, Peer, Process, Rule, Workload, clock, process, unit::unit_of};
+use crate::{
+    Denial, Departed, NearestRule, Peer, Process, Rule, Workload, clock, process, socket::NamedSocket,
+    unit::unit_of,
+};
 
 /// Finds the path of a cgroup by its id; the process may be asked, unless it is 0.
 type PathOfCgroup = dyn Fn(u64, u32) -> Option<String> + Send;
@@ -56,6 +59,22 @@ impl Enricher {
         }
     }
 
+    /// A process that was moved out of its workload, in words.
+    pub fn departure(&self, departure: &Departure) -> Departed {
+        let path = |cgroup, pid| (self.path_of_cgroup)(cgroup, pid);
+        let name = |subject| self.workload(subject).map(|workload| self.names(workload).0);
+        Departed {
+            pid: departure.pid,
+            comm: command(departure.comm.bytes()),
+            from: name(departure.from_subject),
+            from_cgroup: path(departure.from, 0),
+            to: name(departure.to_subject),
+            to_cgroup: path(departure.to, departure.pid),
+            by_pid: departure.by,
+            by_comm: command(departure.by_comm.bytes()),
+        }
+    }
+
     /// What is known of this record, looked up now: in a moment the process may be gone. None if the record makes no
     /// sense, as of programs of another version.
     pub fn look_up(&self, event: &Event) -> Option<Denial> {
@@ -78,6 +97,7 @@ impl Enricher {
         };
         let protocol = Protocol(event.protocol);
         let address = IpAddr::from(event.peer_address);
+        let asked_for = NamedSocket::of(event);
         let subject = self.workload(event.subject);
         let peer_workload = self.workload(event.peer_subject);
         let asked = subject.map(|subject| Asked {
@@ -98,10 +118,16 @@ impl Enricher {
                 Direction::Egress => "egress",
                 Direction::Ingress => "ingress",
             },
-            protocol: protocol_name(protocol),
+            protocol: match &asked_for {
+                Some(socket) => socket.protocol.clone(),
+                None => protocol_name(protocol),
+            },
             workload: self.local_end(event, subject),
             process,
-            peer: self.other_end(event, peer_workload, address, protocol),
+            peer: match &asked_for {
+                Some(_) => Peer { address: None, port: None, name: None, environment: None },
+                None => self.other_end(event, peer_workload, address, protocol),
+            },
             rule: self.rule(event.rule),
             reason: reason.name(),
             nearest_rule: asked
@@ -116,7 +142,7 @@ impl Enricher {
             count: 1,
             suppressed: 0,
             generation: event.generation,
-            service: service(protocol, event.port),
+            service: asked_for.map_or_else(|| service(protocol, event.port), |socket| socket.service),
         })
     }
 
@@ -154,7 +180,12 @@ impl Enricher {
             let (name, environment) = describe_peer(&self.policy, address);
             (name.map(str::to_owned), environment.map(str::to_owned))
         };
-        Peer { address, port: protocol.has_ports().then_some(event.peer_port), name, environment }
+        Peer {
+            address: Some(address),
+            port: protocol.has_ports().then_some(event.peer_port),
+            name,
+            environment,
+        }
     }
 
     fn rule(&self, rule: u32) -> Option<Rule> {

@@ -33,12 +33,18 @@ fn write_lines(out: &mut String, denial: &Denial, palette: &Palette) -> fmt::Res
     write!(out, "{time} {} ", palette.paint(style, format_args!("{verdict:<10}")))?;
     let workload = palette.end(denial.workload.name.as_deref(), denial.workload.environment.as_deref());
     let peer = palette.end(denial.peer.name.as_deref(), denial.peer.environment.as_deref());
-    let address = denial.peer.address;
-    let peer = if denial.peer.name.is_some() { format!("{peer} {address}") } else { address.to_string() };
     let workload = if denial.workload.name.is_some() { workload } else { "unidentified".to_owned() };
-    match denial.direction {
-        "ingress" => write!(out, "{peer} → {workload} {}", denial.service)?,
-        _ => write!(out, "{workload} → {peer} {}", denial.service)?,
+    let service = &denial.service;
+    match (denial.peer.address, denial.direction) {
+        (None, _) => write!(out, "{workload} socket {service}")?,
+        (Some(address), direction) => {
+            let named = denial.peer.name.is_some();
+            let peer = if named { format!("{peer} {address}") } else { address.to_string() };
+            match direction {
+                "ingress" => write!(out, "{peer} → {workload} {service}")?,
+                _ => write!(out, "{workload} → {peer} {service}")?,
+            }
+        }
     }
     writeln!(out, ": {}{}", cause(denial), Times(denial.count))?;
     let detail = detail(denial);
@@ -61,6 +67,8 @@ fn cause(denial: &Denial) -> String {
         "malformed" => "the packet cannot be parsed".to_owned(),
         "forged-source" => "it bears the address and port of another workload's socket".to_owned(),
         "socket-memory" => "no kernel memory left to note who opened it".to_owned(),
+        "raw-socket" => "no rule of the workload allows this protocol".to_owned(),
+        "unseen-socket" => "its packets would pass by the policy".to_owned(),
         reason => reason.to_owned(),
     }
 }
@@ -161,7 +169,7 @@ mod tests {
                 uid: 1000,
             }),
             peer: Peer {
-                address: [10, 0, 3, 7].into(),
+                address: Some([10, 0, 3, 7].into()),
                 port: Some(5432),
                 name: Some("db".into()),
                 environment: Some("prod".into()),
@@ -193,7 +201,12 @@ mod tests {
             verdict: "would-deny",
             direction: "ingress",
             process: None,
-            peer: Peer { address: [203, 0, 113, 9].into(), port: Some(40112), name: None, environment: None },
+            peer: Peer {
+                address: Some([203, 0, 113, 9].into()),
+                port: Some(40112),
+                name: None,
+                environment: None,
+            },
             nearest_rule: None,
             count: 1,
             ..denial()
@@ -201,6 +214,23 @@ mod tests {
         insta::assert_snapshot!(lines(&unknown, false), @"
         20:15:03.123 would deny 203.0.113.9 → ci (dev) tcp/5432: no rule allows it
                                 cgroup /ci.slice/job-7.scope
+        ");
+    }
+
+    #[test]
+    fn a_refused_socket_has_no_peer() {
+        let socket = Denial {
+            protocol: "icmp".into(),
+            service: "icmp".into(),
+            peer: Peer { address: None, port: None, name: None, environment: None },
+            reason: "raw-socket",
+            nearest_rule: None,
+            count: 1,
+            ..denial()
+        };
+        insta::assert_snapshot!(lines(&socket, false), @"
+        20:15:03.123 denied     ci (dev) socket icmp: no rule of the workload allows this protocol
+                                curl[4711] uid 1000 /usr/bin/curl in /ci.slice/job-7.scope
         ");
     }
 

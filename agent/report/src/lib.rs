@@ -9,14 +9,17 @@
 mod clock;
 mod coalesce;
 mod denial;
+mod departed;
 mod enrich;
 mod human;
 mod lines;
 mod process;
+mod socket;
 mod unit;
 
 pub use coalesce::Coalescer;
 pub use denial::{Denial, NearestRule, Peer, Process, Rule, Workload};
+pub use departed::Departed;
 pub use enrich::Enricher;
 pub use human::plain;
 pub use lines::{Format, Lines};

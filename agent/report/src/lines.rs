@@ -116,7 +116,12 @@ mod tests {
             protocol: "udp".into(),
             workload: Workload { name: None, environment: None, cgroup: None, unit: None },
             process: None,
-            peer: Peer { address: [192, 0, 2, 1].into(), port: Some(53), name: None, environment: None },
+            peer: Peer {
+                address: Some([192, 0, 2, 1].into()),
+                port: Some(53),
+                name: None,
+                environment: None,
+            },
             rule: None,
             reason: "unidentified",
             nearest_rule: None,

@@ -108,7 +108,7 @@ fn visit_some(
 
 /// The processes in one cgroup. None in a threaded one, whose processes its domain lists, nor of other pid
 /// namespaces, which show as 0.
-fn processes(directory: &Path) -> Vec<String> {
+pub(crate) fn processes(directory: &Path) -> Vec<String> {
     let listed = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
     listed.lines().filter(|pid| *pid != "0").map(str::to_owned).collect()
 }

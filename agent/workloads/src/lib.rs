@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod capable;
 mod hierarchy;
 mod members;
 mod netns;
@@ -15,6 +16,7 @@ mod tree;
 mod watch;
 
 pub use addresses::addresses;
+pub use capable::{Capable, with_raw_packets};
 pub use hierarchy::{CgroupRoot, HierarchyError};
 pub use members::{Edit, Members};
 pub use tree::{CgroupId, SharedTree, Tree};

@@ -93,4 +93,12 @@ pub struct CgroupLayout {
     pub iattr_uid: u32,
     /// `ia_gid` in `struct kernfs_iattrs`.
     pub iattr_gid: u32,
+    /// `cgroups` in `struct task_struct`.
+    pub task_cgroups: u32,
+    /// `dfl_cgrp` in `struct css_set`.
+    pub css_set_default: u32,
+    /// `tgid` in `struct task_struct`.
+    pub task_tgid: u32,
+    /// `comm` in `struct task_struct`.
+    pub task_comm: u32,
 }

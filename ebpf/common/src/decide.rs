@@ -36,11 +36,15 @@ pub enum Reason {
     SocketMemory = 8,
     /// Refused: the packet bears the address and port of another workload's socket on this host.
     ForgedSource = 9,
+    /// Refused: a raw socket of a protocol that no rule of the workload allows.
+    RawSocket = 10,
+    /// Refused: a socket whose packets the programs would not see.
+    UnseenSocket = 11,
 }
 
 impl Reason {
     /// All of them, in order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Rule,
         Self::NotIsolated,
         Self::SameWorkload,
@@ -51,6 +55,8 @@ impl Reason {
         Self::Malformed,
         Self::SocketMemory,
         Self::ForgedSource,
+        Self::RawSocket,
+        Self::UnseenSocket,
     ];
 
     /// The name that reports use.
@@ -66,6 +72,8 @@ impl Reason {
             Self::Malformed => "malformed",
             Self::SocketMemory => "socket-memory",
             Self::ForgedSource => "forged-source",
+            Self::RawSocket => "raw-socket",
+            Self::UnseenSocket => "unseen-socket",
         }
     }
 

@@ -12,7 +12,8 @@ pub enum Hook {
     Sendmsg = 1,
     /// `cgroup_skb`: the packet's socket is known.
     Packet = 2,
-    /// cgroup/sock_create: the caller is known.
+    /// cgroup/sock_create and the security hooks: the caller is known, and there is no peer yet. The protocol is the
+    /// socket's; with [`crate::Reason::UnseenSocket`] the port is an [`crate::Unseen`].
     Create = 3,
 }
 
@@ -26,6 +27,28 @@ pub struct Started {
     pub pid: u32,
     /// Reserved, 0.
     pub reserved: u32,
+}
+
+/// A record of a ring buffer of its own: a process that is moved out of its workload.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Departure {
+    /// Id of the cgroup that it was in.
+    pub from: u64,
+    /// Id of the cgroup that it is in from now on.
+    pub to: u64,
+    /// The workload that it was in.
+    pub from_subject: u32,
+    /// The workload that it is in from now on; 0: none.
+    pub to_subject: u32,
+    /// Process id (of the thread group) in the initial pid namespace.
+    pub pid: u32,
+    /// Process id of whoever moves it.
+    pub by: u32,
+    /// Its command name.
+    pub comm: Command,
+    /// The command name of whoever moves it.
+    pub by_comm: Command,
 }
 
 /// A record of the ring buffer: one refusal.

@@ -14,6 +14,7 @@
 mod address;
 mod birth;
 mod counter;
+mod create;
 mod decide;
 mod event;
 mod flow;
@@ -26,8 +27,9 @@ pub use birth::{
     CgroupLayout, Crowded, NAME_BYTES, NameEntry, NameKey, STATE_DEAD, STATE_DELEGATED, STATE_LOST, UNPLACED,
 };
 pub use counter::{COUNTERS, Counter, CounterKey, OTHER};
+pub use create::{NewSocket, Unseen, decide_socket};
 pub use decide::{Decision, Outcome, Reason, Tables, Verdict, decide};
-pub use event::{Event, Hook, Started};
+pub use event::{Departure, Event, Hook, Started};
 pub use flow::{Direction, Flow, Peer, Protocol};
 pub use policy::{Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, RuleId, SubjectId};
 pub use socket::{

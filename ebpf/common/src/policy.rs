@@ -44,7 +44,7 @@ pub struct Endpoint {
     pub subject: SubjectId,
     /// The class that others see this end as.
     pub peer: PeerId,
-    /// `Endpoint::ISOLATE_*`, `Endpoint::AUDIT`.
+    /// `Endpoint::ISOLATE_*`, `Endpoint::AUDIT`, `Endpoint::RAW_*`.
     pub flags: u32,
 }
 

@@ -6,113 +6,23 @@
 //! it is follows from that state and its name. No socket of a cgroup can have kept a verdict before the cgroup is made,
 //! so that no epoch needs a bump.
 //!
-//! Minimum kernel: 5.10 with its type information (CONFIG_DEBUG_INFO_BTF), by which user space finds [`LAYOUT`].
+//! Minimum kernel: 5.10 with its type information (CONFIG_DEBUG_INFO_BTF), by which user space finds [`crate::cgroup::LAYOUT`].
 
 use aya_ebpf::{
-    btf_maps::lpm_trie::Key,
-    helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str},
-    macros::raw_tracepoint,
+    btf_maps::lpm_trie::Key, helpers::generated::bpf_probe_read_kernel_str, macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
 use bulkhead_common::{
-    CgroupLayout, MAX_CGROUP_LEVEL, NAME_BYTES, NameEntry, NameKey, SLOTS, STATE_DEAD, STATE_DELEGATED,
-    STATE_LOST,
+    MAX_CGROUP_LEVEL, NAME_BYTES, NameEntry, NameKey, SLOTS, STATE_DEAD, STATE_DELEGATED, STATE_LOST,
 };
 
-use crate::maps::{CROWDED, ENDPOINTS, FOLLOWED, NAME, NAMES};
-
-/// Offsets in the running kernel's structures: set by user space.
-#[unsafe(no_mangle)]
-static LAYOUT: CgroupLayout = CgroupLayout {
-    cgroup_self: 0,
-    cgroup_kn: 0,
-    cgroup_root: 0,
-    cgroup_level: 0,
-    css_parent: 0,
-    root_hierarchy: 0,
-    node_id: 0,
-    node_name: 0,
-    node_mode: 0,
-    node_iattr: 0,
-    iattr_uid: 0,
-    iattr_gid: 0,
+use crate::{
+    cgroup::Directory,
+    maps::{CROWDED, ENDPOINTS, FOLLOWED, NAME, NAMES},
 };
 
 /// Room for a name and the zero byte after it: the longest there is (`NAME_MAX`, include/uapi/linux/limits.h).
 const NAME_ROOM: usize = 256;
-
-/// A field of [`LAYOUT`].
-macro_rules! offset {
-    ($field:ident) => {
-        // SAFETY: a static of this type. Volatile, since user space sets it.
-        unsafe { (&raw const LAYOUT.$field).read_volatile() }
-    };
-}
-
-/// A directory of the cgroup v2 hierarchy.
-struct Directory {
-    cgroup: u64,
-    /// Its `struct kernfs_node`.
-    node: u64,
-    id: u64,
-}
-
-impl Directory {
-    /// None: it is of another hierarchy (`hierarchy_id` is 0 for cgroup v2, as in /proc/PID/cgroup).
-    #[inline(always)]
-    fn of(cgroup: u64) -> Option<Self> {
-        let root: u64 = read(cgroup, offset!(cgroup_root))?;
-        let hierarchy: u32 = read(root, offset!(root_hierarchy))?;
-        if hierarchy != 0 {
-            return None;
-        }
-        let node = read(cgroup, offset!(cgroup_kn))?;
-        Some(Self { cgroup, node, id: read(node, offset!(node_id))? })
-    }
-
-    #[inline(always)]
-    fn parent(&self) -> Option<Self> {
-        let css: u64 = read(self.cgroup + u64::from(offset!(cgroup_self)), offset!(css_parent))?;
-        if css == 0 {
-            return None;
-        }
-        Self::of(css - u64::from(offset!(cgroup_self)))
-    }
-
-    /// May somebody other than root choose names in it? As the agent asks (agent/workloads/src/watch.rs), but for
-    /// systemd's extended attributes, which a program cannot read: what they mark belongs to the host's root.
-    #[inline(always)]
-    fn delegates(&self) -> bool {
-        const GROUP_WRITES: u16 = 0o020;
-        const OTHERS_WRITE: u16 = 0o002;
-        let owner = || -> Option<(u32, u32, u16)> {
-            let mode: u16 = read(self.node, offset!(node_mode))?;
-            let attributes: u64 = read(self.node, offset!(node_iattr))?;
-            // Root's, unless it has been said otherwise.
-            if attributes == 0 {
-                return Some((0, 0, mode));
-            }
-            Some((read(attributes, offset!(iattr_uid))?, read(attributes, offset!(iattr_gid))?, mode))
-        };
-        let Some((uid, gid, mode)) = owner() else { return true };
-        uid != 0 || (gid != 0 && mode & GROUP_WRITES != 0) || mode & OTHERS_WRITE != 0
-    }
-}
-
-/// Reads kernel memory; none if there is no such.
-#[inline(always)]
-fn read<T: Default>(at: u64, offset: u32) -> Option<T> {
-    let mut value = T::default();
-    // SAFETY: the helper writes as many bytes as `value` has, and checks the address that it reads from.
-    let done = unsafe {
-        bpf_probe_read_kernel(
-            (&raw mut value).cast(),
-            size_of::<T>() as u32,
-            (at + u64::from(offset)) as *const _,
-        )
-    };
-    (done == 0).then_some(value)
-}
 
 /// A cgroup has been made.
 #[raw_tracepoint(tracepoint = "cgroup_mkdir")]
@@ -124,12 +34,11 @@ pub fn cgroup_mkdir(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn born(cgroup: u64) -> Option<()> {
     let new = Directory::of(cgroup)?;
-    let level: i32 = read(cgroup, offset!(cgroup_level))?;
-    if level > MAX_CGROUP_LEVEL {
+    if new.level()? > MAX_CGROUP_LEVEL {
         return None;
     }
     let parent = new.parent()?;
-    let name: u64 = read(new.node, offset!(node_name))?;
+    let name = new.name()?;
     // Programs of this tracepoint run one at a time with interrupts off (`TRACE_CGROUP_PATH` in
     // kernel/cgroup/cgroup-internal.h): nobody else uses the buffer.
     let buffer = NAME.get_ptr_mut(0)?;

@@ -3,13 +3,18 @@
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::generated::{
-        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_sk_cgroup_id,
-        bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_task,
+        bpf_sk_cgroup_id, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
     },
 };
-use bulkhead_common::{Endpoint, MAX_CGROUP_LEVEL, SocketState};
+use bulkhead_common::{Endpoint, MAX_CGROUP_LEVEL, SocketState, UNPLACED};
 
-use crate::{generation::Generation, socket, verifier::forget_local};
+use crate::{
+    cgroup::{self, Directory},
+    generation::Generation,
+    socket,
+    verifier::forget_local,
+};
 
 /// An end on this host.
 #[derive(Clone, Copy)]
@@ -34,6 +39,22 @@ pub fn of_task(generation: Generation) -> Local {
     // SAFETY: the helper only reads the current task's cgroup.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
     of_anchor(generation, cgroup, task_anchor(generation.slot()))
+}
+
+/// The current task, in programs to which the kernel gives no helper for the ancestors of its cgroup before Linux 5.15
+/// (the security hooks).
+#[inline(always)]
+pub fn of_task_by_structures(generation: Generation) -> Local {
+    // SAFETY: the helper takes no arguments.
+    let task = unsafe { bpf_get_current_task() };
+    of_cgroup(generation, cgroup::of_task(task).unwrap_or(0))
+}
+
+/// The end of whoever is in a cgroup, of which the kernel's structure is at this address.
+#[inline(always)]
+pub fn of_cgroup(generation: Generation, address: u64) -> Local {
+    let id = Directory::of(address).map_or(0, |directory| directory.id);
+    of_anchor(generation, id, anchor_by_structures(generation.slot(), address))
 }
 
 /// The socket of a packet. (`bpf_skb_cgroup_id` looks at the full socket, a listener for its request sockets.)
@@ -130,6 +151,29 @@ extern "C" fn task_anchor(slot: u32) -> u64 {
     let own = unsafe { bpf_get_current_cgroup_id() };
     // SAFETY: as above.
     nearest(Generation::of_slot(slot), own, |level| unsafe { bpf_get_current_ancestor_cgroup_id(level) })
+}
+
+/// How many levels of cgroups are climbed in the kernel's structures. Who is nested deeper cannot be told.
+const MOST_LEVELS: u32 = 128;
+
+/// The nearest ancestor of a cgroup that is identified in a slot, or 0. The cgroup's structure is at `address`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn anchor_by_structures(slot: u32, address: u64) -> u64 {
+    let generation = Generation::of_slot(slot);
+    let Some(own) = Directory::of(address) else { return UNPLACED };
+    let own_id = own.id;
+    let mut next = Some(own);
+    let mut level = 0;
+    while level < MOST_LEVELS {
+        let Some(directory) = next else { return generation.unplaced(own_id) };
+        if generation.endpoint(directory.id).is_some() {
+            return directory.id;
+        }
+        next = directory.parent();
+        level += 1;
+    }
+    UNPLACED
 }
 
 /// `ancestor(level)` is 0 for levels below the cgroup itself.

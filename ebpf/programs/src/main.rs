@@ -17,10 +17,12 @@ macro_rules! say {
 
 mod birth;
 mod cached;
+mod cgroup;
 mod connect;
 mod count;
 mod create;
 mod datagram;
+mod departure;
 mod empty;
 mod exchange;
 mod exec;
@@ -31,6 +33,7 @@ mod packet;
 mod parse;
 mod report;
 mod socket;
+mod unseen;
 mod verifier;
 
 /// What a cgroup program returns to let pass.

@@ -13,9 +13,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use bulkhead_common::{
-    Address, Counter, CounterKey, Crowded, Endpoint, Event, GenerationInfo, NameEntry, NameKey, PeerEntry,
-    PeerFlow, PeerFlowKey, PolicyKey, PolicyValue, Refusal, RefusalKey, SLOTS, SocketState, Started,
-    StateWord,
+    Address, Counter, CounterKey, Crowded, Departure, Endpoint, Event, GenerationInfo, NameEntry, NameKey,
+    PeerEntry, PeerFlow, PeerFlowKey, PolicyKey, PolicyValue, Refusal, RefusalKey, SLOTS, SocketState,
+    Started, StateWord,
 };
 
 use crate::birth::Name;
@@ -105,6 +105,10 @@ pub static EVENTS: RingBuf<Event, 1_048_576> = RingBuf::new();
 /// Programs that have begun: 64 KiB, about 2,700 of them.
 #[btf_map]
 pub static STARTED: RingBuf<Started, 65_536> = RingBuf::new();
+
+/// Processes that are moved out of their workloads: 64 KiB, about 780 of them.
+#[btf_map]
+pub static DEPARTURES: RingBuf<Departure, 65_536> = RingBuf::new();
 
 /// Records that found `EVENTS` full.
 #[btf_map]

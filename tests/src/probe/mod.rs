@@ -14,8 +14,8 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
-pub use self::protocol::{Answer, Done, Family, Kind, Request};
-use crate::{artifact, cgroup::Cgroup, pace::stretched, place::Place};
+pub use self::protocol::{Answer, Done, Family, Kind, Request, Setting};
+use crate::{artifact, cgroup::Cgroup, pace::patience, place::Place};
 
 /// How long a probe waits for an answer that may never come. Long for a LAN that is all memory, short for a test.
 pub const PATIENCE: Duration = Duration::from_millis(700);
@@ -100,6 +100,19 @@ impl Probe {
         }
     }
 
+    /// Only asks for a socket: is one of this kind to be had?
+    pub fn try_open(&self, kind: Kind, family: Family) -> Result<Outcome> {
+        let answer = self.ask(&Request::Open { kind, family })?;
+        Ok(match answer.result {
+            Ok(Done::Socket(number)) => {
+                drop(Socket { probe: self, number, kind, family });
+                Outcome::Answered
+            }
+            Ok(other) => bail!("no {kind:?} socket: {other:?}"),
+            Err(errno) => Outcome::of_error(errno, answer.elapsed),
+        })
+    }
+
     /// A server that answers everything with the same bytes. It ends with the probe.
     pub fn serve(&self, kind: Kind, at: impl Into<Where>) -> Result<Server> {
         let Where(to) = at.into();
@@ -121,10 +134,14 @@ impl Probe {
         self.open(Kind::Udp, Family::of(to))?.exchange(Some(to))
     }
 
-    /// Sends an ICMP echo request from a raw socket and wants the reply.
+    /// Sends an ICMP echo request from a raw socket, if it gets one, and wants the reply.
     pub fn ping(&self, to: IpAddr) -> Result<Outcome> {
         let to = SocketAddr::new(to, 0);
-        self.open(Kind::RawIcmp, Family::of(to))?.exchange(Some(to))
+        let (kind, family) = (Kind::RawIcmp, Family::of(to));
+        match self.try_open(kind, family)? {
+            Outcome::Answered => self.open(kind, family)?.exchange(Some(to)),
+            refused => Ok(refused),
+        }
     }
 
     /// Makes one cgroup after the other below `parent`, enters each and opens a TCP connection at once: how often it got
@@ -202,7 +219,9 @@ pub struct Socket<'a> {
 impl Socket<'_> {
     /// Connects it.
     pub fn connect(&self, to: SocketAddr) -> Result<Outcome> {
-        self.outcome(&Request::Connect { socket: self.number, to, patience: stretched(PATIENCE) })
+        // SCTP before RFC 9260 repeats a lost packet after three seconds.
+        let limit = if self.kind == Kind::Sctp { 4 * PATIENCE } else { PATIENCE };
+        self.outcome(&Request::Connect { socket: self.number, to, patience: patience(limit) })
     }
 
     /// Connects it, sends and wants an answer.
@@ -216,7 +235,8 @@ impl Socket<'_> {
     /// Connects it and sends in one, and wants an answer.
     pub fn connect_with_data(&self, to: SocketAddr) -> Result<Outcome> {
         let bytes = b"a question in haste".to_vec();
-        let request = Request::ConnectWithData { socket: self.number, to, bytes, patience: PATIENCE };
+        let request =
+            Request::ConnectWithData { socket: self.number, to, bytes, patience: patience(PATIENCE) };
         match self.outcome(&request)? {
             Outcome::Answered => self.receive(),
             other => Ok(other),
@@ -241,6 +261,26 @@ impl Socket<'_> {
     /// Sends with another hop limit.
     pub fn limit_hops(&self, hops: u8) -> Result<()> {
         self.succeed(&Request::HopLimit { socket: self.number, hops })
+    }
+
+    /// Sets something on it.
+    pub fn set(&self, setting: Setting) -> Result<()> {
+        self.succeed(&Request::Set { socket: self.number, setting })
+    }
+
+    /// Sends a datagram to each of `to` in one call; tells how many the kernel took.
+    pub fn send_many(&self, to: &[SocketAddr]) -> Result<u32> {
+        let bytes = b"a question to all".to_vec();
+        match self.probe.ask(&Request::SendMany { socket: self.number, to: to.to_vec(), bytes })?.result {
+            Ok(Done::Sent(taken)) => Ok(taken),
+            Err(EPERM) => Ok(0),
+            other => bail!("nothing was sent: {other:?}"),
+        }
+    }
+
+    /// A server on a socket that is bound already: it answers everything with the same bytes.
+    pub fn answer(self) -> Result<()> {
+        self.succeed(&Request::Serve { socket: self.number })
     }
 
     /// Leaves the kernel no memory to note anything on it.
@@ -315,7 +355,7 @@ impl Socket<'_> {
 
     /// Only waits.
     pub fn receive(&self) -> Result<Outcome> {
-        self.outcome(&Request::Receive { socket: self.number, patience: stretched(PATIENCE) })
+        self.outcome(&Request::Receive { socket: self.number, patience: patience(PATIENCE) })
     }
 
     /// Hands the socket to another probe, over a Unix socket; this probe's own is closed.

@@ -1,7 +1,7 @@
 //! What a test says to a probe and what the probe answers: one JSON object a line each.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     path::PathBuf,
     time::Duration,
 };
@@ -20,14 +20,28 @@ pub enum Kind {
     Udp,
     /// UDP datagrams with a checksum of less than all (RFC 3828).
     UdpLite,
+    /// An SCTP association that is used as a stream (RFC 6458 section 4).
+    Sctp,
     /// A raw socket for TCP segments.
     RawTcp,
+    /// A raw socket for UDP datagrams.
+    RawUdp,
     /// A raw socket for whole IP packets, headers included.
     RawIp,
     /// A raw socket for ICMP or ICMPv6.
     RawIcmp,
     /// A datagram socket for ICMP echoes ("ping socket").
     PingSocket,
+    /// A socket for link-layer frames (packet(7)).
+    Packet,
+    /// A socket for frames by way of shared memory (`AF_XDP`).
+    Xdp,
+    /// A stream to another virtual machine or its host (vsock(7)).
+    Vsock,
+    /// A stream that may go by remote memory access (`AF_SMC`).
+    Smc,
+    /// Messages between machines of a cluster (`AF_TIPC`).
+    Tipc,
 }
 
 /// An address family.
@@ -45,6 +59,22 @@ impl Family {
     pub const fn of(address: SocketAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
+}
+
+/// What can be set on a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Setting {
+    /// Others may bind the same address and port, and share what comes (`SO_REUSEPORT`).
+    SharedPort,
+    /// It may send to everybody on a network (`SO_BROADCAST`).
+    Broadcast,
+    /// It may be bound to addresses that are not this host's (`IP_FREEBIND`).
+    ForeignAddress,
+    /// It may also send from them over IPv4 (`IP_TRANSPARENT`).
+    Transparent,
+    /// It hears what is sent to a group, on the interface that has this address or on any.
+    Group(IpAddr, Ipv4Addr),
 }
 
 /// One command. Sockets are known by the number that [`Request::Open`] or [`Request::Take`] answered.
@@ -112,6 +142,13 @@ pub enum Request {
         /// How far.
         hops: u8,
     },
+    /// Set something on a socket.
+    Set {
+        /// Which.
+        socket: u32,
+        /// What.
+        setting: Setting,
+    },
     /// Use up the memory that the kernel grants for a socket's options.
     FillMemory {
         /// Which.
@@ -154,6 +191,15 @@ pub enum Request {
         from: u16,
         /// How often.
         times: u32,
+    },
+    /// Send a datagram to each of several in one call (sendmmsg(2)).
+    SendMany {
+        /// Through which socket.
+        socket: u32,
+        /// To whom.
+        to: Vec<SocketAddr>,
+        /// What.
+        bytes: Vec<u8>,
     },
     /// Send bytes in a datagram that bears another source address (`IP_PKTINFO`).
     SendAs {

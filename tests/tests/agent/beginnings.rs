@@ -1,6 +1,6 @@
 //! What the programs could not note of a socket counts against it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use anyhow::Result;
 use bulkhead_tests::{
@@ -69,44 +69,4 @@ fn a_connection_whose_beginning_nobody_saw_needs_a_rule_both_ways() -> Result<()
     allowed("a connection to a listener that is noted", ask_an_old_listener(true, false)?)?;
     blocked("one to a listener that is not", ask_an_old_listener(false, false)?)?;
     allowed("the same with a rule both ways", ask_an_old_listener(false, true)?)
-}
-
-/// A message of neighbour discovery without options (RFC 4861 section 4): type, code, checksum, and an address.
-fn discovery(kind: u8) -> Vec<u8> {
-    let mut message = vec![kind, 0, 0, 0, 0, 0, 0, 0];
-    message.extend(std::net::Ipv6Addr::LOCALHOST.octets());
-    message
-}
-
-#[test]
-fn only_the_kernels_own_neighbour_discovery_needs_no_rule() -> Result<()> {
-    const ROUTER_SOLICITATION: u8 = 133;
-    const REDIRECT: u8 = 137;
-    let lab = Lab::new()?;
-    let there = lab.network()?;
-    let (app, partner) = (lab.probe("/app")?, lab.stranger(&there)?);
-    partner.serve(Kind::Udp, at(there.v6, PORT))?;
-    let everybody_here: IpAddr = "ff02::1".parse()?;
-    let isolated = "[workload.app]\nselect = { cgroup = \"/app\" }\n";
-    let to_partner = format!("[[allow]]\nfrom = \"app\"\nto = \"{}\"\nports = [\"udp/{PORT}\"]\n", there.v6);
-    let to_all = format!("[[allow]]\nfrom = \"app\"\nto = \"{everybody_here}\"\nports = [\"icmpv6\"]\n");
-
-    let agent = lab.agent(&format!("{isolated}{to_partner}"))?.start()?;
-    let raw = app.open(Kind::RawIcmp, Family::V6)?;
-    raw.limit_hops(255)?;
-    for kind in ROUTER_SOLICITATION..=REDIRECT {
-        let sent = raw.send_bytes(at(everybody_here, 0), discovery(kind))?;
-        refused(&format!("app's own message of type {kind}"), sent)?;
-    }
-    // Nobody has talked to it yet: the kernel must ask for its link-layer address first.
-    allowed("a datagram to a neighbour", app.udp(at(there.v6, PORT))?)?;
-    agent.stop()?;
-
-    let agent = lab.agent(&format!("{isolated}{to_all}"))?.start()?;
-    for kind in ROUTER_SOLICITATION..=REDIRECT {
-        let sent = raw.send_bytes(at(everybody_here, 0), discovery(kind))?;
-        allowed(&format!("app's own message of type {kind} by a rule"), sent)?;
-    }
-    agent.stop()?;
-    Ok(())
 }

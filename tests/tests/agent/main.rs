@@ -4,17 +4,14 @@
 
 #![forbid(unsafe_code)]
 
-mod attacks;
 mod beginnings;
 mod crowds;
-mod evasion;
 mod lifecycle;
 mod modes;
 mod recorded;
 mod reports;
 mod sockets;
 mod systemd;
-mod transports;
 mod workloads;
 
 use bulkhead_tests::{scene as loopback, verdicts};

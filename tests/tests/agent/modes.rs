@@ -11,6 +11,10 @@ use crate::{
     verdicts::{allowed, at, refused},
 };
 
+/// What ci may: an echo request to nobody, so that it gets a raw socket and its packets are refused.
+const PING_NOBODY: &str =
+    "[[allow]]\nfrom = \"ci\"\nto = [\"192.0.2.1\", \"2001:db8::1\"]\nports = [\"icmp\"]\n";
+
 /// One attempt of every kind from ci, to db on this host and to another machine.
 fn attempts(
     lab: &Lab,
@@ -54,7 +58,7 @@ fn a_dry_run_reports_what_enforcing_refuses_and_refuses_nothing() -> Result<()> 
             server.serve(Kind::Udp, at)?;
         }
         lab.cgroup("/ci")?;
-        let launch = lab.agent(POLICY)?;
+        let launch = lab.agent(&format!("{POLICY}\n{PING_NOBODY}"))?;
         let agent = if dry { launch.dry_run() } else { launch }.start()?;
         let _ci = attempts(&lab, if dry { allowed } else { refused }, &to)?;
         let verdict = if dry { "would-deny" } else { "denied" };

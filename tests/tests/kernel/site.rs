@@ -14,6 +14,14 @@ select = { cgroup = ["/jobs/job-*", "/jobs/task-*.scope", "/jobs/**/x-*"] }
 [workload.secret]
 environment = "prod"
 select = { cgroup = "/ci/*/a-very-secret-web" }
+[environment.watched]
+mode = "audit"
+[workload.watched]
+environment = "watched"
+select = { cgroup = "/watched" }
+[workload.sniffer]
+environment = "prod"
+select = { cgroup = "/sniffer" }
 [peer.partner]
 environment = "prod"
 cidrs = ["10.77.0.2", "fd77::2"]
@@ -34,6 +42,34 @@ ports = ["tcp/5432"]
 from = "web"
 to = "host"
 ports = ["icmp"]
+[[allow]]
+from = "sniffer"
+to = "partner"
+[[allow]]
+from = "partner"
+to = "sniffer"
+
+[workload.six]
+environment = "prod"
+select = { cgroup = "/six" }
+[workload.neighbour]
+environment = "prod"
+select = { cgroup = "/neighbour" }
+[[allow]]
+from = "six"
+to = "::/0"
+[[allow]]
+from = "neighbour"
+to = "ff02::1"
+ports = ["icmpv6"]
+[[allow]]
+from = "web"
+to = "ci"
+ports = ["tcp/8080", "udp/8080"]
+[[allow]]
+from = "ci"
+to = "web"
+ports = ["tcp/9998", "udp/9998"]
 "#;
 
 /// A lab with an agent over it that all tests share: to verify the programs takes an emulated machine half a minute.

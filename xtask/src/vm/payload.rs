@@ -20,8 +20,8 @@ use crate::{
 const TOOLS: [&str; 5] = ["busybox", "ip", "nsenter", "bpftool", "modprobe"];
 
 /// Kernel modules that the tests or the agent need; those that a kernel has built in are no modules.
-const MODULES: [&str; 8] =
-    ["veth", "bridge", "dummy", "tcp_diag", "udp_diag", "raw_diag", "inet_diag", "sctp"];
+const MODULES: [&str; 9] =
+    ["veth", "bridge", "dummy", "tcp_diag", "udp_diag", "raw_diag", "inet_diag", "sctp", "tun"];
 
 /// Where the tests and the agent lie in the machine. The tests look for the probe in the folder above their own.
 const TESTS: &str = "bulkhead/deps/kernel";

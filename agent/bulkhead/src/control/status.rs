@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
+use bulkhead_report::Departed;
 use serde::{Deserialize, Serialize};
 
 /// What a running agent enforces.
@@ -75,8 +76,8 @@ pub(crate) struct Workload {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
-/// Refusals, counted since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Refusals and what else the kernel has told, counted since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Events {
     /// Refused, or reported as would be refused.
     pub(crate) refusals: u64,
@@ -84,4 +85,8 @@ pub(crate) struct Events {
     pub(crate) dropped: u64,
     /// Refusals whose report could not be printed.
     pub(crate) unprinted: u64,
+    /// Processes that were moved out of their workload.
+    pub(crate) departures: u64,
+    /// The last of them.
+    pub(crate) last_departure: Option<Departed>,
 }

@@ -13,7 +13,10 @@ use bulkhead_policy::{Automaton, Compiler, Identity, Inventory, Mode, Policy, Wo
 use bulkhead_workloads::{CgroupId, CgroupRoot, Changes, Edit, Members, SharedTree, addresses};
 use tokio::task::JoinHandle;
 
-use super::{RunError, names, priority};
+use super::{
+    RunError, names, priority,
+    unseen::{self, Capables, Unseen},
+};
 use crate::control::{self, Environment, Status, Workload};
 
 /// The policy in force. Dropping it takes it out of force.
@@ -31,10 +34,22 @@ pub(super) struct Enforcement {
     in_step: bool,
     /// Have cgroups found no room in the kernel's tables?
     crowded: bool,
-    search: Option<JoinHandle<(Option<Inventory>, Duration)>>,
+    search: Option<JoinHandle<Found>>,
     cost_of_search: Duration,
     /// The last thing that the kernel did not take.
     fault: Option<String>,
+    /// None: what the programs do not see is refused.
+    unseen: Option<Unseen>,
+    /// Why processes that leave their workload are not reported; none: they are.
+    unwatched: Option<String>,
+}
+
+/// What a look through the processes of the workloads has found.
+struct Found {
+    /// None: the same as before.
+    inventory: Option<Inventory>,
+    capable: Option<Capables>,
+    took: Duration,
 }
 
 impl Enforcement {
@@ -66,6 +81,8 @@ impl Enforcement {
             search: None,
             cost_of_search: Duration::ZERO,
             fault: None,
+            unseen: None,
+            unwatched: None,
         };
         enforcement.begin()?;
         Ok(enforcement)
@@ -75,16 +92,25 @@ impl Enforcement {
     pub(super) fn attach(&mut self) -> Result<(), DatapathError> {
         let (tree, members) = (self.tree.clone(), &self.members);
         let anchor = |cgroup| members.anchor(&tree.read(), CgroupId(cgroup)).map(|id| id.0);
-        let tagged = self.datapath.attach(anchor)?;
-        tracing::debug!(sockets = tagged.sockets, "tagged the sockets that were there");
-        if !tagged.watches_programs {
+        let attached = self.datapath.attach(anchor)?;
+        tracing::debug!(sockets = attached.sockets, "tagged the sockets that were there");
+        self.unseen = attached.unguarded.map(|why| {
+            let directories = directories(&self.root, &self.tree, &self.members);
+            Unseen::new(why, unseen::capable(&self.policy, directories))
+        });
+        if !attached.watches_programs {
             tracing::warn!(
                 "the kernel does not tell of programs that begin: one that ends at once may be reported without its path"
             );
         }
-        if tagged.unreadable_namespaces > 0 {
+        if let Some(error) = attached.unwatched {
+            // A verifier has much to say.
+            let why = format!("{:#}", anyhow::Error::new(error));
+            self.unwatched = why.lines().next().map(str::to_owned);
+        }
+        if attached.unreadable_namespaces > 0 {
             tracing::warn!(
-                namespaces = tagged.unreadable_namespaces,
+                namespaces = attached.unreadable_namespaces,
                 "sockets opened before now in these network namespaces cannot be told apart by the calls that they \
                  make, only by their packets"
             );
@@ -167,13 +193,15 @@ impl Enforcement {
         }
         let directories = directories(&self.root, &self.tree, &self.members);
         let known = self.inventory.clone();
+        let policy = self.unseen.is_some().then(|| Arc::clone(&self.policy));
         self.search = Some(tokio::task::spawn_blocking(move || {
             priority::ordinary();
             let started = Instant::now();
             let found = addresses(&directories)
                 .inspect_err(|error| tracing::warn!(%error, "cannot read the addresses of this machine"));
-            let others = found.ok().filter(|inventory| *inventory != known);
-            (others, started.elapsed())
+            let inventory = found.ok().filter(|inventory| *inventory != known);
+            let capable = policy.map(|policy| unseen::capable(&policy, directories));
+            Found { inventory, capable, took: started.elapsed() }
         }));
     }
 
@@ -184,10 +212,13 @@ impl Enforcement {
             let found = search.await;
             self.search = None;
             match found {
-                Ok((found, took)) => {
+                Ok(Found { inventory, capable, took }) => {
                     self.cost_of_search = took;
-                    if let Some(found) = found {
-                        return found;
+                    if let (Some(unseen), Some(capable)) = (&mut self.unseen, capable) {
+                        unseen.update(capable);
+                    }
+                    if let Some(inventory) = inventory {
+                        return inventory;
                     }
                 }
                 Err(error) => tracing::error!(%error, "the search for addresses has failed: this is a bug"),
@@ -390,6 +421,12 @@ impl Enforcement {
                 tree.ignored()
             ));
         }
+        warnings.extend(
+            self.unwatched
+                .iter()
+                .map(|why| format!("processes that are moved out of their workload are not reported: {why}")),
+        );
+        warnings.extend(self.unseen.iter().map(|unseen| unseen.warning(&self.policy)));
         warnings.extend(
             self.fault.iter().map(|fault| format!("the kernel's tables may be out of date: {fault}")),
         );

@@ -5,6 +5,7 @@ mod names;
 mod priority;
 mod refusals;
 mod signals;
+mod unseen;
 
 use std::{
     io,

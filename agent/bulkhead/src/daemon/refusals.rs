@@ -5,7 +5,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
@@ -13,7 +13,7 @@ use std::{
 };
 
 use bulkhead_datapath::Events;
-use bulkhead_report::{Coalescer, Denial, Enricher, Lines};
+use bulkhead_report::{Coalescer, Denial, Departed, Enricher, Lines};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::oneshot;
 
@@ -37,6 +37,8 @@ pub(super) struct Refusals {
 struct Counters {
     refusals: AtomicU64,
     dropped: AtomicU64,
+    /// How many, and the last.
+    departures: Mutex<(u64, Option<Departed>)>,
 }
 
 impl Refusals {
@@ -72,10 +74,14 @@ impl Refusals {
 
     /// What has been refused so far.
     pub(super) fn counts(&self) -> control::Events {
+        let (departures, last_departure) =
+            self.counters.departures.lock().unwrap_or_else(PoisonError::into_inner).clone();
         control::Events {
             refusals: self.counters.refusals.load(Ordering::Relaxed),
             dropped: self.counters.dropped.load(Ordering::Relaxed),
             unprinted: self.unprinted.load(Ordering::Relaxed),
+            departures,
+            last_departure,
         }
     }
 
@@ -125,6 +131,7 @@ impl Drain {
             PollFd::new(stop, PollFlags::IN),
             PollFd::new(&self.events, PollFlags::IN),
             PollFd::from_borrowed_fd(self.events.started(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.events.departures(), PollFlags::IN),
         ];
         let tick = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
         let patience = self.coalescer.is_pending().then_some(&tick);
@@ -144,6 +151,22 @@ impl Drain {
         events.drain_started(|started| {
             enricher.note(&started);
             pacer.pace();
+        });
+        events.drain_departures(|departure| {
+            let departed = enricher.departure(&departure);
+            tracing::warn!(
+                pid = departed.pid,
+                comm = departed.comm,
+                from = departed.from,
+                from_cgroup = departed.from_cgroup,
+                to = departed.to,
+                to_cgroup = departed.to_cgroup,
+                by_pid = departed.by_pid,
+                by_comm = departed.by_comm,
+                "a process was moved out of its workload"
+            );
+            let mut all = counters.departures.lock().unwrap_or_else(PoisonError::into_inner);
+            *all = (all.0 + 1, Some(departed));
         });
         events.drain(|event| {
             counters.refusals.fetch_add(u64::from(event.count.max(1)), Ordering::Relaxed);

@@ -13,7 +13,7 @@ use super::{
     flags,
     host::Host,
     lookup::{PolicyIndex, address_steps},
-    subject,
+    raw, subject,
     terms::Terms,
     unidentified,
 };
@@ -48,7 +48,8 @@ impl<P: Deref<Target = Policy>> Compiler<P> {
     /// Compiles a policy for a host.
     pub fn new(policy: P, inventory: Inventory) -> Self {
         let workloads = || (0..policy.workloads.len()).map(WorkloadId);
-        let flags: Vec<_> = workloads().map(|w| flags(&policy, w)).collect();
+        let raw = raw::flags(&policy);
+        let flags: Vec<_> = workloads().map(|w| flags(&policy, w) | raw[w.0]).collect();
         let terms = Terms::new(&policy, &flags);
         let mut classes = Classes::default();
         let endpoint = |w: WorkloadId| {

@@ -14,6 +14,7 @@ mod edits;
 mod entries;
 mod host;
 mod lookup;
+mod raw;
 mod terms;
 #[cfg(test)]
 mod tests;

@@ -35,7 +35,7 @@ pub(super) fn read(line: &[u8]) -> Option<Fields<'_>> {
     at.pass(b"},\"process\":")?;
     at.nullable(Cursor::process)?;
     at.pass(b",\"peer\":{\"address\":")?;
-    let address = at.text()?.into();
+    let address = at.nullable(Cursor::text)?.map(Cow::Borrowed);
     at.pass(b",\"port\":")?;
     let port = at.nullable(|at| at.number()?.try_into().ok())?;
     at.pass(b",\"name\":")?;

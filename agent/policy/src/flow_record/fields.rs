@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::RecordError;
 
@@ -35,12 +35,18 @@ pub(super) struct Workload<'l> {
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub(super) struct Peer<'l> {
-    #[serde(borrow)]
-    pub(super) address: Cow<'l, str>,
+    /// Null where a socket was refused before it had a peer.
+    #[serde(deserialize_with = "null_or_text")]
+    pub(super) address: Option<Cow<'l, str>>,
     #[serde(default)]
     pub(super) port: Option<u16>,
     #[serde(borrow, default)]
     pub(super) name: Option<Cow<'l, str>>,
+}
+
+/// A field that may be null and not be missing.
+fn null_or_text<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    Option::deserialize(from)
 }
 
 const fn one() -> u64 {

@@ -30,7 +30,8 @@ pub(crate) struct FlowRecord<'l> {
 }
 
 impl<'l> FlowRecord<'l> {
-    pub(crate) fn parse(line: &'l [u8]) -> Result<Self, RecordError> {
+    /// None: it tells of a refused socket, which had no peer yet and is no flow.
+    pub(crate) fn parse(line: &'l [u8]) -> Result<Option<Self>, RecordError> {
         let fields = match agent_form::read(line) {
             Some(fields) => {
                 debug_assert_eq!(
@@ -45,7 +46,8 @@ impl<'l> FlowRecord<'l> {
         Self::of(fields)
     }
 
-    fn of(fields: Fields<'l>) -> Result<Self, RecordError> {
+    fn of(fields: Fields<'l>) -> Result<Option<Self>, RecordError> {
+        let Some(peer_address) = fields.peer.address else { return Ok(None) };
         let verdict = match &*fields.verdict {
             "allowed" => Verdict::Allowed,
             "denied" => Verdict::Denied,
@@ -67,12 +69,10 @@ impl<'l> FlowRecord<'l> {
             })?,
             None => fields.peer.port.unwrap_or(0),
         };
-        let peer_address = fields
-            .peer
-            .address
+        let peer_address = peer_address
             .parse()
-            .map_err(|_| RecordError::value("peer.address", &fields.peer.address, "an IP address"))?;
-        Ok(Self {
+            .map_err(|_| RecordError::value("peer.address", &peer_address, "an IP address"))?;
+        Ok(Some(Self {
             verdict,
             direction,
             protocol,
@@ -82,7 +82,7 @@ impl<'l> FlowRecord<'l> {
             peer_address,
             count: fields.count,
             time: fields.time,
-        })
+        }))
     }
 
     /// When it was, in nanoseconds since the Unix epoch.

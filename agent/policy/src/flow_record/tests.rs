@@ -47,7 +47,7 @@ fn denial() -> impl Strategy<Value = Denial> {
                 },
                 process: process.map(|(pid, comm, exe, uid)| Process { pid, comm, exe, uid }),
                 peer: bulkhead_report::Peer {
-                    address: Ipv4Addr::from_bits(peer.0).into(),
+                    address: Some(Ipv4Addr::from_bits(peer.0).into()),
                     port: peer.1,
                     name: peer.2,
                     environment: peer.3,
@@ -70,10 +70,10 @@ proptest! {
     #[test]
     fn a_denial_is_read_as_it_was_written(denial in denial()) {
         let line = denial.to_json();
-        let record = FlowRecord::parse(line.as_bytes()).unwrap();
+        let record = FlowRecord::parse(line.as_bytes()).unwrap().unwrap();
         prop_assert_eq!(record.workload.as_deref(), denial.workload.name.as_deref());
         prop_assert_eq!(record.peer_name.as_deref(), denial.peer.name.as_deref());
-        prop_assert_eq!((record.peer_address, record.count), (denial.peer.address, denial.count));
+        prop_assert_eq!((Some(record.peer_address), record.count), (denial.peer.address, denial.count));
         prop_assert_eq!(format!("udp/{}", record.port), denial.service);
     }
 
@@ -111,7 +111,7 @@ fn the_agents_form_is_known() {
         },
         process: Some(Process { pid: 1, comm: "curl".into(), exe: Some("/usr/bin/curl".into()), uid: 0 }),
         peer: bulkhead_report::Peer {
-            address: [192, 0, 2, 1].into(),
+            address: Some([192, 0, 2, 1].into()),
             port: Some(443),
             name: None,
             environment: None,
@@ -136,14 +136,25 @@ fn the_agents_form_is_known() {
 
 #[test]
 fn a_record_may_be_laid_out_and_ordered_in_any_way() {
-    let record = FlowRecord::parse(DENIAL.as_bytes()).unwrap();
+    let record = FlowRecord::parse(DENIAL.as_bytes()).unwrap().unwrap();
     assert_eq!((record.protocol, record.port, record.count), (Protocol::TCP, 5432, 3));
     assert_eq!((record.workload.as_deref(), record.peer_name.as_deref()), (Some("ci"), Some("db")));
     assert_eq!(record.verdict, Verdict::Denied);
     let shuffled = r#" {"peer" : {"name":"d\u0062","more":[{"x":1.5e3}],"address":"10.0.3.7","port":5432},"count":3,
         "direction":"egress","workload":{"name":"ci"},"time":"2026-11-21T20:15:03.123456Z","protocol":"tcp",
         "verdict":"denied" } "#;
-    assert_eq!(FlowRecord::parse(shuffled.as_bytes()), Ok(record));
+    assert_eq!(FlowRecord::parse(shuffled.as_bytes()), Ok(Some(record)));
+}
+
+#[test]
+fn a_refused_socket_is_no_flow() {
+    for (protocol, service) in [("icmp", "icmp"), ("packet", "packet")] {
+        let socket = DENIAL
+            .replace("\"tcp\"", &format!("\"{protocol}\""))
+            .replace("tcp/5432", service)
+            .replace("\"10.0.3.7\"", "null");
+        assert_eq!(FlowRecord::parse(socket.as_bytes()), Ok(None), "{socket}");
+    }
 }
 
 #[test]

@@ -59,7 +59,10 @@ impl Simulation {
 
     /// Puts one line of a record file to the policy. A line that is no record changes nothing.
     pub fn record(&mut self, line: &[u8]) -> Result<(), RecordError> {
-        let record = FlowRecord::parse(line)?;
+        let Some(record) = FlowRecord::parse(line)? else {
+            self.records += 1;
+            return Ok(());
+        };
         let now_ns = if self.timed { record.unix_nanoseconds()? } else { 0 };
         self.records += 1;
         let Some(workload) = &record.workload else {

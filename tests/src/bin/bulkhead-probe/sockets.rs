@@ -4,21 +4,26 @@ use std::{
     collections::HashMap,
     fs,
     io::{self, IoSlice},
-    net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4},
     os::{fd::AsRawFd as _, unix::net::UnixListener},
     time::{Duration, Instant},
 };
 
-use bulkhead_tests::probe::{Done, Family, Kind, Request};
+use bulkhead_tests::probe::{Done, Family, Kind, Request, Setting};
 use nix::{
-    libc::{IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_UDPLITE, MSG_FASTOPEN, in_addr, in_pktinfo},
-    sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg},
+    libc::{
+        AF_PACKET, AF_TIPC, AF_VSOCK, AF_XDP, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_UDPLITE,
+        MSG_FASTOPEN, in_addr, in_pktinfo,
+    },
+    sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, SockaddrStorage, sendmmsg, sendmsg},
 };
 use rustix::net::connect_unspec;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::{echo, load, memory, pass, visit::Visits};
 
+/// Include/linux/socket.h; libc does not know it.
+const AF_SMC: i32 = 43;
 /// More than any answer is long.
 const BUFFER: usize = 2048;
 
@@ -46,6 +51,10 @@ impl Sockets {
             }
             Request::Bind { socket, to } => {
                 let socket = &self.held(socket)?.socket;
+                if socket.r#type()? == Type::STREAM {
+                    // Connections that an earlier test has closed may still be waiting for their last packets.
+                    socket.set_reuse_address(true)?;
+                }
                 socket.bind(&to.into())?;
                 Ok(Done::Address(local(socket)?))
             }
@@ -80,6 +89,13 @@ impl Sockets {
                 socket.set_unicast_hops_v6(hops.into())?;
                 socket.set_multicast_hops_v6(hops.into())?;
                 Ok(Done::Nothing)
+            }
+            Request::Set { socket, setting } => {
+                set(&self.held(socket)?.socket, setting)?;
+                Ok(Done::Nothing)
+            }
+            Request::SendMany { socket, to, bytes } => {
+                send_many(&self.held(socket)?.socket, &to, &bytes).map(Done::Sent)
             }
             Request::FillMemory { socket } => {
                 memory::fill(&self.held(socket)?.socket)?;
@@ -183,7 +199,15 @@ fn open(kind: Kind, family: Family) -> io::Result<(Socket, Option<Family>)> {
         Family::V4 => (Domain::IPV4, Protocol::ICMPV4),
         Family::V6 => (Domain::IPV6, Protocol::ICMPV6),
     };
+    let beyond_ip = |family: i32, r#type| Socket::new(Domain::from(family), r#type, None);
     Ok(match kind {
+        Kind::Packet => (beyond_ip(AF_PACKET, Type::RAW)?, None),
+        Kind::Xdp => (beyond_ip(AF_XDP, Type::RAW)?, None),
+        Kind::Vsock => (beyond_ip(AF_VSOCK, Type::STREAM)?, None),
+        Kind::Smc => (beyond_ip(AF_SMC, Type::STREAM)?, None),
+        Kind::Tipc => (beyond_ip(AF_TIPC, Type::SEQPACKET)?, None),
+        Kind::Sctp => (Socket::new(domain, Type::STREAM, Some(Protocol::from(IPPROTO_SCTP)))?, None),
+        Kind::RawUdp => (Socket::new(domain, Type::RAW, Some(Protocol::UDP))?, None),
         Kind::Tcp => (Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?, None),
         Kind::Mptcp => (Socket::new(domain, Type::STREAM, Some(Protocol::from(IPPROTO_MPTCP)))?, None),
         Kind::UdpLite => (Socket::new(domain, Type::DGRAM, Some(Protocol::from(IPPROTO_UDPLITE)))?, None),
@@ -206,6 +230,29 @@ fn send_as(socket: &Socket, source: Ipv4Addr, to: SocketAddrV4, bytes: &[u8]) ->
     let to = SockaddrIn::from(to);
     sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], &message, MsgFlags::empty(), Some(&to))?;
     Ok(())
+}
+
+/// How many the kernel took; an error if it took none.
+fn send_many(socket: &Socket, to: &[SocketAddr], bytes: &[u8]) -> io::Result<u32> {
+    let to: Vec<_> = to.iter().map(|to| Some(SockaddrStorage::from(*to))).collect();
+    let slices = vec![[IoSlice::new(bytes)]; to.len()];
+    let mut headers = MultiHeaders::preallocate(to.len(), None);
+    let sent = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, &to, [], MsgFlags::empty())?;
+    Ok(u32::try_from(sent.count()).unwrap_or(u32::MAX))
+}
+
+fn set(socket: &Socket, setting: Setting) -> io::Result<()> {
+    let v4 = socket.domain()? == Domain::IPV4;
+    match setting {
+        Setting::SharedPort => socket.set_reuse_port(true),
+        Setting::Broadcast => socket.set_broadcast(true),
+        Setting::ForeignAddress if v4 => socket.set_freebind_v4(true),
+        Setting::ForeignAddress => socket.set_freebind_v6(true),
+        Setting::Transparent if v4 => socket.set_ip_transparent_v4(true),
+        Setting::Transparent => socket.set_ip_transparent_v6(true),
+        Setting::Group(IpAddr::V4(group), interface) => socket.join_multicast_v4(&group, &interface),
+        Setting::Group(IpAddr::V6(group), _) => socket.join_multicast_v6(&group, 0),
+    }
 }
 
 fn local(socket: &Socket) -> io::Result<SocketAddr> {

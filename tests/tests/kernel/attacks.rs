@@ -1,30 +1,38 @@
-//! Taking somebody else's place: its port, its address, its cgroup's name. The policy is that of `loopback`.
+//! Taking somebody else's place: its port, its address, its cgroup's name.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 use anyhow::{Result, bail};
 use bulkhead_tests::{
-    Lab,
     probe::{Family, Kind},
+    scene::PORT,
+    verdicts::{allowed, at, refused},
 };
 use serde_json::json;
 
-use crate::{
-    loopback::{POLICY, PORT},
-    verdicts::{allowed, at, refused},
-};
+use crate::{Case, site::Site};
+
+pub(crate) const CASES: &[Case] = &[
+    ("attacks::another_workload_at_the_askers_port_gets_no_answer", another_at_the_askers_port),
+    ("attacks::nobody_inherits_an_exchange_with_the_askers_port", nobody_inherits_an_exchange),
+    ("attacks::a_datagram_cannot_bear_another_workloads_address_and_port", forged_source),
+    ("attacks::a_raw_socket_is_judged_by_its_packets_and_not_by_its_peer", raw_is_judged_by_packets),
+    ("attacks::a_packet_that_goes_elsewhere_than_it_says_is_refused", packet_that_goes_elsewhere),
+    ("attacks::the_same_port_of_the_other_family_is_another_server", same_port_of_the_other_family),
+    ("attacks::the_same_port_of_another_address_is_not_web", same_port_of_another_address),
+    ("attacks::a_workloads_name_below_another_workload_is_only_a_name", only_a_name),
+    ("attacks::deep_below_a_workload_is_still_the_workload", deep_below),
+];
 
 /// The port that web asks from.
 const ASKS_FROM: u16 = 40_001;
 const DB: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
-#[test]
-fn another_workload_at_the_askers_port_gets_no_answer() -> Result<()> {
-    let lab = Lab::new()?;
+fn another_at_the_askers_port(site: &Site) -> Result<()> {
+    let lab = site.lab();
     let (web, ci, db) = (lab.probe("/web")?, lab.probe("/ci")?, lab.probe("/db")?);
     let server = db.open(Kind::Udp, Family::V4)?;
     server.bind(at(DB, PORT))?;
-    let agent = lab.agent(POLICY)?.start()?;
     let asker = at(Ipv4Addr::LOCALHOST, ASKS_FROM);
     let question = web.open(Kind::Udp, Family::V4)?;
     question.bind(asker)?;
@@ -35,17 +43,14 @@ fn another_workload_at_the_askers_port_gets_no_answer() -> Result<()> {
     let heir = ci.open(Kind::Udp, Family::V4)?;
     heir.bind(asker)?;
     refused("db's answer to ci at web's old port", server.send(Some(asker))?)?;
-    agent.stop()?;
     Ok(())
 }
 
-#[test]
-fn nobody_inherits_an_exchange_with_the_askers_port() -> Result<()> {
-    let lab = Lab::new()?;
-    let (web, nobody, db) = (lab.probe("/web")?, lab.probe("/in-no-workload")?, lab.probe("/db")?);
+fn nobody_inherits_an_exchange(site: &Site) -> Result<()> {
+    let lab = site.lab();
+    let (web, nobody, db) = (lab.probe("/web")?, lab.probe("/other")?, lab.probe("/db")?);
     let server = db.open(Kind::Udp, Family::V4)?;
     server.bind(at(DB, PORT))?;
-    let agent = lab.agent(POLICY)?.start()?;
     let asker = at(Ipv4Addr::LOCALHOST, ASKS_FROM);
     let question = web.open(Kind::Udp, Family::V4)?;
     question.bind(asker)?;
@@ -56,20 +61,17 @@ fn nobody_inherits_an_exchange_with_the_askers_port() -> Result<()> {
     let heir = nobody.open(Kind::Udp, Family::V4)?;
     heir.bind(asker)?;
     refused("db's answer to nobody at web's old port", server.send(Some(asker))?)?;
-    agent.stop()?;
     Ok(())
 }
 
-#[test]
-fn a_datagram_cannot_bear_another_workloads_address_and_port() -> Result<()> {
-    let lab = Lab::new()?;
+fn forged_source(site: &Site) -> Result<()> {
+    let lab = site.lab();
     let IpAddr::V4(host) = lab.host().v4 else { bail!("the host has no IPv4 address") };
-    let (web, nobody, db) = (lab.probe("/web")?, lab.probe("/in-no-workload")?, lab.probe("/db")?);
+    let (web, nobody, db) = (lab.probe("/web")?, lab.probe("/other")?, lab.probe("/db")?);
     let webs = web.open(Kind::Udp, Family::V4)?;
     webs.bind(at(host, ASKS_FROM))?;
     let server = db.open(Kind::Udp, Family::V4)?;
     server.bind(at(host, PORT))?;
-    let agent = lab.agent(POLICY)?.start()?;
     let to = SocketAddrV4::new(host, PORT);
     allowed("web's own datagram", webs.send(Some(to.into()))?)?;
     allowed("web's own datagram at db", server.receive()?)?;
@@ -77,36 +79,27 @@ fn a_datagram_cannot_bear_another_workloads_address_and_port() -> Result<()> {
     let forger = nobody.open(Kind::Udp, Family::V4)?;
     forger.bind(at(Ipv4Addr::new(127, 0, 0, 2), ASKS_FROM))?;
     refused("a datagram as from web", forger.send_as(host, to)?)?;
-    agent.denials().expect(&json!({
+    site.agent().denials().expect(&json!({
         "verdict": "denied", "reason": "forged-source", "direction": "egress", "protocol": "udp",
         "workload": {"name": null}, "peer": {"address": host, "port": PORT},
     }))?;
-    agent.stop()?;
     Ok(())
 }
 
-#[test]
-fn a_raw_socket_is_judged_by_its_packets_and_not_by_its_peer() -> Result<()> {
+fn raw_is_judged_by_packets(site: &Site) -> Result<()> {
     /// From db's port to db's port: what looks like an answer to a connection that was allowed.
     const SEGMENT: [u8; 20] = {
         let [high, low] = PORT.to_be_bytes();
         [high, low, 0x27, 0x0f, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x10, 0, 0, 0, 0, 0, 0]
     };
-    let lab = Lab::new()?;
-    let (friends, strangers) = (lab.network()?, lab.network()?);
-    let (app, friend) = (lab.probe("/app")?, at(friends.v4, PORT));
-    let policy = format!(
-        "[workload.app]\nselect = {{ cgroup = \"/app\" }}\n[[allow]]\nfrom = \"app\"\nto = \"{0}\"\n\
-         [[allow]]\nfrom = \"{0}\"\nto = \"app\"\n",
-        friends.v4
-    );
-    let agent = lab.agent(&policy)?.start()?;
+    let lab = site.lab();
+    let (friends, strangers) = (site.partner(), site.stranger());
+    let (app, friend) = (lab.probe("/sniffer")?, at(friends.v4, PORT));
     let raw = app.open(Kind::RawTcp, Family::V4)?;
     allowed("a raw socket connected to a friend", raw.connect(friend)?)?;
     allowed("a segment to the friend", raw.send_bytes(friend, SEGMENT.into())?)?;
     let stranger = at(strangers.v4, PORT);
     refused("a segment to a stranger", raw.send_bytes(stranger, SEGMENT.into())?)?;
-    agent.stop()?;
     Ok(())
 }
 
@@ -136,22 +129,17 @@ fn ipv6_packet(source: Ipv6Addr, target: Ipv6Addr, next: u8, payload: &[u8]) -> 
     packet
 }
 
-#[test]
-fn a_packet_that_goes_elsewhere_than_it_says_is_refused() -> Result<()> {
+fn packet_that_goes_elsewhere(site: &Site) -> Result<()> {
     const ROUTING: u8 = 43;
     const UDP: u8 = 17;
-    let lab = Lab::new()?;
-    let friends = lab.network()?;
+    let lab = site.lab();
+    let friends = site.partner();
     let (IpAddr::V4(v4), IpAddr::V6(v6)) = (friends.v4, friends.v6) else { bail!("a network has both") };
     let IpAddr::V6(own) = lab.host().v6 else { bail!("the host has IPv6") };
-    let policy = format!(
-        "[workload.app]\nselect = {{ cgroup = \"/app\" }}\n[[allow]]\nfrom = \"app\"\nto = [\"{v4}\", \"{v6}\"]\n"
-    );
-    let app = lab.probe("/app")?;
-    let agent = lab.agent(&policy)?.start()?;
+    let app = lab.probe("/sniffer")?;
     let malformed = |address: IpAddr| {
         let record = json!({"verdict": "denied", "reason": "malformed", "peer": {"address": address}});
-        agent.denials().expect(&record)
+        site.agent().denials().expect(&record)
     };
 
     let raw = app.open(Kind::RawIp, Family::V4)?;
@@ -178,74 +166,61 @@ fn a_packet_that_goes_elsewhere_than_it_says_is_refused() -> Result<()> {
     allowed("a route that has come to its end", raw.send_bytes(to, route(0))?)?;
     refused("a route with a segment left", raw.send_bytes(to, route(1))?)?;
     malformed(v6.into())?;
-    agent.stop()?;
     Ok(())
 }
 
-#[test]
-fn the_same_port_of_the_other_family_is_another_server() -> Result<()> {
-    let lab = Lab::new()?;
+fn same_port_of_the_other_family(site: &Site) -> Result<()> {
+    let lab = site.lab();
     let (web, ci, db) = (lab.probe("/web")?, lab.probe("/ci")?, lab.probe("/db")?);
     for kind in [Kind::Tcp, Kind::Udp] {
         db.serve(kind, at(Ipv4Addr::UNSPECIFIED, PORT))?;
         ci.serve(kind, at(Ipv6Addr::LOCALHOST, PORT))?;
     }
-    let agent = lab.agent(POLICY)?.start()?;
     let (owner, squatter) = (at(DB, PORT), at(Ipv6Addr::LOCALHOST, PORT));
     allowed("tcp to db", web.tcp(owner)?)?;
     allowed("udp to db", web.udp(owner)?)?;
     refused("tcp to ci at db's port", web.tcp(squatter)?)?;
     refused("udp to ci at db's port", web.udp(squatter)?)?;
     refused("unconnected udp to ci at db's port", web.udp_unconnected(squatter)?)?;
-    agent.stop()?;
     Ok(())
 }
 
-#[test]
-fn the_same_port_of_another_address_is_not_web() -> Result<()> {
-    let lab = Lab::new()?;
+fn same_port_of_another_address(site: &Site) -> Result<()> {
+    let lab = site.lab();
     let (web, ci, db) = (lab.probe("/web")?, lab.probe("/ci")?, lab.probe("/db")?);
     db.serve(Kind::Udp, at(DB, PORT))?;
     web.serve(Kind::Udp, at(Ipv4Addr::LOCALHOST, ASKS_FROM))?;
-    let agent = lab.agent(POLICY)?.start()?;
     let socket = ci.open(Kind::Udp, Family::V4)?;
     socket.bind(at(Ipv4Addr::new(127, 0, 0, 2), ASKS_FROM))?;
     refused("a datagram to db", socket.send(Some(at(DB, PORT)))?)?;
     refused("a connected socket to db", socket.connect(at(DB, PORT))?)?;
     allowed("web to db", web.udp(at(DB, PORT))?)?;
-    agent.stop()?;
     Ok(())
 }
 
-#[test]
-fn a_workloads_name_below_another_workload_is_only_a_name() -> Result<()> {
-    let lab = Lab::new()?;
+fn only_a_name(site: &Site) -> Result<()> {
+    let lab = site.lab();
     let (web, impostor, db) = (lab.probe("/web")?, lab.probe("/ci/web")?, lab.probe("/db")?);
     db.serve(Kind::Tcp, at(DB, PORT))?;
-    let agent = lab.agent(POLICY)?.start()?;
     allowed("web", web.tcp(at(DB, PORT))?)?;
     refused("ci's cgroup by the name of web", impostor.tcp(at(DB, PORT))?)?;
     let late = lab.probe("/ci/sub/web")?;
     refused("one made while the agent runs", late.tcp(at(DB, PORT))?)?;
-    agent.stop()?;
     Ok(())
 }
 
-#[test]
-fn deep_below_a_workload_is_still_the_workload() -> Result<()> {
+fn deep_below(site: &Site) -> Result<()> {
     /// More levels than the programs look up.
     const LEVELS: usize = 24;
-    let lab = Lab::new()?;
+    let lab = site.lab();
     let deep = "/d".repeat(LEVELS);
     let db = lab.probe("/db")?;
     db.serve(Kind::Tcp, at(DB, PORT))?;
     db.serve(Kind::Udp, at(DB, PORT))?;
-    let agent = lab.agent(POLICY)?.start()?;
     let (web, ci) = (lab.probe(&format!("/web{deep}"))?, lab.probe(&format!("/ci{deep}"))?);
     allowed("tcp from deep below web", web.tcp(at(DB, PORT))?)?;
     allowed("udp from deep below web", web.udp_unconnected(at(DB, PORT))?)?;
     refused("tcp from deep below ci", ci.tcp(at(DB, PORT))?)?;
     refused("udp from deep below ci", ci.udp_unconnected(at(DB, PORT))?)?;
-    agent.stop()?;
     Ok(())
 }

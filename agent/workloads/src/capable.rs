@@ -1,0 +1,72 @@
+//! Processes of workloads that may have sockets for whole packets.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use bulkhead_policy::WorkloadId;
+
+use crate::{
+    addresses::processes,
+    netns::{NetworkNamespace, Process},
+};
+
+/// A process with `CAP_NET_RAW` in its network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capable {
+    /// The workload that it belongs to.
+    pub workload: WorkloadId,
+    /// Its number.
+    pub pid: u32,
+    /// Its command name: its own choice.
+    pub comm: String,
+}
+
+const CAP_NET_RAW: u32 = 13;
+
+/// The processes in `cgroups` that have `CAP_NET_RAW` or may take it: at most `most`, and whether there are more.
+pub fn with_raw_packets(cgroups: &[(WorkloadId, PathBuf)], most: usize) -> (Vec<Capable>, bool) {
+    let own = NetworkNamespace::of("self").ok();
+    let mut found = cgroups.iter().flat_map(|(workload, directory)| {
+        processes(directory).into_iter().filter_map(|pid| capable(*workload, &pid, own.as_ref()))
+    });
+    let first = found.by_ref().take(most).collect();
+    (first, found.next().is_some())
+}
+
+/// None if it is not, or gone.
+fn capable(workload: WorkloadId, pid: &str, own: Option<&NetworkNamespace>) -> Option<Capable> {
+    let directory = Path::new("/proc").join(pid);
+    let status = fs::read_to_string(directory.join("status")).ok()?;
+    if permitted(&status)? & (1 << CAP_NET_RAW) == 0 {
+        return None;
+    }
+    // Capabilities of a user namespace of its own are none over the host's network.
+    let abroad = !Process::open(pid).ok()?.in_initial_user_namespace().ok()?;
+    if abroad && NetworkNamespace::of(pid).ok().as_ref() == own {
+        return None;
+    }
+    let comm = fs::read_to_string(directory.join("comm")).ok()?;
+    Some(Capable { workload, pid: pid.parse().ok()?, comm: comm.trim_end().to_owned() })
+}
+
+/// The permitted set of /proc/PID/status, as a bit mask: what is effective is part of it.
+fn permitted(status: &str) -> Option<u64> {
+    let hex = status.lines().find_map(|line| line.strip_prefix("CapPrm:"))?;
+    u64::from_str_radix(hex.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_permitted_set_is_read() {
+        assert_eq!(
+            permitted("Name:\tx\nCapInh:\t01\nCapPrm:\t0000000000002000\nCapEff:\t00\n"),
+            Some(1 << 13)
+        );
+        assert_eq!(permitted("Name:\tx\n"), None);
+    }
+}
