@@ -179,13 +179,13 @@ extern "C" fn keep_passed(skb: *mut __sk_buff, moment: u64, outcome: u64, kept: 
         return 0;
     }
     // SAFETY: a full socket.
-    let (kind, connection) = unsafe { ((*sk).type_, (*sk).state) };
+    let (is_tcp, connection) = unsafe { (socket::is_tcp(sk), (*sk).state) };
     // SAFETY: as above.
     let Some(state) = (unsafe { socket::state(sk.cast()) }) else { return 0 };
     let moment = Moment(moment);
     let bucket = kept & 0xffff;
     let (ingress, on_loopback) = (kept & 1 << 16 != 0, kept & 1 << 17 != 0);
-    if kind == socket::SOCK_STREAM {
+    if is_tcp {
         // A listener has many peers.
         if connection != socket::TCP_LISTEN {
             state.passes = moment.word(bucket);

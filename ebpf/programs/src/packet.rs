@@ -107,11 +107,7 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
     // SAFETY: the helper takes a socket or a request socket that is not null.
     let full = if sk.is_null() { sk } else { unsafe { bpf_sk_fullsock(sk) } };
     // SAFETY: a full socket.
-    let stream = if !full.is_null() && unsafe { (*full).type_ } == socket::SOCK_STREAM {
-        full
-    } else {
-        ptr::null_mut()
-    };
+    let stream = if !full.is_null() && unsafe { socket::is_tcp(full) } { full } else { ptr::null_mut() };
     // Whoever sends a datagram can name its source: on this host that would be to pose as another workload.
     let may_forge = matches!(way, Direction::Egress) && on_loopback.holds() && stream.is_null();
     let isolated = local.endpoint.flags & (Endpoint::ISOLATE_EGRESS | Endpoint::ISOLATE_INGRESS) != 0;

@@ -23,6 +23,17 @@ pub const SOCK_STREAM: u32 = 1;
 /// `TCP_LISTEN` (include/net/tcp_states.h).
 pub const TCP_LISTEN: u32 = 10;
 
+/// Is it a TCP socket? (A raw one may speak TCP, and SCTP has streams, too; both send to whom they like.)
+///
+/// # Safety
+/// `sk` must be a full socket.
+#[inline(always)]
+pub unsafe fn is_tcp(sk: *const bpf_sock) -> bool {
+    // SAFETY: the caller vouches for `sk`.
+    let (kind, protocol) = unsafe { ((*sk).type_, (*sk).protocol) };
+    kind == SOCK_STREAM && protocol == u32::from(Protocol::TCP.0)
+}
+
 /// The storage of a socket, if it has one.
 ///
 /// # Safety

@@ -6,7 +6,7 @@ use anyhow::Result;
 use bulkhead_tests::{
     probe::{Family, Kind, Setting},
     scene::PORT,
-    verdicts::{at, refused},
+    verdicts::{allowed, at, blocked, refused},
 };
 
 use crate::{Case, site::Site};
@@ -14,6 +14,7 @@ use crate::{Case, site::Site};
 pub(crate) const CASES: &[Case] = &[
     ("sources::a_foreign_source_address_opens_nothing", foreign_source),
     ("sources::another_machines_address_opens_nothing", another_machines_address),
+    ("sources::nobody_is_another_machine_on_loopback", nobody_is_another_machine),
 ];
 
 /// A workload that sends from somebody else's address is still itself.
@@ -55,6 +56,26 @@ fn another_machines_address(site: &Site) -> Result<()> {
                 socket.send(Some(at(own, PORT)))?,
             )?;
         }
+    }
+    Ok(())
+}
+
+/// A process in no workload pretends to be the machine that a workload lets in.
+fn nobody_is_another_machine(site: &Site) -> Result<()> {
+    let lab = site.lab();
+    let (app, nobody) = (lab.probe("/app")?, lab.probe("/nobody")?);
+    let (v4, v6) = ((site.partner().v4, lab.host().v4), (site.partner().v6, lab.host().v6));
+    // IPv4 lets nobody send from an address that is foreign only by IP_FREEBIND.
+    let ways = [(v4, Setting::Transparent), (v6, Setting::Transparent), (v6, Setting::ForeignAddress)];
+    for ((foreign, own), setting) in ways {
+        let family = Family::of(at(own, PORT));
+        let server = app.open(Kind::Udp, family)?;
+        server.bind(at(own, PORT))?;
+        let socket = nobody.open(Kind::Udp, family)?;
+        socket.set(setting)?;
+        socket.bind(foreign)?;
+        allowed("the sending itself", socket.send(Some(at(own, PORT)))?)?;
+        blocked(&format!("a datagram as from {foreign} ({setting:?})"), server.receive()?)?;
     }
     Ok(())
 }

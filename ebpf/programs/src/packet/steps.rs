@@ -1,6 +1,8 @@
 //! What is asked of one packet, step by step.
 
-use bulkhead_common::{Decision, Direction, Origin, Outcome, Reason, RuleId, SocketState};
+use bulkhead_common::{
+    Decision, Direction, Origin, Outcome, PeerEntry, PeerId, Reason, RuleId, SocketState,
+};
 
 use super::Passage;
 use crate::{
@@ -58,6 +60,10 @@ pub(super) fn identify(passage: &mut Passage) {
         peer.subject = entry.subject;
         peer.class = entry.class;
         return;
+    }
+    if entry.flags & PeerEntry::LOCAL == 0 && !passage.remote.is_loopback() {
+        // Whoever sends from a foreign address on loopback is not there (ip(7), IP_FREEBIND and IP_TRANSPARENT).
+        peer.address = PeerId::NONE;
     }
     let packet = &passage.packet;
     let (source, target) = match passage.way {
