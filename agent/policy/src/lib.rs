@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 mod automaton;
+mod by_address;
 mod compile;
 mod connection;
 mod content_hash;

@@ -22,9 +22,9 @@ mod zones;
 use bulkhead_common::{Address, Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, SubjectId};
 
 use crate::{
+    by_address::ByAddress,
     inventory::Inventory,
     language::{Mode, Policy, WorkloadId},
-    steps::Steps,
 };
 pub(crate) use addresses::Claim;
 pub use compiler::Compiler;
@@ -44,7 +44,7 @@ pub struct Compiled {
     /// The allowlists (length of the prefix, key, value), sorted by key and length. Rules are numbered as in
     /// [`Policy::rules`]; times are nanoseconds since the Unix epoch.
     pub policy: Vec<(u32, PolicyKey, PolicyValue)>,
-    addresses: Steps<PeerEntry>,
+    addresses: ByAddress<PeerEntry>,
     allowlists: PolicyIndex,
 }
 
