@@ -14,6 +14,7 @@ mod edits;
 mod entries;
 mod host;
 mod lookup;
+mod port_prefix;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ pub(crate) use addresses::Claim;
 pub use compiler::Compiler;
 pub use edits::Edits;
 use lookup::PolicyIndex;
+pub(crate) use port_prefix::PortPrefix;
 pub(crate) use zones::Zone;
 
 /// One policy on one host, as tables. The same policy and inventory give the same bytes.
