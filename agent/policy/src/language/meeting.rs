@@ -213,3 +213,88 @@ impl<'p> Meetings<'p> {
         self.port_lengths.range(..prefix.len()).map(|len| prefix.widened(*len)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    const ENDS: [&str; 24] = [
+        "any",
+        "host",
+        "dns",
+        "private",
+        "internet",
+        "env:lan",
+        "env:iot",
+        "env:empty",
+        "web",
+        "cam",
+        "alone",
+        "nas",
+        "inner",
+        "names",
+        "stranger",
+        "0.0.0.0/0",
+        "10.0.0.0/8",
+        "10.40.0.0/16",
+        "10.40.7.0/24",
+        "10.41.0.0/16",
+        "127.0.0.0/16",
+        "::/0",
+        "fd00::/8",
+        "2001:db8::1",
+    ];
+
+    fn policy() -> Policy {
+        let declared = "[environment.lan]\ncidrs = [\"10.0.0.0/8\", \"fd00::/8\"]\n\
+             [environment.iot]\ncidrs = [\"10.40.0.0/16\"]\n[environment.empty]\n\
+             [workload.web]\nenvironment = \"lan\"\nselect = { systemd = \"web.service\" }\n\
+             [workload.cam]\nenvironment = \"iot\"\nselect = { systemd = \"cam.service\" }\n\
+             [workload.alone]\nselect = { systemd = \"alone.service\" }\n\
+             [peer.nas]\nenvironment = \"lan\"\ncidrs = [\"192.168.1.9\", \"10.40.7.7\"]\n\
+             [peer.inner]\ncidrs = [\"10.40.7.0/28\", \"2001:db8::/32\"]\n\
+             [peer.names]\nenvironment = \"iot\"\nnames = [\"cam.example.org\"]\n\
+             [peer.stranger]\nnames = [\"example.org\"]\n";
+        let ports = ["", "tcp/1-100", "tcp/80", "udp/80", "icmp"];
+        let rules = ENDS.iter().flat_map(|end| {
+            ports.map(|ports| {
+                let ports = if ports.is_empty() { String::new() } else { format!("ports = [{ports:?}]\n") };
+                format!("[[allow]]\nfrom = {end:?}\nto = [\"alone\", \"dns\"]\n{ports}[[allow]]\nfrom = \"web\"\nto = {end:?}\n{ports}")
+            })
+        });
+        testing::policy(&rules.fold(declared.to_owned(), |text, rule| text + &rule))
+    }
+
+    #[test]
+    fn whom_is_looked_up_is_whoever_would_be_found_by_comparing_all() {
+        let policy = policy();
+        let overlap = Overlap::new(&policy);
+        let ends: Vec<_> = policy
+            .rules
+            .iter()
+            .flat_map(|rule| &rule.to)
+            .copied()
+            .collect::<HashSet<_>>()
+            .into_iter()
+            .collect();
+        let ports = ["tcp/90-200", "udp/80", "icmp/8", "sctp/1"].map(|text| vec![text.parse().unwrap()]);
+        let ports = || ports.iter().map(Vec::as_slice).chain([&[][..]]);
+        let web = policy.workload("web").map(End::Workload).unwrap();
+        let asked = ends.iter().flat_map(|end| [([*end], [End::Any]), ([web], [*end]), ([*end], [*end])]);
+        let lists: Vec<_> = ends.chunks(1).flat_map(|end| ports().map(move |ports| (end, ports))).collect();
+        let mut meetings = Meetings::new(&policy, lists.into_iter());
+        for (from, to) in asked {
+            for ports in ports() {
+                let found: Vec<_> = meetings.rules(&from, &to, ports).collect();
+                let common =
+                    |ours: &[End], theirs: End| ours.iter().find(|end| overlap.meets(**end, theirs)).copied();
+                let compared = policy.rules.iter().enumerate().filter_map(|(n, rule)| {
+                    let ends = (common(&rule.from, from[0])?, common(&rule.to, to[0])?);
+                    ports_meet(&rule.ports, ports).then_some((n, ends.0, ends.1))
+                });
+                assert_eq!(found, compared.collect::<Vec<_>>(), "{from:?} to {to:?} on {ports:?}");
+            }
+        }
+    }
+}
