@@ -98,6 +98,7 @@ impl<'p> Overlap<'p> {
             (a, b) if a == b => true,
             (End::Any, b) => !matches!(b, End::Workload(_) | End::Environment(_)),
             (End::Environment(_), End::Workload(w)) => self.names_workload(wide, w),
+            (End::Cidr(wide), End::Cidr(narrow)) => wide.covers(narrow),
             (End::Cidr(_) | End::Peer(_), End::Cidr(_) | End::Peer(_)) => {
                 let inner = self.ranges(narrow);
                 let outer = self.ranges(wide);
