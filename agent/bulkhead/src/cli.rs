@@ -140,7 +140,8 @@ pub(crate) struct TestArguments {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  bulkhead explain policies/demo.toml --from ci --to secrets --port tcp/8200\n  \
-                  bulkhead explain policies/ --from nginx --to internet --port icmp/echo-request"
+                  bulkhead explain policies/ --from nginx --to internet --port icmp/echo-request\n  \
+                  bulkhead explain policies/ --against /etc/bulkhead/policy --from web --to db --port tcp/5432"
 )]
 pub(crate) struct ExplainArguments {
     #[command(flatten)]
@@ -155,6 +156,9 @@ pub(crate) struct ExplainArguments {
     /// To which port, as rules write it: tcp/443, udp/53, icmp/echo-request, gre
     #[arg(long)]
     pub(crate) port: String,
+    /// Ask this policy, too, and say whether the verdict changes; may be given several times
+    #[arg(long, value_name = "OLD")]
+    pub(crate) against: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

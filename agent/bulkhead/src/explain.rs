@@ -1,7 +1,10 @@
 //! `bulkhead explain`.
 
+use std::path::PathBuf;
+
 use bulkhead_common::{Protocol, Verdict};
-use bulkhead_policy::{PortSpan, Ports, ask};
+use bulkhead_policy::{Answer, Changes, Policy, PortSpan, Ports, UnknownEnd, ask};
+use serde::Serialize;
 
 use crate::{
     cli::{ExplainArguments, Output},
@@ -9,21 +12,98 @@ use crate::{
     output::{self, Outcome},
 };
 
-/// Says what comes of a connection, or of several where an end stands for several.
+/// Says what comes of a connection, or of several where an end stands for several; and what of it changes, if another
+/// policy is asked, too.
 pub(crate) fn explain(arguments: &ExplainArguments, output: Output) -> Result<Outcome, InputError> {
-    let policy = input::policy(&arguments.policy.paths)?;
-    let services = services(&arguments.port)?;
-    let (from, to) = (policy.whom(&arguments.from)?, policy.whom(&arguments.to)?);
-    let answers = ask(&policy, &from, &to, &services, input::now_ns());
-    if answers.is_empty() {
-        return Err(InputError::NothingToAsk { from: arguments.from.clone(), to: arguments.to.clone() });
+    let ExplainArguments { policy: given, from, to, port, against } = arguments;
+    let new = input::policy(&given.paths)?;
+    let old = if against.is_empty() { None } else { Some(input::policy(against)?) };
+    let services = services(port)?;
+    let among: Vec<_> = [Some(&new), old.as_ref()].into_iter().flatten().collect();
+    let now_ns = input::now_ns();
+    let answers = |policy: &Policy| -> Result<_, UnknownEnd> {
+        Ok(ask(policy, &among, &policy.whom(from)?, &policy.whom(to)?, &services, now_ns))
+    };
+    let after = answers(&new)?;
+    if after.is_empty() {
+        return Err(InputError::NothingToAsk { from: from.clone(), to: to.clone() });
     }
-    let text = answers.iter().map(|answer| match output {
-        Output::Human => output::plain_lines(&answer.in_words(&policy)),
-        Output::Json => output::json(&answer.to_report(&policy)),
-    });
-    let refused = answers.iter().any(|answer| answer.explanation.verdict() != Verdict::Allowed);
-    Ok(Outcome { text: text.collect(), finding: refused })
+    let finding = after.iter().any(|answer| answer.explanation.verdict() != Verdict::Allowed);
+    let Some(old) = &old else {
+        return Ok(Outcome { text: after.iter().map(|answer| one(answer, &new, output)).collect(), finding });
+    };
+    let before = answers(old);
+    let text = match output {
+        Output::Human => compared(&after, &new, &before, old, against),
+        Output::Json => {
+            let changes = before.as_ref().ok().map(|before| Changes::between(before, &after));
+            let of = |answers: &[Answer], policy: &Policy, paths: &[PathBuf]| -> String {
+                let objects = answers.iter().map(|answer| {
+                    output::json(&Named {
+                        policy: paths,
+                        changed: changes.as_ref().map(|c| c.touch(answer)),
+                        answer: answer.to_report(policy),
+                    })
+                });
+                objects.collect()
+            };
+            let before = match &before {
+                Ok(before) => of(before, old, against),
+                Err(unknown) => {
+                    let answer = NotKnown { verdict: None, from, to, fault: unknown.to_string() };
+                    output::json(&Named { policy: against, changed: None, answer })
+                }
+            };
+            of(&after, &new, &given.paths) + &before
+        }
+    };
+    Ok(Outcome { text, finding })
+}
+
+fn one(answer: &Answer, policy: &Policy, output: Output) -> String {
+    match output {
+        Output::Human => output::plain_lines(&answer.in_words(policy)),
+        Output::Json => output::json(&answer.to_report(policy)),
+    }
+}
+
+/// What the new policy says, what the old one says, and what is the difference.
+fn compared(
+    after: &[Answer],
+    new: &Policy,
+    before: &Result<Vec<Answer>, UnknownEnd>,
+    old: &Policy,
+    against: &[PathBuf],
+) -> String {
+    let words = |answers: &[Answer], policy| -> String {
+        answers.iter().map(|answer| one(answer, policy, Output::Human)).collect()
+    };
+    let names: Vec<_> = against.iter().map(|path| path.display().to_string()).collect();
+    let (said, changes) = match before {
+        Ok(before) => (words(before, old), Changes::between(before, after).to_string()),
+        Err(unknown) => (format!("not known: {unknown}\n"), "cannot be compared".to_owned()),
+    };
+    let heading = format!("\nagainst {}:\n", names.join(", "));
+    words(after, new) + &output::plain_lines(&format!("{heading}{said}\nchange: {changes}"))
+}
+
+/// An answer as JSON, with the policy that gave it.
+#[derive(Serialize)]
+struct Named<'p, A> {
+    policy: &'p [PathBuf],
+    /// Does one of the connections fare otherwise under the other policy? Null if that cannot be told.
+    changed: Option<bool>,
+    #[serde(flatten)]
+    answer: A,
+}
+
+/// The answer of a policy that does not know one of the ends.
+#[derive(Serialize)]
+struct NotKnown<'p> {
+    verdict: Option<&'static str>,
+    from: &'p str,
+    to: &'p str,
+    fault: String,
 }
 
 /// The one port that `text` names, of each family that it names: of an ICMP type code 0, of a protocol without ports 0.

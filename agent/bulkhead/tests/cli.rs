@@ -186,6 +186,28 @@ fn a_connection_is_explained_by_the_rule_or_the_nearest_one() {
 }
 
 #[test]
+fn a_connection_is_explained_under_two_policies_with_what_changes() {
+    let explain = |to, port, more: &[&str]| {
+        let asked =
+            ["explain", "moved.toml", "--against", "shop.toml", "--from", "web", "--to", to, "--port", port];
+        ask_shop(&[&asked, more].concat())
+    };
+    assert_snapshot!(explain("db", "tcp/5432", &[]));
+    assert_snapshot!(explain("db", "tcp/5432", &["--output", "json"]));
+    // It is the new policy whose verdict decides the exit status.
+    assert!(explain("db", "tcp/5433", &[]).starts_with("exit status: 0"));
+    assert!(explain("db", "tcp/80", &[]).contains("change: nothing changes"));
+    let more = format!("{SHOP}[peer.cache]\ncidrs = [\"192.0.2.7\"]\n");
+    let new_name = |output| {
+        let asked = ["explain", "p.toml", "--against", "old.toml", "--from", "web", "--to", "cache"];
+        let asked = [&asked[..], &["--port", "tcp/6379", "--output", output]].concat();
+        bulkhead(&[("p.toml", &more), ("old.toml", SHOP)], &asked)
+    };
+    assert_snapshot!(new_name("human"));
+    assert_snapshot!(new_name("json"));
+}
+
+#[test]
 fn a_policy_that_does_not_compile_cannot_be_asked() {
     let said = bulkhead(&[("p.toml", "[workload.web]\nselct = 1\n")], &["test", "p.toml"]);
     assert!(said.starts_with("exit status: 2"), "{said}");

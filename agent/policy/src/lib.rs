@@ -23,6 +23,8 @@
 #![forbid(unsafe_code)]
 
 mod automaton;
+mod by_address;
+mod changes;
 mod compile;
 mod connection;
 mod content_hash;
@@ -47,6 +49,7 @@ mod text;
 mod whom;
 
 pub use automaton::{Automaton, Leads, Target};
+pub use changes::Changes;
 pub use compile::{Compiled, Compiler, Edits, compile};
 pub use connection::{Connection, EndDecision, Explanation, Party, explain};
 pub use content_hash::ContentHash;

@@ -25,23 +25,26 @@ pub struct Answer {
     pub explanation: Explanation,
     /// What the answer leaves open.
     pub notes: Vec<String>,
+    /// The ends of each of them, as reports name them.
+    pub(crate) ends: Vec<(String, String)>,
 }
 
 /// What comes of the connections from `from` to `to`, to each of `services`, at `now_ns` (nanoseconds since the Unix
 /// epoch): one answer for those that fare alike. Whoever stands for several is each of them: every workload, and one
-/// address of each kind that the policy tells apart.
+/// address of each kind that one of the policies in `among` tells apart. Those are the same ones whichever is asked.
 pub fn ask(
     policy: &Policy,
+    among: &[&Policy],
     from: &Whom,
     to: &Whom,
     services: &[(Protocol, u16)],
     now_ns: u64,
 ) -> Vec<Answer> {
-    let mut stand_ins = StandIns::new([policy], &Inventory::default());
+    let mut stand_ins = StandIns::new(among.iter().copied(), &Inventory::default());
     stand_ins.add_host();
     let [from_name, to_name] = [from, to].map(|whom| whom.stand_in(policy, &mut stand_ins));
     let compiled = compile(policy, &stand_ins.inventory);
-    let mut kinds = Addresses::new([policy], &stand_ins.inventory);
+    let mut kinds = Addresses::new(among.iter().copied(), &stand_ins.inventory);
     [from, to].iter().filter_map(|whom| whom.range()).for_each(|cidr| kinds.split(cidr));
     let [from_all, to_all] =
         [(from, from_name), (to, to_name)].map(|(whom, name)| whom.parties(policy, &stand_ins, &kinds, name));
@@ -143,6 +146,12 @@ impl Groups<'_> {
             to: name(to, to_differs, &group.to, rest),
             explanation: group.explanation.clone(),
             notes: notes.clone(),
+            ends: group
+                .from
+                .iter()
+                .zip(&group.to)
+                .map(|(a, b)| (self.policy.party_name(*a), self.policy.party_name(*b)))
+                .collect(),
         });
         answers.collect()
     }
@@ -223,7 +232,7 @@ ports = ["icmp/echo-request"]
         let spans = services.iter().map(|s| s.parse::<crate::Ports>().unwrap());
         let services: Vec<_> =
             spans.flat_map(|p| p.spans().to_vec()).map(|span| (span.protocol, span.first)).collect();
-        let found = ask(&p, &p.whom(from).unwrap(), &p.whom(to).unwrap(), &services, 0);
+        let found = ask(&p, &[&p], &p.whom(from).unwrap(), &p.whom(to).unwrap(), &services, 0);
         found.iter().map(|answer| answer.in_words(&p).lines().next().unwrap().to_owned()).collect()
     }
 
@@ -273,7 +282,7 @@ ports = ["icmp/echo-request"]
     fn the_nearest_rule_differs_in_what_it_says_otherwise() {
         let p = policy(HOME);
         let [web, dns] = ["web", "dns"].map(|text| p.whom(text).unwrap());
-        let words = ask(&p, &web, &dns, &[(Protocol::TCP, 53)], 0)[0].in_words(&p);
+        let words = ask(&p, &[&p], &web, &dns, &[(Protocol::TCP, 53)], 0)[0].in_words(&p);
         assert!(
             words.contains("nearest is rule `ask` (policy.toml:14), which differs in ports\n"),
             "{words}"

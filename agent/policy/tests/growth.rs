@@ -138,6 +138,62 @@ fn many_ports_in_two_rules_and_a_forbid() {
     });
 }
 
+/// A rule of each of many workloads and as many forbids that hold for all of them, of which none is contradicted.
+#[track_caller]
+fn forbids_grow_evenly(towards: impl Fn(usize, usize) -> String) {
+    policy_grows_evenly(|n| {
+        let count = n / 4;
+        many(2 * count, |p| format!("[workload.w{p}]\nselect = {{ systemd = \"w{p}.service\" }}\n"))
+            + &many(count, |p| format!("[[allow]]\nfrom = \"w{p}\"\n{}\n", towards(p, 0)))
+            + &many(count, |p| format!("[[forbid]]\nfrom = \"any\"\n{}\n", towards(p, 1)))
+    });
+}
+
+#[test]
+fn forbids_and_rules_of_other_ports() {
+    forbids_grow_evenly(|p, add| format!("to = \"any\"\nports = [\"tcp/{}\"]", p * 2 % 60_000 + add + 1));
+}
+
+#[test]
+fn forbids_and_rules_of_other_addresses() {
+    forbids_grow_evenly(|p, add| {
+        let (high, low) = (p >> 7 & 255, p << 1 & 255);
+        format!("to = [\"10.{high}.{low}.{}/25\", \"fd00:{p:x}:{add}::/64\"]", add * 128)
+    });
+}
+
+#[test]
+fn forbids_and_rules_of_other_workloads() {
+    forbids_grow_evenly(|p, add| format!("to = \"w{}\"", 2 * p + add));
+}
+
+#[test]
+fn a_forbid_between_any_two_environments() {
+    policy_grows_evenly(|n| {
+        let side = (n / 8).isqrt();
+        let pairs = || (0..side * side).map(|p| (p / side, p % side)).filter(|(a, b)| a != b);
+        let environments = many(side, |e| format!("[environment.e{e}]\ncidrs = [\"10.{e}.0.0/16\"]\n"));
+        let workloads = many(n / 8, |w| {
+            let e = w % side;
+            format!("[workload.w{w}]\nenvironment = \"e{e}\"\nselect = {{ systemd = \"w{w}.service\" }}\n")
+        });
+        let forbids = pairs().map(|(a, b)| format!("[[forbid]]\nfrom = \"env:e{a}\"\nto = \"env:e{b}\"\n"));
+        let rules = (0..n / 8 - side).map(|w| {
+            format!("[[allow]]\nfrom = \"w{w}\"\nto = [\"w{}\", \"172.16.{}.0/24\"]\n", w + side, w & 255)
+        });
+        environments + &workloads + &forbids.collect::<String>() + &rules.collect::<String>()
+    });
+}
+
+#[test]
+fn forbids_that_every_rule_contradicts() {
+    policy_grows_evenly(|n| {
+        let ends = "from = \"web\"\nto = \"any\"\n";
+        let part = |kind| format!("[[{kind}]]\n{ends}").repeat(n / 8);
+        WEB.to_owned() + &part("allow") + &part("forbid")
+    });
+}
+
 #[test]
 fn globs_that_select_alike() {
     policy_grows_evenly(|n| {

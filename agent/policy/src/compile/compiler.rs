@@ -12,7 +12,7 @@ use super::{
     entries::Allowlists,
     flags,
     host::Host,
-    lookup::{PolicyIndex, address_steps},
+    lookup::{PolicyIndex, by_address},
     raw, subject,
     terms::Terms,
     unidentified,
@@ -96,7 +96,7 @@ impl<P: Deref<Target = Policy>> Compiler<P> {
         Compiled {
             endpoints: self.endpoints.clone(),
             unidentified: self.unidentified(),
-            addresses: address_steps(&peers),
+            addresses: by_address(&peers),
             allowlists: PolicyIndex::new(&policy),
             peers,
             policy,

@@ -3,28 +3,12 @@
 use bulkhead_common::{Direction, PeerId, PolicyKey, PolicyValue, RuleId, SubjectId};
 
 use super::{
+    PortPrefix,
     classes::{Classes, Numbered},
     subject,
     terms::{Opening, Terms, sides},
 };
-use crate::language::{Policy, PortSpan, Ports, Rule};
-
-/// Protocol and port as one number of 24 bits, of which the first `len` count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct PortPrefix {
-    bits: u32,
-    len: u8,
-}
-
-impl PortPrefix {
-    /// Every protocol and port.
-    const EVERYTHING: Self = Self { bits: 0, len: 0 };
-
-    fn covers(self, other: Self) -> bool {
-        self.len <= other.len
-            && (self.bits ^ other.bits).checked_shr(24 - u32::from(self.len)).unwrap_or(0) == 0
-    }
-}
+use crate::language::Policy;
 
 /// One rule in one allowlist: sorted, an entry comes after those that it is nested in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,7 +72,7 @@ impl Allowlists<'_> {
     fn enter(self, openings: &[Opening], peer: PeerId, entries: &mut Vec<Entry>) {
         for Opening { rule: number, direction } in openings.iter().copied() {
             let rule = &self.policy.rules[number.0 as usize];
-            let prefixes = prefixes(rule);
+            let prefixes = PortPrefix::of(&rule.ports);
             let (local, _) = sides(rule, direction);
             for workload in self.terms.subjects(local, direction, self.flags) {
                 entries.extend(
@@ -150,50 +134,4 @@ fn encode(policy: &Policy, entry: Entry, rule: RuleId) -> (u32, PolicyKey, Polic
     };
     let expires = policy.rules[rule.0 as usize].expires.unwrap_or(0);
     (PolicyKey::ANY_PROTOCOL + u32::from(prefix.len), key, PolicyValue { rule, flags: 0, expires })
-}
-
-fn prefixes(rule: &Rule) -> Vec<PortPrefix> {
-    if rule.ports.is_empty() {
-        return vec![PortPrefix::EVERYTHING];
-    }
-    let mut all: Vec<_> = rule.ports.iter().flat_map(Ports::spans).flat_map(|span| aligned(*span)).collect();
-    all.sort_unstable();
-    all.dedup();
-    all
-}
-
-/// The fewest prefixes that make up a range of ports.
-fn aligned(span: PortSpan) -> Vec<PortPrefix> {
-    let mut prefixes = Vec::new();
-    let (mut next, last) = (u32::from(span.first), u32::from(span.last));
-    while next <= last {
-        // As large as the alignment of its first port and the rest of the range permit.
-        let alignment = next.trailing_zeros().min(16);
-        let size = alignment.min((last - next + 1).ilog2());
-        prefixes.push(PortPrefix { bits: u32::from(span.protocol.0) << 16 | next, len: 24 - size as u8 });
-        next += 1 << size;
-    }
-    prefixes
-}
-
-#[cfg(test)]
-mod tests {
-    use bulkhead_common::Protocol;
-
-    use super::*;
-
-    #[test]
-    fn a_range_is_the_fewest_prefixes_that_hold_exactly_its_ports() {
-        for (first, last, count) in
-            [(0, 65535, 1), (443, 443, 1), (8000, 8100, 4), (1, 65535, 16), (1024, 65535, 6), (1, 65534, 30)]
-        {
-            let prefixes = aligned(PortSpan { protocol: Protocol::TCP, first, last });
-            assert_eq!(prefixes.len(), count, "{first}-{last}");
-            for port in 0..=u16::MAX {
-                let full = PortPrefix { bits: 6 << 16 | u32::from(port), len: 24 };
-                let holding = prefixes.iter().filter(|p| p.covers(full)).count();
-                assert_eq!(holding, usize::from((first..=last).contains(&port)), "{first}-{last}: {port}");
-            }
-        }
-    }
 }

@@ -1,11 +1,12 @@
 //! Longest-prefix lookups in the compiled tables, as the kernel's tries answer them.
 
 use bulkhead_common::{
-    Address, Direction, Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, Protocol, SubjectId, Tables,
+    Address, Direction, Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, Protocol, Tables,
 };
 
 use super::Compiled;
 use crate::{
+    by_address::ByAddress,
     language::{bits, mask},
     steps::Steps,
 };
@@ -18,7 +19,7 @@ impl Compiled {
 
     /// Who an address is: the longest entry that covers it.
     pub fn peer(&self, address: Address) -> PeerEntry {
-        self.addresses.at(bits(address))
+        self.addresses.at(address)
     }
 
     /// Until when a local end's allowlist lets each protocol and port through towards `class`, as the verdict function asks it:
@@ -56,20 +57,25 @@ impl Tables for At<'_> {
     }
 }
 
-/// The table of addresses without overlaps: one binary search answers.
-pub(super) fn address_steps(table: &[(Address, u32, PeerEntry)]) -> Steps<PeerEntry> {
+/// The table of addresses without overlaps.
+pub(super) fn by_address(table: &[(Address, u32, PeerEntry)]) -> ByAddress<PeerEntry> {
     let ranges = table.iter().map(|(first, len, entry)| {
         #[expect(clippy::cast_possible_truncation, reason = "prefixes are at most 128 bits long")]
         let last = bits(*first) | !mask(*len as u8);
         (bits(*first), last, *entry)
     });
-    Steps::new(PeerEntry::UNKNOWN, ranges)
+    Steps::new(PeerEntry::UNKNOWN, ranges).into()
 }
 
-/// Where each subject's part of the policy table begins.
+/// Where each allowlist begins and ends in the policy table.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PolicyIndex {
-    starts: Vec<u32>,
+    /// By subject and direction: where its part of `peers` begins. One more than there are.
+    sides: Vec<u32>,
+    /// Towards whom it has an allowlist, in ascending order.
+    peers: Vec<PeerId>,
+    /// By the same number, where the allowlist is.
+    allowlists: Vec<(u32, u32)>,
 }
 
 type Entry = (u32, PolicyKey, PolicyValue);
@@ -77,15 +83,30 @@ type Entry = (u32, PolicyKey, PolicyValue);
 impl PolicyIndex {
     /// `table` is sorted by key and length.
     pub(super) fn new(table: &[Entry]) -> Self {
+        let of = |(_, key, _): &Entry| (key.subject, key.peer, key.direction);
+        let groups = || table.chunk_by(|a, b| of(a) == of(b));
         let subjects = table.last().map_or(0, |(_, key, _)| key.subject.0 as usize);
-        let mut starts = vec![0_u32; subjects + 2];
-        for (_, key, _) in table {
-            starts[key.subject.0 as usize + 1] += 1;
+        let mut sides = vec![0_u32; 2 * subjects + 4];
+        for group in groups() {
+            sides[side(&group[0].1) + 2] += 1;
         }
-        for n in 1..starts.len() {
-            starts[n] += starts[n - 1];
+        for n in 1..sides.len() {
+            sides[n] += sides[n - 1];
         }
-        Self { starts }
+        let count = sides.last().map_or(0, |count| *count as usize);
+        let (mut peers, mut allowlists) = (vec![PeerId::NONE; count], vec![(0, 0); count]);
+        let mut end = 0;
+        for group in groups() {
+            let key = &group[0].1;
+            let begin = end;
+            end += u32::try_from(group.len()).unwrap_or(u32::MAX);
+            // What is counted for the next side is where this one's next goes; in the end, where the next one begins.
+            let at = &mut sides[side(key) + 1];
+            peers[*at as usize] = key.peer;
+            allowlists[*at as usize] = (begin, end);
+            *at += 1;
+        }
+        Self { sides, peers, allowlists }
     }
 
     fn find(&self, table: &[Entry], key: &PolicyKey) -> Option<PolicyValue> {
@@ -97,17 +118,23 @@ impl PolicyIndex {
 
     /// The entries for the key's subject, peer and direction.
     fn allowlist<'t>(&self, table: &'t [Entry], key: &PolicyKey) -> &'t [Entry] {
-        let SubjectId(subject) = key.subject;
-        let start = |n: usize| self.starts.get(n).map(|s| *s as usize);
-        let (Some(first), Some(last)) = (start(subject as usize), start(subject as usize + 1)) else {
+        let Some([first, last]) = self.sides.get(side(key)..).and_then(|sides| sides.first_chunk()) else {
             return &[];
         };
-        let own = &table[first..last];
-        let towards = |k: &PolicyKey| (k.peer, k.direction);
-        let begin = own.partition_point(|(_, k, _)| towards(k) < towards(key));
-        let end = begin + own[begin..].partition_point(|(_, k, _)| towards(k) == towards(key));
-        &own[begin..end]
+        let first = *first as usize;
+        let peers = &self.peers[first..*last as usize];
+        let at = peers.partition_point(|peer| *peer < key.peer);
+        if peers.get(at) != Some(&key.peer) {
+            return &[];
+        }
+        let (begin, end) = self.allowlists[first + at];
+        &table[begin as usize..end as usize]
     }
+}
+
+/// Number of a subject's direction.
+fn side(key: &PolicyKey) -> usize {
+    2 * key.subject.0 as usize + usize::from(key.direction)
 }
 
 /// The last of `entries` that covers `ports`. Of the ranges on the way none overlaps another without holding it, so
@@ -121,6 +148,9 @@ fn longest(entries: &[Entry], ports: u32) -> Option<PolicyValue> {
     let (far, near) = entries.split_at(entries.len().saturating_sub(NEAR));
     if let Some(found) = near.iter().rev().find(|e| covers(e)) {
         return Some(found.2);
+    }
+    if far.is_empty() {
+        return None;
     }
     (0..=24_u32).rev().find_map(|len| {
         let wanted = ports & u32::MAX.checked_shl(24 - len).unwrap_or(0);

@@ -14,6 +14,7 @@ mod edits;
 mod entries;
 mod host;
 mod lookup;
+mod port_prefix;
 mod raw;
 mod terms;
 #[cfg(test)]
@@ -23,14 +24,15 @@ mod zones;
 use bulkhead_common::{Address, Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, SubjectId};
 
 use crate::{
+    by_address::ByAddress,
     inventory::Inventory,
     language::{Mode, Policy, WorkloadId},
-    steps::Steps,
 };
 pub(crate) use addresses::Claim;
 pub use compiler::Compiler;
 pub use edits::Edits;
 use lookup::PolicyIndex;
+pub(crate) use port_prefix::PortPrefix;
 pub(crate) use zones::Zone;
 
 /// One policy on one host, as tables. The same policy and inventory give the same bytes.
@@ -45,7 +47,7 @@ pub struct Compiled {
     /// The allowlists (length of the prefix, key, value), sorted by key and length. Rules are numbered as in
     /// [`Policy::rules`]; times are nanoseconds since the Unix epoch.
     pub policy: Vec<(u32, PolicyKey, PolicyValue)>,
-    addresses: Steps<PeerEntry>,
+    addresses: ByAddress<PeerEntry>,
     allowlists: PolicyIndex,
 }
 

@@ -6,14 +6,14 @@ mod fields;
 
 use std::{borrow::Cow, net::IpAddr};
 
-use bulkhead_common::{Direction, Protocol, Verdict};
+use bulkhead_common::{Address, Direction, Protocol, Verdict};
 
 use self::fields::Fields;
 use crate::language::Ports;
 
 pub use error::RecordError;
 
-/// What of a record a policy can be asked about.
+/// What of a record a policy can be asked about. Texts are UTF-8; nobody needs to know again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FlowRecord<'l> {
     pub(crate) verdict: Verdict,
@@ -21,29 +21,30 @@ pub(crate) struct FlowRecord<'l> {
     pub(crate) protocol: Protocol,
     pub(crate) port: u16,
     /// The workload whose end it is about; none if that could not be told.
-    pub(crate) workload: Option<Cow<'l, str>>,
-    pub(crate) peer_name: Option<Cow<'l, str>>,
-    pub(crate) peer_address: IpAddr,
+    pub(crate) workload: Option<Cow<'l, [u8]>>,
+    pub(crate) peer_name: Option<Cow<'l, [u8]>>,
+    pub(crate) peer_address: Address,
     /// How many connections or packets it stands for.
     pub(crate) count: u64,
-    time: Cow<'l, str>,
+    time: Cow<'l, [u8]>,
 }
 
 impl<'l> FlowRecord<'l> {
     /// None: it tells of a refused socket, which had no peer yet and is no flow.
     pub(crate) fn parse(line: &'l [u8]) -> Result<Option<Self>, RecordError> {
-        let fields = match agent_form::read(line) {
-            Some(fields) => {
-                debug_assert_eq!(
-                    fields::read(line).ok().as_ref(),
-                    Some(&fields),
-                    "read otherwise than written"
-                );
-                fields
-            }
-            None => fields::read(line)?,
-        };
-        Self::of(fields)
+        let Some(record) = agent_form::read(line) else { return Self::parse_any(line) };
+        debug_assert_eq!(
+            Self::parse_any(line).as_ref(),
+            Ok(&Some(record.clone())),
+            "read otherwise than written"
+        );
+        Ok(Some(record))
+    }
+
+    /// Of JSON in any form.
+    #[inline(never)]
+    fn parse_any(line: &'l [u8]) -> Result<Option<Self>, RecordError> {
+        Self::of(fields::read(line)?)
     }
 
     fn of(fields: Fields<'l>) -> Result<Option<Self>, RecordError> {
@@ -69,7 +70,7 @@ impl<'l> FlowRecord<'l> {
             })?,
             None => fields.peer.port.unwrap_or(0),
         };
-        let peer_address = peer_address
+        let peer_address: IpAddr = peer_address
             .parse()
             .map_err(|_| RecordError::value("peer.address", &peer_address, "an IP address"))?;
         Ok(Some(Self {
@@ -77,20 +78,28 @@ impl<'l> FlowRecord<'l> {
             direction,
             protocol,
             port,
-            workload: fields.workload.name,
-            peer_name: fields.peer.name,
-            peer_address,
+            workload: fields.workload.name.map(bytes),
+            peer_name: fields.peer.name.map(bytes),
+            peer_address: peer_address.into(),
             count: fields.count,
-            time: fields.time,
+            time: bytes(fields.time),
         }))
     }
 
     /// When it was, in nanoseconds since the Unix epoch.
     pub(crate) fn unix_nanoseconds(&self) -> Result<u64, RecordError> {
-        let time: jiff::Timestamp = self.time.parse().map_err(|_| {
-            RecordError::value("time", &self.time, "a point in time such as `2026-12-31T00:00:00Z`")
+        let text = String::from_utf8_lossy(&self.time);
+        let time: jiff::Timestamp = text.parse().map_err(|_| {
+            RecordError::value("time", &text, "a point in time such as `2026-12-31T00:00:00Z`")
         })?;
         Ok(u64::try_from(time.as_nanosecond()).unwrap_or(0))
+    }
+}
+
+fn bytes(text: Cow<'_, str>) -> Cow<'_, [u8]> {
+    match text {
+        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
     }
 }
 

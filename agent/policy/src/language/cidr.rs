@@ -36,6 +36,11 @@ impl Cidr {
         Self { first, len }
     }
 
+    /// The range around it whose prefix has this length, which is not longer.
+    pub(crate) fn widened(self, len: u8) -> Self {
+        Self { first: address(bits(self.first) & mask(len)), len }
+    }
+
     /// The lowest address.
     pub fn first(self) -> Address {
         self.first

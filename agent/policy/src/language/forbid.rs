@@ -1,27 +1,30 @@
 //! Rules that contradict a `[[forbid]]`.
 
-use super::{
-    End, Policy,
-    overlap::{Overlap, ports_meet},
-};
+use std::collections::HashSet;
+
+use super::{Policy, meeting::Meetings};
 use crate::text::{Code, Diagnostic, Findings};
+
+/// The most contradictions that are noted: nobody mends more of them one by one.
+const MOST: usize = 10_000;
 
 /// Notes every rule that allows what a forbid rules out.
 pub(super) fn check(policy: &Policy, findings: &mut Findings) {
-    let overlap = Overlap::new(policy);
-    let common = |ours: &[End], theirs: &[End]| {
-        ours.iter().find(|a| theirs.iter().any(|b| overlap.meets(**a, *b))).copied()
-    };
+    if policy.forbids.is_empty() {
+        return;
+    }
+    let asked = policy.forbids.iter().flat_map(|f| [(&*f.from, &*f.ports), (&*f.to, &*f.ports)]);
+    let mut meetings = Meetings::new(policy, asked);
+    let mut room = MOST;
     for forbid in &policy.forbids {
-        for (n, rule) in policy.rules.iter().enumerate().filter(|(n, _)| !forbid.except.contains(n)) {
-            let Some(from) = common(&rule.from, &forbid.from) else { continue };
-            let Some(to) = common(&rule.to, &forbid.to) else { continue };
-            if !ports_meet(&rule.ports, &forbid.ports) {
-                continue;
-            }
+        let except: HashSet<_> = forbid.except.iter().copied().collect();
+        let contradicting = meetings.rules(&forbid.from, &forbid.to, &forbid.ports);
+        for (n, from, to) in contradicting.filter(|(n, ..)| !except.contains(n)).take(room) {
+            room -= 1;
+            let rule = &policy.rules[n];
             let fault = format!(
                 "rule `{}` allows {} to reach {}, which {} forbids",
-                policy.rules[n].id,
+                rule.id,
                 policy.end_name(from),
                 policy.end_name(to),
                 forbid.place,

@@ -4,6 +4,7 @@ mod cidr;
 mod decode;
 mod forbid;
 mod glob;
+mod meeting;
 mod model;
 mod overlap;
 mod ports;

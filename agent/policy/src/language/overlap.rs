@@ -1,22 +1,37 @@
 //! Which ends have somebody in common, and which contain which, as far as the policy alone tells.
 
+use std::collections::{BTreeSet, HashMap};
+
+use bulkhead_common::Address;
+
 use super::{Cidr, End, EnvironmentId, Policy, Ports, WorkloadId};
 use crate::compile::Zone;
 
 /// What two ends have in common. Environments are looked up once.
 pub(super) struct Overlap<'p> {
     policy: &'p Policy,
-    /// Every range that is in an environment.
-    environments: Vec<(Cidr, EnvironmentId)>,
+    /// By environment: the ranges in it, in order.
+    ranges: Vec<Vec<Cidr>>,
+    /// The environment of each range, and the lengths of their prefixes.
+    environments: HashMap<Cidr, EnvironmentId>,
+    lengths: BTreeSet<u8>,
 }
 
 impl<'p> Overlap<'p> {
     pub(super) fn new(policy: &'p Policy) -> Self {
         let own = policy.environments.iter().enumerate().map(|(n, e)| (EnvironmentId(n), &e.cidrs));
         let peers = policy.peers.iter().filter_map(|p| Some((p.environment?, &p.cidrs)));
-        let environments =
-            own.chain(peers).flat_map(|(e, cidrs)| cidrs.iter().map(move |c| (*c, e))).collect();
-        Self { policy, environments }
+        let mut ranges = vec![Vec::new(); policy.environments.len()];
+        let mut environments = HashMap::new();
+        for (environment, cidrs) in own.chain(peers) {
+            ranges[environment.0].extend(cidrs);
+            environments.extend(cidrs.iter().map(|cidr| (*cidr, environment)));
+        }
+        for ranges in &mut ranges {
+            ranges.sort_unstable_by_key(order);
+        }
+        let lengths = environments.keys().map(|cidr| cidr.prefix_len()).collect();
+        Self { policy, ranges, environments, lengths }
     }
 
     /// Can somebody be both? A workload is met by its names and by `any` only: an address opens nothing at its end.
@@ -40,10 +55,13 @@ impl<'p> Overlap<'p> {
 
     /// Is an address of `cidr` in the environment: is there no narrower range of another one between?
     fn environment_reaches(&self, environment: EnvironmentId, cidr: Cidr) -> bool {
-        let around = self.environments.iter().filter(|(range, _)| range.covers(cidr));
-        let narrowest = around.max_by_key(|(range, _)| range.prefix_len()).map(|(_, e)| *e);
-        let inside = || self.environments.iter().any(|(range, e)| *e == environment && cidr.covers(*range));
-        narrowest == Some(environment) || inside()
+        let around = self.lengths.range(..=cidr.prefix_len()).rev().map(|len| cidr.widened(*len));
+        let narrowest =
+            around.filter(|range| range.covers(cidr)).find_map(|range| self.environments.get(&range));
+        // The first range that does not begin before it is inside, if one is.
+        let ranges = &self.ranges[environment.0];
+        let next = ranges.partition_point(|range| order(range) < order(&cidr));
+        narrowest == Some(&environment) || ranges.get(next).is_some_and(|range| cidr.covers(*range))
     }
 
     fn names_workload(&self, end: End, workload: WorkloadId) -> bool {
@@ -51,6 +69,14 @@ impl<'p> Overlap<'p> {
             End::Workload(w) => w == workload,
             End::Environment(e) => self.policy.workloads[workload.0].environment == Some(e),
             _ => false,
+        }
+    }
+
+    /// The ranges that an end has, be they in another environment. What only the host knows is left out.
+    pub(super) fn declared(&self, end: End) -> Vec<Cidr> {
+        match end {
+            End::Environment(e) => self.ranges[e.0].clone(),
+            other => self.ranges(other),
         }
     }
 
@@ -72,6 +98,7 @@ impl<'p> Overlap<'p> {
             (a, b) if a == b => true,
             (End::Any, b) => !matches!(b, End::Workload(_) | End::Environment(_)),
             (End::Environment(_), End::Workload(w)) => self.names_workload(wide, w),
+            (End::Cidr(wide), End::Cidr(narrow)) => wide.covers(narrow),
             (End::Cidr(_) | End::Peer(_), End::Cidr(_) | End::Peer(_)) => {
                 let inner = self.ranges(narrow);
                 let outer = self.ranges(wide);
@@ -81,6 +108,11 @@ impl<'p> Overlap<'p> {
             _ => false,
         }
     }
+}
+
+/// Families apart, a range before those that are inside it.
+fn order(range: &Cidr) -> (bool, Address, u8) {
+    (range.is_v4(), range.first(), range.prefix_len())
 }
 
 /// Have the lists a port in common? None stands for all of them.

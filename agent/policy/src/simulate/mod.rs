@@ -71,10 +71,12 @@ impl Simulation {
         };
         let own = self.names.number(workload);
         let named_peer = record.peer_name.as_ref().map(|name| self.names.number(name));
-        let (ours, theirs) = (self.names.named(own), named_peer.map(|name| self.names.named(name)));
-        let after = verdict(&self.new, ours.new, theirs.and_then(|peer| peer.new), &record, now_ns);
+        let ends = |workload: fn(&Names, Name) -> Option<WorkloadId>| {
+            [Some(own), named_peer].map(|name| workload(&self.names, name?))
+        };
+        let after = verdict(&self.new, ends(Names::workload), &record, now_ns);
         let before = match &self.old {
-            Some(old) => verdict(old, ours.old, theirs.and_then(|peer| peer.old), &record, now_ns),
+            Some(old) => verdict(old, ends(Names::old_workload), &record, now_ns),
             None => record.verdict,
         };
         let peer = named_peer.unwrap_or_else(|| self.names.of_address(record.peer_address));
@@ -107,7 +109,7 @@ impl Simulation {
 
     /// What came of the records so far.
     pub fn summary(&self) -> Summary {
-        let name = |n: Name| self.names.text(n).to_owned();
+        let name = |n: Name| self.names.text(n);
         let mut pairs: Vec<_> =
             self.pairs.iter().map(|((from, to), tally)| (name(*from), name(*to), *tally)).collect();
         pairs.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
@@ -139,13 +141,12 @@ impl Simulation {
 /// What comes of a flow at the end of workload `own`. Who is no workload is left alone.
 fn verdict(
     compiled: &Compiled,
-    own: Option<WorkloadId>,
-    peer: Option<WorkloadId>,
+    [own, peer]: [Option<WorkloadId>; 2],
     record: &FlowRecord<'_>,
     now_ns: u64,
 ) -> Verdict {
     let Some(own) = own else { return Verdict::Allowed };
-    let by_address = compiled.peer(record.peer_address.into());
+    let by_address = compiled.peer(record.peer_address);
     let peer = match peer {
         Some(workload) => {
             let end = compiled.endpoints[workload.0];

@@ -1,11 +1,13 @@
 //! Names as numbers, so that a record that names nobody new allocates nothing.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, hash::BuildHasher};
 
 use bulkhead_common::Address;
 use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 
 use crate::{
+    by_address::ByAddress,
     language::{Cidr, Policy, WorkloadId, bits},
     steps::Steps,
 };
@@ -18,23 +20,40 @@ pub(super) struct Name(u32);
 /// collide; that is all that the standard library's slower ones have over them here, since each table is bounded.
 pub(super) type Table<K, V> = HashMap<K, V, RandomState>;
 
-/// Everybody who is named.
+/// Everybody who is named. Laid out to be small: a large site's names stay in a processor's own cache.
 pub(super) struct Names {
-    numbers: Table<Box<str>, Name>,
-    named: Vec<Named>,
-    addresses: Steps<Name>,
+    /// By the hash of its text.
+    numbers: HashTable<Name>,
+    hasher: RandomState,
+    texts: Texts,
+    /// How many workloads the policy has that is simulated: the first names after [`Names::OTHERS`] are theirs.
+    workloads: u32,
+    /// By name: the workload of this name in the policy that it is compared with.
+    old: Vec<Option<WorkloadId>>,
+    addresses: ByAddress<Name>,
     /// How many names records may add to those of the policies.
     room: usize,
 }
 
-/// Who has a name.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Named {
-    text: Box<str>,
-    /// The workload of this name in the policy that is simulated.
-    pub(super) new: Option<WorkloadId>,
-    /// The workload of this name in the policy that it is compared with.
-    pub(super) old: Option<WorkloadId>,
+/// Texts by their number, one behind the other.
+#[derive(Default)]
+struct Texts {
+    all: Vec<u8>,
+    /// Where each of them ends.
+    ends: Vec<usize>,
+}
+
+impl Texts {
+    fn push(&mut self, text: &[u8]) {
+        self.all.extend_from_slice(text);
+        self.ends.push(self.all.len());
+    }
+
+    fn get(&self, Name(number): Name) -> &[u8] {
+        let number = number as usize;
+        let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.all[start..self.ends[number]]
+    }
 }
 
 impl Names {
@@ -46,61 +65,73 @@ impl Names {
     const LONGEST: usize = 255;
 
     pub(super) fn new(policy: &Policy, against: Option<&Policy>) -> Self {
-        let others = Named { text: "(others)".into(), ..Named::default() };
         let mut names = Self {
-            numbers: Table::default(),
-            named: vec![others],
-            addresses: Steps::new(Self::OTHERS, []),
+            numbers: HashTable::new(),
+            hasher: RandomState::default(),
+            texts: Texts::default(),
+            workloads: 0,
+            old: Vec::new(),
+            addresses: Steps::new(Self::OTHERS, []).into(),
             room: usize::MAX,
         };
-        for (n, workload) in policy.workloads.iter().enumerate() {
-            let Name(name) = names.number(&workload.name);
-            names.named[name as usize].new = Some(WorkloadId(n));
+        names.texts.push(b"(others)");
+        for (n, workload) in (1..).zip(&policy.workloads) {
+            let Name(name) = names.number(workload.name.as_bytes());
+            debug_assert_eq!(name, n, "workloads have names of their own");
+            names.workloads = name;
         }
         for (n, workload) in against.into_iter().flat_map(|old| &old.workloads).enumerate() {
-            let Name(name) = names.number(&workload.name);
-            names.named[name as usize].old = Some(WorkloadId(n));
+            let Name(name) = names.number(workload.name.as_bytes());
+            names.old.resize(names.texts.ends.len(), None);
+            names.old[name as usize] = Some(WorkloadId(n));
         }
-        names.addresses = names.of_addresses(policy);
+        names.addresses = names.of_addresses(policy).into();
         names.room = Self::MOST;
         names
     }
 
-    /// Who is called `text`.
-    pub(super) fn number(&mut self, text: &str) -> Name {
-        if let Some(known) = self.numbers.get(text) {
+    /// Who is called `text`, in UTF-8.
+    pub(super) fn number(&mut self, text: &[u8]) -> Name {
+        let hash = self.hasher.hash_one(text);
+        if let Some(known) = self.numbers.find(hash, |name| self.texts.get(*name) == text) {
             return *known;
         }
-        let number = u32::try_from(self.named.len()).map(Name);
+        let number = u32::try_from(self.texts.ends.len()).map(Name);
         let (1.., Ok(number)) = (self.room, number) else { return Self::OTHERS };
         if text.len() > Self::LONGEST {
             return Self::OTHERS;
         }
         self.room -= 1;
-        self.named.push(Named { text: text.into(), ..Named::default() });
-        self.numbers.insert(text.into(), number);
+        self.texts.push(text);
+        self.numbers.insert_unique(hash, number, |name| self.hasher.hash_one(self.texts.get(*name)));
         number
     }
 
     /// Who has an address, as [`crate::describe_peer`] tells it.
-    pub(super) fn of_address(&self, ip: IpAddr) -> Name {
-        self.addresses.at(bits(Address::from(ip)))
+    pub(super) fn of_address(&self, address: Address) -> Name {
+        self.addresses.at(address)
     }
 
-    pub(super) fn named(&self, Name(number): Name) -> &Named {
-        &self.named[number as usize]
+    /// The workload of this name in the policy that is simulated.
+    pub(super) fn workload(&self, Name(number): Name) -> Option<WorkloadId> {
+        (1..=self.workloads).contains(&number).then(|| WorkloadId(number as usize - 1))
     }
 
-    pub(super) fn text(&self, name: Name) -> &str {
-        &self.named(name).text
+    /// The workload of this name in the policy that it is compared with.
+    pub(super) fn old_workload(&self, Name(number): Name) -> Option<WorkloadId> {
+        self.old.get(number as usize).copied().flatten()
+    }
+
+    pub(super) fn text(&self, name: Name) -> String {
+        String::from_utf8_lossy(self.texts.get(name)).into_owned()
     }
 
     /// The narrowest peer that holds each address, or else its environment.
     fn of_addresses(&mut self, policy: &Policy) -> Steps<Name> {
-        let elsewhere = self.number("elsewhere");
+        let elsewhere = self.number(b"elsewhere");
         let environments: Vec<_> =
-            policy.environments.iter().map(|e| self.number(&format!("env:{}", e.name))).collect();
-        let peers: Vec<_> = policy.peers.iter().map(|p| self.number(&p.name)).collect();
+            policy.environments.iter().map(|e| self.number(format!("env:{}", e.name).as_bytes())).collect();
+        let peers: Vec<_> = policy.peers.iter().map(|p| self.number(p.name.as_bytes())).collect();
         let own = policy.environments.iter().zip(&environments).map(|(e, name)| (*name, &*e.cidrs));
         let of_peers = policy.peers.iter().filter_map(|p| Some((environments[p.environment?.0], &*p.cidrs)));
         let environments = narrowest(own.chain(of_peers));
@@ -159,7 +190,7 @@ mod tests {
                 (None, Some(environment)) => format!("env:{environment}"),
                 (None, None) => "elsewhere".to_owned(),
             };
-            assert_eq!(names.text(names.of_address(ip(text))), expected, "{text}");
+            assert_eq!(names.text(names.of_address(ip(text).into())), expected, "{text}");
         }
     }
 
@@ -168,14 +199,24 @@ mod tests {
         let p = policy("[workload.web]\nselect = { systemd = \"web.service\" }");
         let mut names = Names::new(&p, None);
         for n in 0..2 * Names::MOST {
-            names.number(&format!("n{n}"));
+            names.number(format!("n{n}").as_bytes());
         }
-        assert_eq!(names.number("one more"), Names::OTHERS);
-        assert_ne!(names.number("n7"), Names::OTHERS);
-        let web = names.number("web");
-        assert_eq!(names.named(web).new, Some(WorkloadId(0)));
-        assert!(names.named.len() < Names::MOST + 10);
-        let mut names = Names::new(&p, None);
-        assert_eq!(names.number(&"x".repeat(1 << 16)), Names::OTHERS);
+        assert_eq!(names.number(b"one more"), Names::OTHERS);
+        assert_ne!(names.number(b"n7"), Names::OTHERS);
+        let web = names.number(b"web");
+        assert_eq!((names.workload(web), names.old_workload(web)), (Some(WorkloadId(0)), None));
+        assert_eq!(names.workload(Names::OTHERS), None);
+        assert!(names.texts.ends.len() < Names::MOST + 10);
+        let old = policy(
+            "[workload.db]\nselect = { systemd = \"db.service\" }\n\
+             [workload.web]\nselect = { systemd = \"web.service\" }",
+        );
+        let mut names = Names::new(&p, Some(&old));
+        let web = names.number(b"web");
+        assert_eq!(
+            (names.workload(web), names.old_workload(web)),
+            (Some(WorkloadId(0)), Some(WorkloadId(1)))
+        );
+        assert_eq!(names.number("x".repeat(1 << 16).as_bytes()), Names::OTHERS);
     }
 }

@@ -47,7 +47,8 @@ pub(super) struct Lines<'s> {
     file: Arc<str>,
     text: &'s str,
     starts: Vec<usize>,
-    /// How many characters begin before each block of the text: a line may be as long as the file.
+    /// How many characters begin before each block of the text: a line may be as long as the file. Empty if every byte is
+    /// a character.
     characters: Vec<usize>,
 }
 
@@ -67,11 +68,12 @@ impl<'s> Lines<'s> {
             Some(here)
         });
         let all = characters(source.text.as_bytes());
+        let counted = || blocks.chain([all]).collect();
         Self {
             file: source.name.as_str().into(),
             text: &source.text,
             starts: std::iter::once(0).chain(newlines).collect(),
-            characters: blocks.chain([all]).collect(),
+            characters: if all == source.text.len() { Vec::new() } else { counted() },
         }
     }
 
@@ -95,7 +97,8 @@ impl<'s> Lines<'s> {
     /// How many characters begin before the byte at `at`.
     fn characters_before(&self, at: usize) -> usize {
         let block = at / BLOCK;
-        self.characters[block] + characters(&self.text.as_bytes()[block * BLOCK..at])
+        let Some(before) = self.characters.get(block) else { return at };
+        before + characters(&self.text.as_bytes()[block * BLOCK..at])
     }
 }
 
