@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use bulkhead_common::{
     Address, CounterKey, Decision, Direction, Endpoint, Flow, Hook, Origin, Outcome, Peer, PeerEntry,
-    PeerFlowKey, Process, Protocol, Reason, RuleId, SocketState,
+    PeerFlowKey, Process, Protocol, Reason, RuleId,
 };
 
 use crate::{
@@ -192,9 +192,9 @@ fn destination(address: Address) -> Address {
 #[inline(never)]
 fn mark(call: &mut Call) {
     call.process = socket::current_process();
-    let mut fresh = SocketState { owner: call.owner, anchor: call.anchor, ..SocketState::default() };
     // SAFETY: the context's own socket, never null in these hooks.
-    let state = unsafe { socket::state_or((*call.ctx).__bindgen_anon_1.sk.cast(), &mut fresh) };
+    let state =
+        unsafe { socket::state_of((*call.ctx).__bindgen_anon_1.sk.cast(), call.owner, call.anchor) };
     let Some(state) = state else { return };
     call.marked = true;
     call.owner = state.owner;

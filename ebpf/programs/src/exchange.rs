@@ -26,10 +26,18 @@ pub fn answered(key: &PeerFlowKey, way: Direction, port: u16) -> Option<PeerFlow
 /// Remembers a datagram as one that may be answered; tells whether it opens an exchange and does not go on with one.
 #[inline(always)]
 pub fn remember(key: &PeerFlowKey, way: Direction, port: u16, peer: u64) -> bool {
-    let known = PEER_FLOWS.get_ptr(key);
-    // SAFETY: the entry stays valid for this run.
-    let opens = known.is_none_or(|known| unsafe { (*known).direction } != way as u8);
-    let opened = PeerFlow { last_seen: boot_ns(), peer, port, direction: way as u8, reserved: [0; 5] };
+    let now = boot_ns();
+    let mut opens = true;
+    if let Some(known) = PEER_FLOWS.get_ptr_mut(key) {
+        // SAFETY: the entry stays valid for this run; its fields are independent of each other.
+        let known = unsafe { &mut *known };
+        opens = known.direction != way as u8;
+        if !opens && known.port == port && known.peer == peer {
+            known.last_seen = now;
+            return false;
+        }
+    }
+    let opened = PeerFlow { last_seen: now, peer, port, direction: way as u8, reserved: [0; 5] };
     // A table that is full of busy flows forgets one of them, which is then decided anew.
     let _busy = PEER_FLOWS.insert(key, opened, 0);
     opens

@@ -69,6 +69,21 @@ pub unsafe fn state_or<'a>(sk: *mut c_void, initial: &mut SocketState) -> Option
     }
 }
 
+/// The storage of a socket, made for this owner if it has none. None: the kernel has no memory for it.
+///
+/// # Safety
+/// As for [`state`].
+#[inline(always)]
+pub unsafe fn state_of<'a>(sk: *mut c_void, owner: u64, anchor: u64) -> Option<&'a mut SocketState> {
+    // SAFETY: the caller vouches for `sk`.
+    if let Some(state) = unsafe { state(sk) } {
+        return Some(state);
+    }
+    let mut fresh = SocketState { owner, anchor, ..SocketState::default() };
+    // SAFETY: as above.
+    unsafe { state_or(sk, &mut fresh) }
+}
+
 /// The current process.
 #[inline(always)]
 pub fn current_process() -> Process {

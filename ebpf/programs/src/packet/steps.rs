@@ -1,7 +1,7 @@
 //! What is asked of one packet, step by step.
 
 use bulkhead_common::{
-    Decision, Direction, Origin, Outcome, PeerEntry, PeerId, Reason, RuleId, SocketState,
+    Decision, Direction, Origin, Outcome, PeerEntry, PeerId, Reason, RuleId,
 };
 
 use super::Passage;
@@ -114,10 +114,10 @@ pub(super) fn identify(passage: &mut Passage) {
 /// origin, which never counts as accepted.
 #[inline(never)]
 pub(super) fn mark_listener(passage: &mut Passage) {
-    let mut fresh =
-        SocketState { owner: passage.local.cgroup, anchor: passage.local.anchor, ..SocketState::default() };
     // SAFETY: a full socket: checked by the caller.
-    if let Some(state) = unsafe { socket::state_or(passage.stream.cast(), &mut fresh) } {
+    if let Some(state) =
+        unsafe { socket::state_of(passage.stream.cast(), passage.local.cgroup, passage.local.anchor) }
+    {
         if state.origin != Origin::Listener as u32 {
             state.origin = Origin::Listener as u32;
         }
