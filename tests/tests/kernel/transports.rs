@@ -10,7 +10,7 @@ use bulkhead_tests::{
     verdicts::{
         Checks, Expected,
         Expected::{Allowed, Blocked, Refused},
-        allowed, at, refused,
+        allowed, at, blocked, refused,
     },
 };
 
@@ -23,6 +23,7 @@ pub(crate) const CASES: &[Case] = &[
     ("transports::an_sctp_association_needs_a_rule", sctp),
     ("transports::a_socket_that_listened_connects_as_any_other", a_socket_that_listened),
     ("transports::another_peer_in_the_first_ones_place_needs_a_rule", another_peer_in_the_first_ones_place),
+    ("transports::a_connection_made_a_listener_lets_in_whom_the_rules_do", a_connection_made_a_listener),
 ];
 
 /// The servers' port.
@@ -138,6 +139,22 @@ fn another_peer_in_the_first_ones_place(site: &Site) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What was kept of the connection must not hold for those who call its socket, nor for what is accepted from it.
+fn a_connection_made_a_listener(site: &Site) -> Result<()> {
+    let lab = site.lab();
+    let (friend, host) = (site.partner().v4, lab.host().v4);
+    let app = lab.probe("/sniffer")?;
+    let (near, far) = (lab.stranger(site.partner())?, lab.stranger(site.stranger())?);
+    near.serve(Kind::Tcp, at(friend, PORT))?;
+    let socket = app.open(Kind::Tcp, Family::V4)?;
+    allowed("the friend", socket.connect_and_exchange(at(friend, PORT))?)?;
+    socket.disconnect()?;
+    let server = socket.serve(at(host, OWN_PORT))?;
+    blocked("a stranger calls", far.tcp(server.address)?)?;
+    allowed("the friend calls", near.tcp(server.address)?)?;
+    blocked("a stranger calls once more", far.tcp(server.address)?)
 }
 
 /// Skips the test on kernels without sockets of this kind.
