@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use bulkhead_common::{Event, PolicyValue, Protocol};
+use bulkhead_common::{Counter, CounterKey, Event, PolicyValue, Protocol};
 use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Events, Generation};
 use bulkhead_policy::{Compiled, WorkloadId};
 use bulkhead_tests::{
@@ -144,7 +144,7 @@ impl Kernel {
     }
 
     /// A workload's socket for everything that comes to a port.
-    fn socket(&self, workload: WorkloadId, protocol: Protocol, port: u16) -> Result<Socket> {
+    pub(crate) fn socket(&self, workload: WorkloadId, protocol: Protocol, port: u16) -> Result<Socket> {
         let kind = if protocol == Protocol::TCP { Type::STREAM } else { Type::DGRAM };
         let open = move || -> Result<Socket> {
             let socket = Socket::new(Domain::IPV6, kind, None)?;
@@ -161,6 +161,11 @@ impl Kernel {
     /// The cgroup that a workload's sockets are in.
     pub(crate) fn cgroup(&self, workload: WorkloadId) -> u64 {
         self.workers[workload.0].runs_in
+    }
+
+    /// What has been counted, by kind.
+    pub(crate) fn counters(&self) -> Result<Vec<(CounterKey, Counter)>> {
+        Ok(lock(&self.datapath).counters()?)
     }
 
     /// The number of the tables in force.

@@ -8,6 +8,7 @@
 mod calls;
 mod case;
 mod frame;
+mod kept;
 mod kernel;
 mod packets;
 mod worker;

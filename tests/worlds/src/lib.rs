@@ -318,7 +318,7 @@ impl World {
         let rule = RuleText {
             from: vec!["w0".into()],
             to: vec!["w1".into()],
-            ports: vec!["tcp/443"],
+            ports: vec!["tcp/443", "udp/443"],
             expires: None,
         };
         Self {
