@@ -1,6 +1,8 @@
 //! What is reported of many refusals: every kind, seldom, and all of them counted.
 
 use std::{
+    collections::HashSet,
+    fs,
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::symlink,
     thread,
@@ -23,6 +25,7 @@ pub(crate) const CASES: &[Case] = &[
     ("reports::refused_calls_are_one_line_a_second_that_counts_them", refused_calls),
     ("reports::refused_packets_are_one_line_a_second_that_counts_them", refused_packets),
     ("reports::ports_and_programs_are_told_apart", told_apart),
+    ("reports::a_flood_of_a_thousand_kinds_is_counted_in_full", a_flood),
     ("reports::nothing_hides_behind_a_scan", nothing_hides),
     ("reports::what_a_scan_leaves_out_is_counted", a_scan),
 ];
@@ -116,6 +119,41 @@ fn told_apart(site: &Site) -> Result<()> {
         until("both refusals are counted", || Ok(counted(site.agent(), &about)? == 2))?;
     }
     Ok(())
+}
+
+/// As many calls as a program can make, to a thousand addresses and ports: each has its lines, all calls are counted, and
+/// the agent hardly works.
+fn a_flood(site: &Site) -> Result<()> {
+    const KINDS: u8 = 250;
+    let agent = site.agent();
+    let to: Vec<_> = (0..KINDS)
+        .flat_map(|last| (4_010..4_014).map(move |port| at(Ipv4Addr::new(198, 51, 100, last), port)))
+        .collect();
+    let flood = site.lab().probe("/ci")?;
+    let client = flood.open(Kind::Udp, Family::V4)?;
+    let many = fewer(300_000);
+    let lost = dropped(agent)?;
+    let (began, worked) = (Instant::now(), processor_time(agent)?);
+    ensure!(client.repeat(&to, vec![0; 10], many)? == 0, "a datagram was taken");
+    let (took, worked) = (began.elapsed(), processor_time(agent)? - worked);
+    println!("{many} refused calls in {took:?}: the agent has worked for {worked:?}");
+    let about = json!({"workload": {"name": "ci"}, "process": {"pid": flood.pid()}});
+    until("every call is counted", || Ok(counted(agent, &about)? >= u64::from(many)))?;
+    ensure!(dropped(agent)? == lost, "calls of a thousand kinds were dropped");
+    ensure!(counted(agent, &about)? == u64::from(many), "more than {many} are counted");
+    let lines = agent.denials().matching(&about)?;
+    let kinds: HashSet<_> = lines.iter().map(|line| line.record["peer"].to_string()).collect();
+    ensure!(kinds.len() == to.len(), "{} kinds of {} are reported", kinds.len(), to.len());
+    ensure!(worked < took / 4 + Duration::from_millis(200), "{worked:?} of {took:?}");
+    Ok(())
+}
+
+/// Processor time that the agent has used, in steps of 10 ms (`USER_HZ`).
+fn processor_time(agent: &Agent) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", agent.pid()))?;
+    let fields = stat.rsplit_once(") ").context("no command name")?.1.split(' ').skip(11).take(2);
+    let ticks: u64 = fields.map(str::parse::<u64>).sum::<Result<_, _>>()?;
+    Ok(Duration::from_millis(10 * ticks))
 }
 
 /// Ports of [`NOBODY`] from this one on.
