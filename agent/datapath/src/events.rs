@@ -4,18 +4,20 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::{
     Ebpf,
-    maps::{MapData, PerCpuArray, RingBuf},
+    maps::{MapData, MapError, PerCpuArray, RingBuf},
 };
-use bulkhead_common::{Departure, Event, Started};
+use bulkhead_common::{Departure, Event, Refusal, RefusalKey, Started};
 
-use crate::{DatapathError, tables::take};
+use crate::{DatapathError, refusals::Refusals, tables::take};
 
 /// The stream of refusals: poll it for reading, then drain it.
 pub struct Events {
     ring: RingBuf<MapData>,
     started: RingBuf<MapData>,
     departures: RingBuf<MapData>,
+    refusals: Refusals,
     lost: PerCpuArray<MapData, u64>,
+    late: PerCpuArray<MapData, u64>,
 }
 
 impl Events {
@@ -24,7 +26,9 @@ impl Events {
             ring: take(ebpf, "EVENTS")?,
             started: take(ebpf, "STARTED")?,
             departures: take(ebpf, "DEPARTURES")?,
+            refusals: Refusals::take(ebpf)?,
             lost: take(ebpf, "LOST")?,
+            late: take(ebpf, "LATE")?,
         })
     }
 
@@ -66,12 +70,30 @@ impl Events {
         self.started.as_fd()
     }
 
-    /// Records lost since the start because the ring buffer was full.
-    pub fn lost(&self) -> Result<u64, DatapathError> {
-        let counters =
-            self.lost.get(&0, 0).map_err(DatapathError::map("read the counter of lost records"))?;
-        Ok(counters.iter().sum())
+    /// What the kernel has counted of one kind of refusals; none if it has no entry.
+    pub fn counted(&self, kind: &RefusalKey) -> Result<Option<Refusal>, DatapathError> {
+        self.refusals.of(kind)
     }
+
+    /// Makes room for other kinds: all are counted anew from here on. Tells what was counted of them before; the records of
+    /// all of that have been made.
+    pub fn count_anew(&mut self) -> Result<impl Iterator<Item = (RefusalKey, Refusal)>, DatapathError> {
+        self.refusals.renew()
+    }
+
+    /// Refusals since the start that are in no record and in no entry: see [`bulkhead_common::Share`].
+    pub fn lost(&self) -> Result<u64, DatapathError> {
+        sum(&self.lost).map_err(DatapathError::map("read the counter of lost refusals"))
+    }
+
+    /// Grows when a record was due and found no room: there may be more in entries than records tell.
+    pub fn late(&self) -> Result<u64, DatapathError> {
+        sum(&self.late).map_err(DatapathError::map("read the counter of late records"))
+    }
+}
+
+fn sum(counters: &PerCpuArray<MapData, u64>) -> Result<u64, MapError> {
+    Ok(counters.get(&0, 0)?.iter().sum())
 }
 
 impl AsFd for Events {

@@ -13,6 +13,7 @@ mod events;
 mod log;
 mod older;
 mod preflight;
+mod refusals;
 mod security;
 mod sock_diag;
 mod tables;

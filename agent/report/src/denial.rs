@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
+use crate::{Told, clock};
+
 /// One refusal, or several of one kind.
 #[derive(Clone, Debug, Serialize)]
 pub struct Denial {
-    /// When, in UTC with microseconds; of several, the first.
+    /// When, in UTC with microseconds; of several, the last.
     #[serde(serialize_with = "microseconds")]
     pub time: Timestamp,
     /// `denied` or `would-deny`.
@@ -104,6 +106,13 @@ pub struct NearestRule {
 }
 
 impl Denial {
+    /// What is known of one refusal, for all that it stands for.
+    pub fn standing_for(&self, told: Told) -> Self {
+        let Told { count, last } = told;
+        let time = clock::time_of_day(last);
+        Self { time, count, suppressed: count.saturating_sub(1), ..self.clone() }
+    }
+
     /// The object on one line, without its line end.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_else(|error| unreachable!("only strings and numbers: {error}"))

@@ -17,7 +17,7 @@ mod process;
 mod socket;
 mod unit;
 
-pub use coalesce::Coalescer;
+pub use coalesce::{Coalescer, Told};
 pub use denial::{Denial, NearestRule, Peer, Process, Rule, Workload};
 pub use departed::Departed;
 pub use enrich::Enricher;

@@ -51,7 +51,7 @@ pub struct Departure {
     pub by_comm: Command,
 }
 
-/// A record of the ring buffer: one refusal.
+/// A record of the ring buffer: one refusal, and how many of its kind there were.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct Event {
@@ -63,6 +63,11 @@ pub struct Event {
     pub peer_cgroup: u64,
     /// Socket cookie.
     pub cookie: u64,
+    /// When the entry in the table of refusals was made that counts this kind (see [`crate::Refusal`]); 0: there was no
+    /// room for one, and the record stands for itself alone.
+    pub born: u64,
+    /// Refusals of this kind since then, this one included.
+    pub total: u64,
     /// The other end's address.
     pub peer_address: Address,
     /// The subject.
@@ -81,8 +86,6 @@ pub struct Event {
     pub pid: u32,
     /// The process's user; means nothing where `pid` is 0.
     pub uid: u32,
-    /// How many refusals of this kind the record stands for: itself and those before it that made none.
-    pub count: u32,
     /// The service port (see [`crate::Flow::port`]).
     pub port: u16,
     /// The other end's own port; equal to `port` for egress.
@@ -97,6 +100,8 @@ pub struct Event {
     pub reason: u8,
     /// [`Hook`] as a number.
     pub hook: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
     /// The process's command name.
     pub comm: Command,
 }

@@ -19,6 +19,7 @@ mod decide;
 mod event;
 mod flow;
 mod policy;
+mod refusal;
 mod socket;
 mod state;
 
@@ -32,9 +33,8 @@ pub use decide::{Decision, Outcome, Reason, Tables, Verdict, decide};
 pub use event::{Departure, Event, Hook, Started};
 pub use flow::{Direction, Flow, Peer, Protocol};
 pub use policy::{Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, RuleId, SubjectId};
-pub use socket::{
-    Command, HASH_INPUTS, HASH_KEYS, Origin, PeerFlow, PeerFlowKey, Process, Refusal, RefusalKey, SocketState,
-};
+pub use refusal::{Refusal, RefusalKey, Share, Source};
+pub use socket::{Command, HASH_INPUTS, HASH_KEYS, Origin, PeerFlow, PeerFlowKey, Process, SocketState};
 pub use state::{GenerationInfo, SLOTS, StateWord};
 
 /// Version of every layout in this crate. It is part of the pin path: an agent never reads maps of another layout.

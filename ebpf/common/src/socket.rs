@@ -114,38 +114,3 @@ impl PeerFlow {
     /// own tracker forgets an answered UDP stream after the same time (`nf_conntrack_udp_timeout_stream`).
     pub const IDLE_NS: u64 = 120 * 1_000_000_000;
 }
-
-/// Key of the table that keeps the packets of one refused flow from making a record each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
-#[repr(C)]
-pub struct RefusalKey {
-    /// Cgroup id of the subject.
-    pub cgroup: u64,
-    /// The peer's address.
-    pub address: Address,
-    /// Service port in the machine's order.
-    pub port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// [`crate::Direction`] as a number.
-    pub direction: u8,
-    /// User of the process; 0 where no process is known.
-    pub uid: u32,
-    /// Command name of the process.
-    pub comm: Command,
-}
-
-/// Value of the table that keeps the packets of one refused flow from making a record each.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct Refusal {
-    /// Nanoseconds of `CLOCK_BOOTTIME` of the last record.
-    pub reported: u64,
-    /// Refusals since then.
-    pub since: u64,
-}
-
-impl Refusal {
-    /// Refused packets of one kind make a record at most this often.
-    pub const INTERVAL_NS: u64 = 1_000_000_000;
-}

@@ -176,16 +176,24 @@ fn is_unspecified(address: Address) -> bool {
     address.words()[3] == 0 && address.is_loopback()
 }
 
-/// The unspecified address means loopback to connect() and sendto() (net/ipv4/route.c, net/ipv6/tcp_ipv6.c).
+/// The unspecified address means loopback to connect() and sendto() (net/ipv4/route.c, net/ipv6/tcp_ipv6.c): 127.0.0.1
+/// and ::1 differ from it in the last word alone. Without a branch, so that the verifier need not follow six through all
+/// that comes after.
 #[inline(always)]
 fn destination(address: Address) -> Address {
-    if !is_unspecified(address) {
-        address
-    } else if address.is_v4() {
-        Address::v4([127, 0, 0, 1])
-    } else {
-        Address::from_words([0, 0, 0, 1_u32.to_be()])
-    }
+    let [a, b, c, last] = address.words();
+    let unspecified_v4 = is_zero(a | b | (c ^ 0xffff_u32.to_be()) | last);
+    let unspecified_v6 = is_zero(a | b | c | last);
+    let loopback_v4 = u32::from_ne_bytes([127, 0, 0, 1]) * unspecified_v4;
+    let loopback_v6 = 1_u32.to_be() * unspecified_v6;
+    Address::from_words([a, b, c, last | loopback_v4 | loopback_v6])
+}
+
+/// 1 or 0.
+#[inline(always)]
+fn is_zero(word: u32) -> u32 {
+    let word = forget32(word);
+    forget32((word | word.wrapping_neg()) >> 31) ^ 1
 }
 
 /// Notes on the socket who calls, and that it opens a connection; learns whose socket it is.
@@ -285,12 +293,13 @@ fn refused(call: &mut Call) -> bool {
     if !refuses(call) {
         return false;
     }
+    report(call);
     let (subject, number) = (call.local.endpoint.subject.0, call.generation.number());
     count::decided(CounterKey::new(number, subject, &call.flow, call.outcome, call.hook), 0, false);
     call.outcome.stops()
 }
 
-/// Asks `local` for the verdict on `flow`, and reports a refusal.
+/// Asks `local` for the verdict on `flow`.
 #[inline(never)]
 fn refuses(call: &mut Call) -> bool {
     let peer = &mut call.flow.peer;
@@ -310,11 +319,17 @@ fn refuses(call: &mut Call) -> bool {
         state.reported = call.generation.number();
     }
     call.outcome = outcome;
-    report::call(&Refused {
+    true
+}
+
+/// Reports a refusal. Not where the verdict is asked for: both together take more stack than is left.
+#[inline(never)]
+fn report(call: &Call) {
+    report::refusal(&Refused {
         generation: call.generation,
         local: &call.local,
         flow: &call.flow,
-        outcome,
+        outcome: call.outcome,
         address: &call.target,
         port: call.port,
         peer_cgroup: call.peer_cgroup,
@@ -323,5 +338,4 @@ fn refuses(call: &mut Call) -> bool {
         // SAFETY: the program's context.
         cookie: unsafe { bpf_get_socket_cookie(call.ctx.cast()) },
     });
-    true
 }

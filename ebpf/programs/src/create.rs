@@ -124,7 +124,7 @@ fn note(new: &New) {
     };
     let subject = local.endpoint.subject.0;
     count::decided(CounterKey::new(generation.number(), subject, &flow, *outcome, Hook::Create), 0, false);
-    report::call(&Refused {
+    report::refusal(&Refused {
         generation: *generation,
         local,
         flow: &flow,

@@ -5,7 +5,7 @@ use core::ptr::{from_ref, null};
 
 use aya_ebpf::{
     bindings::{
-        BPF_ANY, BPF_F_CLONE, BPF_F_NO_PREALLOC,
+        BPF_ANY, BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_NOEXIST,
         bpf_map_type::{BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE, BPF_MAP_TYPE_SK_STORAGE},
     },
     btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf, lpm_trie::Key},
@@ -14,8 +14,8 @@ use aya_ebpf::{
 };
 use bulkhead_common::{
     Address, Counter, CounterKey, Crowded, Departure, Endpoint, Event, GenerationInfo, NameEntry, NameKey,
-    PeerEntry, PeerFlow, PeerFlowKey, PolicyKey, PolicyValue, Refusal, RefusalKey, SLOTS, SocketState,
-    Started, StateWord,
+    PeerEntry, PeerFlow, PeerFlowKey, PolicyKey, PolicyValue, Refusal, RefusalKey, SLOTS, Share, SocketState,
+    Source, Started, StateWord,
 };
 
 use crate::birth::Name;
@@ -94,11 +94,23 @@ pub static OLDER: HashMap<u64, u8, 1_048_576, { BPF_F_NO_PREALLOC as usize }> = 
 #[btf_map]
 pub static PEER_FLOWS: LruHashMap<PeerFlowKey, PeerFlow, 65_536> = LruHashMap::new();
 
-/// Kinds of refused packets, to report each once a second.
+/// Kinds of refusals, to report each once a second. One table that user space replaces as a whole: entries of a table in
+/// use are never removed, so nothing that a program adds is lost.
 #[btf_map]
-pub static REFUSALS: LruHashMap<RefusalKey, Refusal, 16_384> = LruHashMap::new();
+pub static REFUSALS: ArrayOfMaps<Kinds, 1> = ArrayOfMaps::new();
 
-/// Refusals on their way to user space: 1 MiB, about 8,000 records.
+/// The table of kinds of refusals.
+pub type Kinds = Inner<HASH, { size_of::<RefusalKey>() }, { size_of::<Refusal>() }>;
+
+/// How many kinds of refusals a program has begun. What falls out begins with its whole share.
+#[btf_map]
+pub static SOURCE_SHARES: LruHashMap<Source, Share, 4_096> = LruHashMap::new();
+
+/// The same of a workload.
+#[btf_map]
+pub static SUBJECT_SHARES: LruHashMap<u32, Share, 4_096> = LruHashMap::new();
+
+/// Refusals on their way to user space: 1 MiB, about 7,700 records.
 #[btf_map]
 pub static EVENTS: RingBuf<Event, 1_048_576> = RingBuf::new();
 
@@ -110,9 +122,13 @@ pub static STARTED: RingBuf<Started, 65_536> = RingBuf::new();
 #[btf_map]
 pub static DEPARTURES: RingBuf<Departure, 65_536> = RingBuf::new();
 
-/// Records that found `EVENTS` full.
+/// Refusals that nothing tells of: their kind was new, and `EVENTS` full or the [`Share`] used up.
 #[btf_map]
 pub static LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Refusals of a known kind that were due for a record and found `EVENTS` full: their entries count them.
+#[btf_map]
+pub static LATE: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// The bucket of each kind of traffic that has been seen.
 #[btf_map]
@@ -178,18 +194,43 @@ impl<const TYPE: usize, const KEY: usize, const VALUE: usize, const FLAGS: usize
     /// `K` and `V` must be what user space fills the map with. A concurrent update can mix two versions of a value.
     #[inline(always)]
     pub unsafe fn get<K, V>(&self, key: &K) -> Option<&V> {
+        // SAFETY: the caller's.
+        unsafe { self.get_ptr_mut::<K, V>(key).as_ref() }
+    }
+
+    /// The entry of `key`, to be written in place, or null.
+    ///
+    /// # Safety
+    /// As for [`Self::get`].
+    #[inline(always)]
+    pub unsafe fn get_ptr_mut<K, V>(&self, key: &K) -> *mut V {
         const { assert!(size_of::<K>() == KEY && size_of::<V>() == VALUE) };
         // SAFETY: the map's sizes are those of the types, which the caller vouches for.
-        unsafe {
-            bpf_map_lookup_elem(from_ref(self).cast_mut().cast(), from_ref(key).cast()).cast::<V>().as_ref()
-        }
+        unsafe { bpf_map_lookup_elem(from_ref(self).cast_mut().cast(), from_ref(key).cast()).cast() }
     }
+
+    /// Makes the entry of `key`. False: there is one, or no room.
+    ///
+    /// # Safety
+    /// As for [`Self::get`].
+    #[inline(always)]
+    pub unsafe fn insert_new<K, V>(&self, key: &K, value: &V) -> bool {
+        // SAFETY: the caller's.
+        unsafe { self.update(key, value, BPF_NOEXIST) }
+    }
+
     /// Sets the entry of `key`. False: there is no room.
     ///
     /// # Safety
     /// As for [`Self::get`].
     #[inline(always)]
     pub unsafe fn insert<K, V>(&self, key: &K, value: &V) -> bool {
+        // SAFETY: the caller's.
+        unsafe { self.update(key, value, BPF_ANY) }
+    }
+
+    #[inline(always)]
+    unsafe fn update<K, V>(&self, key: &K, value: &V, flags: u32) -> bool {
         const { assert!(size_of::<K>() == KEY && size_of::<V>() == VALUE) };
         // SAFETY: the map's sizes are those of the types, which the caller vouches for.
         let done = unsafe {
@@ -197,7 +238,7 @@ impl<const TYPE: usize, const KEY: usize, const VALUE: usize, const FLAGS: usize
                 from_ref(self).cast_mut().cast(),
                 from_ref(key).cast(),
                 from_ref(value).cast(),
-                BPF_ANY.into(),
+                flags.into(),
             )
         };
         done == 0

@@ -364,7 +364,7 @@ fn refuse(passage: &Passage) {
         }
         state.reported = number;
     }
-    report::packet(&Refused {
+    report::refusal(&Refused {
         generation: passage.generation,
         local: &passage.local,
         flow: &passage.flow,

@@ -1,11 +1,15 @@
 //! Records of refusals for user space.
 
-use bulkhead_common::{Address, Command, Flow, Hook, Outcome, Process, Refusal, RefusalKey};
+use aya_ebpf::{btf_maps::LruHashMap, maps::ring_buf::RingBufEntry};
+use bulkhead_common::{
+    Address, Command, Event, Flow, Hook, Outcome, Process, Refusal, RefusalKey, Share, Source,
+};
 
 use crate::{
+    count,
     generation::{Generation, boot_ns},
     identity::Local,
-    maps::{EVENTS, LOST, REFUSALS},
+    maps::{EVENTS, Kinds, LATE, LOST, REFUSALS, SOURCE_SHARES, SUBJECT_SHARES},
 };
 
 /// Everything a record says.
@@ -25,97 +29,164 @@ pub struct Refused<'a> {
     pub cookie: u64,
 }
 
-/// Reports a refused call: every one, since each is a system call of somebody's.
+/// Reports a refusal: the first of a kind at once, then one record a second that stands for all.
 #[inline(always)]
-pub fn call(refused: &Refused<'_>) {
-    record(refused, 1);
-}
-
-/// Reports a refused packet: the first of a kind at once, then one record a second that stands for all.
-#[inline(always)]
-pub fn packet(refused: &Refused<'_>) {
-    if let Some(count) = due(refused) {
-        record(refused, count);
+pub fn refusal(refused: &Refused<'_>) {
+    let Some(kinds) = REFUSALS.get(0) else { return lose() };
+    let key = kind(refused);
+    // SAFETY: the types of `REFUSALS`, whose entries user space only reads.
+    let known: *mut Refusal = unsafe { kinds.get_ptr_mut(&key) };
+    let reserved = if known.is_null() {
+        first(refused, &key, kinds)
+    } else {
+        // SAFETY: an entry, valid for this run.
+        unsafe { repeat(known) }
+    };
+    if let Some((mut record, refusal)) = reserved {
+        // SAFETY: the reservation.
+        unsafe { fill(record.as_mut_ptr(), refused, &key, refusal) };
+        record.submit(0);
     }
 }
 
-/// How many refused packets a record made now stands for; None if the kind was reported less than a second ago.
+/// What a record says of its kind: when it is made, and the entry's `born` and `total`.
+type Counted = (u64, u64, u64);
+
+/// Makes the entry of a new kind, and room for its record. The record comes first: user space knows of every entry.
 #[inline(always)]
-fn due(refused: &Refused<'_>) -> Option<u32> {
-    let (_, uid, first, last) = parts(refused.process);
-    let key = RefusalKey {
-        cgroup: refused.local.cgroup,
-        address: *refused.address,
-        port: refused.flow.port,
-        protocol: refused.flow.protocol.0,
-        direction: refused.flow.direction as u8,
-        uid,
-        comm: Command([first, last]),
-    };
+fn first(refused: &Refused<'_>, key: &RefusalKey, kinds: &Kinds) -> Option<(RingBufEntry<Event>, Counted)> {
     let now = boot_ns();
-    let Some(known) = REFUSALS.get_ptr_mut(key) else {
-        let _full = REFUSALS.insert(key, Refusal { reported: now, since: 0 }, 0);
-        return Some(1);
-    };
-    // SAFETY: the entry stays valid for this run. Two CPUs may race for one second's record, and then make two.
-    let known = unsafe { &mut *known };
-    if now.wrapping_sub(known.reported) < Refusal::INTERVAL_NS {
-        known.since += 1;
-        return None;
+    let record = if may_begin(refused, key, now) { EVENTS.reserve(0) } else { None };
+    if record.is_none() {
+        lose();
     }
-    let count = known.since as u32 + 1;
-    known.reported = now;
-    known.since = 0;
-    Some(count)
+    let new = Refusal { born: now, reported: now, last: now, total: 1 };
+    // SAFETY: the types of `REFUSALS`.
+    record.map(|record| (record, (now, if unsafe { kinds.insert_new(key, &new) } { now } else { 0 }, 1)))
 }
 
-/// A process's id and user, and both words of its command name: one by one, since LLVM clears an array by a call.
+/// Counts one more of a kind, and makes room for a record if the last one is a second ago. First counted, then the clock
+/// is read: see [`Refusal::INTERVAL_NS`].
+///
+/// # Safety
+/// `known` must be an entry of `REFUSALS`.
 #[inline(always)]
-fn parts(process: Option<&Process>) -> (u32, u32, u64, u64) {
-    match process {
-        Some(Process { pid, uid, comm: Command([first, last]) }) => (*pid, *uid, *first, *last),
-        None => (0, 0, 0, 0),
-    }
-}
-
-#[inline(always)]
-fn record(refused: &Refused<'_>, count: u32) {
-    let Some(mut entry) = EVENTS.reserve(0) else {
-        if let Some(lost) = LOST.get_ptr_mut(0) {
-            // SAFETY: a per-CPU counter. A program that preempts this one may cost it one increment.
-            unsafe { *lost += 1 };
-        }
-        return;
-    };
-    let Refused { local, flow, outcome, .. } = refused;
-    let (pid, uid, first, last) = parts(refused.process);
-    let out = entry.as_mut_ptr();
-    // SAFETY: the reservation is as large as an `Event`, and every field is written before it is submitted. Field by
-    // field: an `Event` built first and then copied would take 112 bytes of stack.
+unsafe fn repeat(known: *mut Refusal) -> Option<(RingBufEntry<Event>, Counted)> {
+    // SAFETY: an entry, whose times are written whole. Two CPUs may both make a second's record: it says the total.
     unsafe {
-        (*out).time = boot_ns();
+        count::bump(&raw mut (*known).total);
+        let now = boot_ns();
+        (*known).last = now;
+        if now < (*known).reported + Refusal::INTERVAL_NS {
+            return None;
+        }
+        let record = EVENTS.reserve(0);
+        if record.is_some() {
+            (*known).reported = now;
+        } else if let Some(late) = LATE.get_ptr_mut(0) {
+            count::bump(late);
+        }
+        record.map(|record| (record, (now, (*known).born, (*known).total)))
+    }
+}
+
+/// What makes refusals one of a kind; [`RefusalKey`] tells the same of an [`Event`].
+#[inline(always)]
+fn kind(refused: &Refused<'_>) -> RefusalKey {
+    let Refused { local, flow, outcome, .. } = refused;
+    let (uid, first, last) = parts(refused.process);
+    RefusalKey {
+        source: Source {
+            owner: Source::owner(local.endpoint.subject.0, local.cgroup),
+            comm: Command([first, last]),
+            uid,
+            reserved: 0,
+        },
+        address: *refused.address,
+        peer_subject: flow.peer.subject.0,
+        port: flow.port,
+        protocol: flow.protocol.0,
+        direction: flow.direction as u8,
+        verdict: outcome.verdict(),
+        reason: outcome.reason(),
+        reserved: [0; 6],
+    }
+}
+
+/// May somebody begin another kind? First the program is asked, so that what it may not costs its workload nothing.
+#[inline(always)]
+fn may_begin(refused: &Refused<'_>, key: &RefusalKey, now: u64) -> bool {
+    let subject = refused.local.endpoint.subject.0;
+    has_share(&SOURCE_SHARES, &key.source, Share::OF_SOURCE, now)
+        && has_share(&SUBJECT_SHARES, &subject, Share::OF_SUBJECT, now)
+}
+
+/// CPUs that ask at once may get a little more than the share.
+#[inline(always)]
+fn has_share<K>(shares: &LruHashMap<K, Share, 4_096>, key: &K, most: u64, now: u64) -> bool {
+    let Some(share) = shares.get_ptr_mut(key) else {
+        let first = Share::default().used(now, most).unwrap_or_default();
+        let _full = shares.insert(key, first, 0);
+        return true;
+    };
+    // SAFETY: an entry, valid for this run, and one word.
+    let share = unsafe { &mut *share };
+    let Some(used) = share.used(now, most) else { return false };
+    *share = used;
+    true
+}
+
+#[inline(always)]
+fn lose() {
+    if let Some(lost) = LOST.get_ptr_mut(0) {
+        count::bump(lost);
+    }
+}
+
+/// A process's user, and both words of its command name: one by one, since LLVM clears an array by a call.
+#[inline(always)]
+fn parts(process: Option<&Process>) -> (u32, u64, u64) {
+    match process {
+        Some(Process { uid, comm: Command([first, last]), .. }) => (*uid, *first, *last),
+        None => (0, 0, 0),
+    }
+}
+
+/// Writes a record, field by field: an `Event` built first and then copied would take 128 bytes of stack. What the key
+/// holds is read from there, since it lies on the stack anyway.
+///
+/// # Safety
+/// `out` must be a reservation of an `Event`.
+#[inline(always)]
+unsafe fn fill(out: *mut Event, refused: &Refused<'_>, key: &RefusalKey, (now, born, total): Counted) {
+    let Refused { local, flow, outcome, .. } = refused;
+    let pid = refused.process.map_or(0, |process| process.pid);
+    // SAFETY: the caller's; every field is written.
+    unsafe {
+        (*out).time = now;
         (*out).cgroup = local.cgroup;
         (*out).peer_cgroup = refused.peer_cgroup;
         (*out).cookie = refused.cookie;
-        (*out).peer_address = *refused.address;
+        (*out).born = born;
+        (*out).total = total;
+        (*out).peer_address = key.address;
         (*out).subject = local.endpoint.subject.0;
-        (*out).peer_subject = flow.peer.subject.0;
+        (*out).peer_subject = key.peer_subject;
         (*out).peer_class = flow.peer.class.0;
         (*out).address_class = flow.peer.address.0;
         (*out).rule = outcome.rule().0;
         (*out).generation = refused.generation.number();
         (*out).pid = pid;
-        (*out).uid = uid;
-        (*out).count = count;
-        (*out).port = flow.port;
+        (*out).uid = key.source.uid;
+        (*out).port = key.port;
         (*out).peer_port = refused.port;
-        (*out).protocol = flow.protocol.0;
-        (*out).direction = flow.direction as u8;
-        (*out).verdict = outcome.verdict();
-        (*out).reason = outcome.reason();
+        (*out).protocol = key.protocol;
+        (*out).direction = key.direction;
+        (*out).verdict = key.verdict;
+        (*out).reason = key.reason;
         (*out).hook = refused.hook as u32;
-        (*out).comm.0[0] = first;
-        (*out).comm.0[1] = last;
+        (*out).reserved = 0;
+        (*out).comm.0[0] = key.source.comm.0[0];
+        (*out).comm.0[1] = key.source.comm.0[1];
     }
-    entry.submit(0);
 }

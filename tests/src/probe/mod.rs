@@ -64,8 +64,13 @@ pub struct Probe {
 impl Probe {
     /// Starts one.
     pub fn start(place: &Place<'_>) -> Result<Self> {
+        Self::of(&artifact::probe()?, place)
+    }
+
+    /// Starts one by another path to its program: the file's name is its command name.
+    pub fn of(program: &Path, place: &Place<'_>) -> Result<Self> {
         let mut child = place
-            .command(artifact::probe()?)
+            .command(program)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

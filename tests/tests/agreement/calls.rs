@@ -4,11 +4,12 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use bulkhead_common::{Address, Decision, Direction, Event, Hook, PeerEntry, Protocol, Verdict};
+use bulkhead_common::{Address, Decision, Direction, Hook, PeerEntry, Protocol, Verdict};
 use bulkhead_policy::{Compiled, compile};
 use bulkhead_worlds::Packet;
 use socket2::{Domain, Socket, Type};
@@ -24,13 +25,15 @@ const EPERM: i32 = 1;
 fn the_connect_hooks_say_what_the_tables_say() -> Result<()> {
     let kernel = RefCell::new(Kernel::new()?);
     let tally = Tally::default();
+    let reported = RefCell::new(HashSet::new());
     hold(WORLDS, |world, now_ns, cases| {
         let compiled = compile(&world.policy(), &world.inventory());
         let mut kernel = kernel.borrow_mut();
         kernel.install(&compiled, now_ns)?;
         let opened =
             cases.iter().filter(|case| matches!(case.packet.protocol, Protocol::TCP | Protocol::UDP));
-        opened.into_iter().try_for_each(|case| compare(&kernel, &tally, &compiled, case))
+        let reported = &mut reported.borrow_mut();
+        opened.into_iter().try_for_each(|case| compare(&kernel, &tally, reported, &compiled, case))
     })?;
     println!("{tally:?}");
     tally.check()
@@ -55,7 +58,13 @@ impl Tally {
 }
 
 /// Has the packet's workload connect to its other end, and send to it where that is UDP.
-fn compare(kernel: &Kernel, tally: &Tally, compiled: &Compiled, case: &Case) -> Result<()> {
+fn compare(
+    kernel: &Kernel,
+    tally: &Tally,
+    reported: &mut HashSet<Kind>,
+    compiled: &Compiled,
+    case: &Case,
+) -> Result<()> {
     let packet = &case.packet;
     let to = SocketAddr::new(on_the_wire(case), packet.port);
     let kind = if packet.protocol == Protocol::TCP { Type::STREAM } else { Type::DGRAM };
@@ -66,7 +75,7 @@ fn compare(kernel: &Kernel, tally: &Tally, compiled: &Compiled, case: &Case) -> 
     for hook in calls {
         let by_connect = *hook == Hook::Connect;
         let errno = kernel.have(packet.local, move || call(kind, by_connect, to))??;
-        told(kernel, errno, *hook, compiled, case, &expected)
+        told(kernel, reported, errno, *hook, compiled, case, &expected)
             .with_context(|| format!("{hook:?} to {to}, {case:?}: {expected:?}"))?;
         count(tally, &expected);
     }
@@ -118,9 +127,14 @@ fn target(case: &Case) -> IpAddr {
     }
 }
 
-/// The caller is told EPERM if one who is asked refuses, and there is a record of each refusal.
+/// What has been reported, the first at once, then one record a second: the caller, the other end's address and port, the
+/// protocol.
+type Kind = (usize, IpAddr, u16, u8);
+
+/// The caller is told EPERM if one who is asked refuses, and there is a record of each refusal whose kind is new.
 fn told(
     kernel: &Kernel,
+    reported: &mut HashSet<Kind>,
     errno: i32,
     hook: Hook,
     compiled: &Compiled,
@@ -128,8 +142,8 @@ fn told(
     expected: &[Decision],
 ) -> Result<()> {
     // Before anything can fail: what is left would be taken for the next call's.
-    let of_the_call = |record: &Event| record.hook == hook as u32;
-    let records: Vec<_> = kernel.records().into_iter().filter(of_the_call).collect();
+    let all = kernel.records();
+    let lost = kernel.lose()?;
     let refused = expected.iter().any(|decision| decision.verdict == Verdict::Denied);
     // What is sent is judged once more as a packet, by its address where it leaves the host.
     let leaves =
@@ -138,11 +152,18 @@ fn told(
     if refused || !may_be_stopped {
         ensure!((errno == EPERM) == refused, "error {errno}");
     }
-    let found: Vec<_> = records.iter().map(|r| (r.verdict, r.reason, r.rule, r.port)).collect();
-    let refusals = expected.iter().filter(|decision| decision.reason.refuses());
-    let wanted: Vec<_> =
-        refusals.map(|d| (d.verdict as u8, d.reason as u8, d.rule.0, case.packet.port)).collect();
-    ensure!(found == wanted, "reported is {records:?}");
+    let kind = (case.packet.local.0, target(case), case.packet.port, case.packet.protocol.0);
+    let is_new = !lost && !reported.contains(&kind);
+    if !all.is_empty() {
+        reported.insert(kind);
+    }
+    let mut found = all.iter().filter(|record| record.hook == hook as u32).peekable();
+    for decision in expected.iter().filter(|decision| decision.reason.refuses()) {
+        let wanted = (decision.verdict as u8, decision.reason as u8, decision.rule.0, case.packet.port);
+        let told = found.next_if(|r| (r.verdict, r.reason, r.rule, r.port) == wanted).is_some();
+        ensure!(told || !is_new, "reported is {all:?}");
+    }
+    ensure!(found.next().is_none(), "reported is {all:?}");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The real programs with a world's tables, and its workloads as threads.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     net::{Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
@@ -36,6 +36,8 @@ pub(crate) struct Kernel {
     _visit: Visit,
     datapath: Arc<Mutex<Datapath>>,
     events: RefCell<Events>,
+    /// As of the last look.
+    lost: Cell<u64>,
     generation: u32,
     _network: Network,
     _subtree: Subtree,
@@ -76,6 +78,7 @@ impl Kernel {
             _visit: visit,
             datapath: Arc::new(Mutex::new(datapath)),
             events: RefCell::new(events),
+            lost: Cell::new(0),
             generation: 0,
             _network: network,
             _subtree: subtree,
@@ -96,6 +99,12 @@ impl Kernel {
         let mut records = Vec::new();
         self.events.borrow_mut().drain(|event| records.push(event));
         records
+    }
+
+    /// Have refusals been lost since the last call? More kinds of them begin in a second than are reported.
+    pub(crate) fn lose(&self) -> Result<bool> {
+        let lost = self.events.borrow().lost()?;
+        Ok(self.lost.replace(lost) != lost)
     }
 
     /// Puts tables in force, as if it were `now_ns`.

@@ -172,7 +172,7 @@ fn record(
     let kind = (cgroup, address.octets(), flow.port, flow.protocol.0, flow.direction as u8);
     let due = !case.is_malformed() && !kinds.contains(&kind);
     let Some(record) = record else {
-        ensure!(!due, "the first refusal of its kind is not reported: {expected:?}");
+        ensure!(!due || kernel.lose()?, "the first refusal of its kind is not reported: {expected:?}");
         return Ok(());
     };
     // What is malformed is of the kind that could be read.

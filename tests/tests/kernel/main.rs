@@ -16,6 +16,7 @@ mod groups;
 mod loopback;
 mod neighbours;
 mod protocols;
+mod reports;
 mod ring;
 mod site;
 mod sockets;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         loopback::CASES,
         neighbours::CASES,
         protocols::CASES,
+        reports::CASES,
         ring::CASES,
         sockets::CASES,
         sources::CASES,

@@ -79,9 +79,9 @@ pub(crate) struct Workload {
 /// Refusals and what else the kernel has told, counted since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Events {
-    /// Refused, or reported as would be refused.
+    /// Refused, or reported as would be refused; those that nothing tells of included.
     pub(crate) refusals: u64,
-    /// Records that the kernel had no room for.
+    /// Refusals that are in no report: more kinds of them began in a second than are reported.
     pub(crate) dropped: u64,
     /// Refusals whose report could not be printed.
     pub(crate) unprinted: u64,

@@ -12,8 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bulkhead_datapath::Events;
-use bulkhead_report::{Coalescer, Denial, Departed, Enricher, Lines};
+use bulkhead_common::{Refusal, RefusalKey};
+use bulkhead_datapath::{DatapathError, Events};
+use bulkhead_report::{Coalescer, Denial, Departed, Enricher, Lines, Told};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::oneshot;
 
@@ -55,6 +56,8 @@ impl Refusals {
             coalescer: Coalescer::default(),
             counters: Arc::clone(&counters),
             looked: Instant::now(),
+            late: 0,
+            lost: Lost::default(),
             pacer: Pacer::new(),
         };
         let told = Arc::clone(&stop);
@@ -106,7 +109,19 @@ struct Drain {
     coalescer: Coalescer<Option<Denial>>,
     counters: Arc<Counters>,
     looked: Instant,
+    /// Records that were due and could not be made, as of the last look.
+    late: u64,
+    lost: Lost,
     pacer: Pacer,
+}
+
+/// Refusals that nothing tells of.
+#[derive(Debug, Default)]
+struct Lost {
+    all: u64,
+    /// So many have been warned of, the last time then.
+    warned: u64,
+    at: Option<Instant>,
 }
 
 impl Drain {
@@ -120,8 +135,8 @@ impl Drain {
                 break;
             }
         }
-        let lines = self.lines;
-        self.coalescer.finish(|denial, count| print(&lines, denial, count));
+        let Self { events, mut coalescer, lines, .. } = self;
+        coalescer.finish(|kind| counted(&events, kind), |denial, told| print(&lines, denial.as_ref(), told));
         lines
     }
 
@@ -145,7 +160,7 @@ impl Drain {
     }
 
     fn drain(&mut self) {
-        let Self { events, enricher, lines, coalescer, counters, looked, pacer } = self;
+        let Self { events, enricher, lines, coalescer, counters, looked, pacer, .. } = self;
         let now = Instant::now();
         pacer.begin();
         events.drain_started(|started| {
@@ -169,39 +184,74 @@ impl Drain {
             *all = (all.0 + 1, Some(departed));
         });
         events.drain(|event| {
-            counters.refusals.fetch_add(u64::from(event.count.max(1)), Ordering::Relaxed);
             coalescer.take(
                 &event,
                 Instant::now(),
                 || enricher.look_up(&event),
-                |denial, count| print(lines, denial, count),
+                |denial, told| print(lines, denial.as_ref(), told),
             );
             pacer.pace();
         });
+        counters
+            .refusals
+            .store(coalescer.taken() + counters.dropped.load(Ordering::Relaxed), Ordering::Relaxed);
         if now.duration_since(*looked) < TICK {
             return;
         }
         *looked = now;
-        coalescer.due(now, |denial, count| print(lines, denial, count));
-        match events.lost() {
-            Ok(lost) => {
-                let before = counters.dropped.swap(lost, Ordering::Relaxed);
-                if lost > before {
-                    tracing::warn!(
-                        dropped = lost - before,
-                        "more refusals than could be recorded; they are counted"
-                    );
-                }
-            }
-            Err(error) => tracing::warn!(%error, "cannot read how many records were dropped"),
+        if let Err(error) = self.look(now) {
+            tracing::warn!(%error, "not all refusals can be reported");
+        }
+    }
+
+    /// Looks at what the kernel counts and makes no record of.
+    fn look(&mut self, now: Instant) -> Result<(), DatapathError> {
+        let Self { events, lines, coalescer, counters, .. } = self;
+        let late = events.late()?;
+        if late != self.late {
+            self.late = late;
+            coalescer.look_at_all(now);
+        }
+        coalescer.due(now, |kind| counted(events, kind), |denial, told| print(lines, denial.as_ref(), told));
+        if coalescer.is_crowded() {
+            coalescer.begin_anew(events.count_anew()?, now);
+        }
+        self.lost.all = events.lost()?;
+        counters.dropped.store(self.lost.all, Ordering::Relaxed);
+        counters.refusals.store(coalescer.taken() + self.lost.all, Ordering::Relaxed);
+        self.lost.warn(now);
+        Ok(())
+    }
+}
+
+impl Lost {
+    /// At most once a second, as repeats are reported.
+    fn warn(&mut self, now: Instant) {
+        let often = self.at.is_some_and(|at| now.duration_since(at) < Duration::from_secs(1));
+        if self.all > self.warned && !often {
+            tracing::warn!(
+                dropped = self.all - self.warned,
+                "more kinds of refusals than are reported in a second; they are counted"
+            );
+            (self.warned, self.at) = (self.all, Some(now));
         }
     }
 }
 
-fn print(lines: &Lines, denial: Option<Denial>, count: u64) {
+fn counted(events: &Events, kind: &RefusalKey) -> Option<Refusal> {
+    match events.counted(kind) {
+        Ok(refusal) => refusal,
+        Err(error) => {
+            tracing::warn!(%error, "a report may stand for more refusals than it says");
+            None
+        }
+    }
+}
+
+fn print(lines: &Lines, denial: Option<&Denial>, told: Told) {
     if let Some(denial) = denial {
-        lines.print(Denial { count, suppressed: count.saturating_sub(1), ..denial });
+        lines.print(denial.standing_for(told));
     } else {
-        tracing::warn!(count, "a record of refusals that makes no sense");
+        tracing::warn!(count = told.count, "a record of refusals that makes no sense");
     }
 }
