@@ -42,12 +42,10 @@ pub struct RefusalKey {
     pub protocol: u8,
     /// [`crate::Direction`] as a number.
     pub direction: u8,
-    /// [`crate::Verdict`] as a number.
-    pub verdict: u8,
+    /// [`crate::Verdict`] as a number. This and the next are words, so that there are no bytes left to be cleared by a call.
+    pub verdict: u32,
     /// [`crate::Reason`] as a number.
-    pub reason: u8,
-    /// Reserved, 0.
-    pub reserved: [u8; 6],
+    pub reason: u32,
 }
 
 impl From<&Event> for RefusalKey {
@@ -64,9 +62,8 @@ impl From<&Event> for RefusalKey {
             port: event.port,
             protocol: event.protocol,
             direction: event.direction,
-            verdict: event.verdict,
-            reason: event.reason,
-            reserved: [0; 6],
+            verdict: event.verdict.into(),
+            reason: event.reason.into(),
         }
     }
 }

@@ -107,9 +107,8 @@ fn kind(refused: &Refused<'_>) -> RefusalKey {
         port: flow.port,
         protocol: flow.protocol.0,
         direction: flow.direction as u8,
-        verdict: outcome.verdict(),
-        reason: outcome.reason(),
-        reserved: [0; 6],
+        verdict: outcome.verdict().into(),
+        reason: outcome.reason().into(),
     }
 }
 
@@ -182,8 +181,8 @@ unsafe fn fill(out: *mut Event, refused: &Refused<'_>, key: &RefusalKey, (now, b
         (*out).peer_port = refused.port;
         (*out).protocol = key.protocol;
         (*out).direction = key.direction;
-        (*out).verdict = key.verdict;
-        (*out).reason = key.reason;
+        (*out).verdict = key.verdict as u8;
+        (*out).reason = key.reason as u8;
         (*out).hook = refused.hook as u32;
         (*out).reserved = 0;
         (*out).comm.0[0] = key.source.comm.0[0];
