@@ -220,7 +220,9 @@ impl<'s> Reader<'s> {
 
     fn wrong(&mut self, value: &Value<'_>, help: &str) {
         let at = self.place(value.span());
-        let message = format!("a {} stands where it means nothing", value.get_ref().type_str());
+        let kind = value.get_ref().type_str();
+        let article = if kind.starts_with(['a', 'i']) { "an" } else { "a" };
+        let message = format!("{article} {kind} stands where it means nothing");
         self.add(Diagnostic::error(Code::BadValue, &at, message).help(help));
     }
 }
