@@ -1,7 +1,7 @@
 //! `bulkhead explain`.
 
 use bulkhead_common::{Protocol, Verdict};
-use bulkhead_policy::{Answer, Changes, Policy, PortSpan, Ports, UnknownEnd, ask};
+use bulkhead_policy::{Answer, Changes, Policy, PortSpan, Ports, ask};
 use serde::Serialize;
 
 use crate::{
@@ -22,8 +22,8 @@ pub(crate) fn explain(arguments: &ExplainArguments, output: Output) -> Result<Ou
         .map(|paths| paths.iter().map(|path| policy_files::name(path)).collect::<Vec<_>>());
     let among: Vec<_> = [Some(&new), old.as_ref()].into_iter().flatten().collect();
     let now_ns = input::now_ns();
-    let answers = |policy: &Policy| -> Result<_, UnknownEnd> {
-        Ok(ask(policy, &among, &policy.whom(from)?, &policy.whom(to)?, &services, now_ns))
+    let answers = |policy: &Policy| -> Result<_, InputError> {
+        Ok(ask(policy, &among, &policy.whom(from)?, &policy.whom(to)?, &services, now_ns)?)
     };
     let after = answers(&new)?;
     if after.is_empty() {
@@ -72,7 +72,7 @@ fn one(answer: &Answer, policy: &Policy, output: Output) -> String {
 fn compared(
     after: &[Answer],
     new: &Policy,
-    before: &Result<Vec<Answer>, UnknownEnd>,
+    before: &Result<Vec<Answer>, InputError>,
     old: &Policy,
     against: &[String],
 ) -> String {

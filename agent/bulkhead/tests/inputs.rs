@@ -87,6 +87,20 @@ fn every_command_says_it_alike() {
 }
 
 #[test]
+fn a_question_about_more_than_anybody_reads_is_answered_with_what_to_ask() {
+    let folder = tempfile::tempdir().unwrap();
+    let workload = |n| format!("[workload.w{n}]\nselect = {{ systemd = \"w{n}.service\" }}\n");
+    let policy: String =
+        (0..450).map(workload).chain(["[[allow]]\nfrom = \"w0\"\nto = \"w1\"\n".into()]).collect();
+    fs::write(folder.path().join("p.toml"), policy).unwrap();
+    let explain = |from| ["explain", "p.toml", "--from", from, "--to", "any", "--port", "tcp/80"];
+    let expected = "and at most 200000 are explained at once: name fewer at one end";
+    is_wrong_input(folder.path(), &explain("any"), expected);
+    let said = transcript(&command(folder.path(), &explain("w0")).output().unwrap());
+    assert!(said.starts_with("exit status: 1\n") && said.contains("allowed: w0 -> w1 tcp/80\n"), "{said}");
+}
+
+#[test]
 fn a_file_may_have_any_name() {
     let folder = tempfile::tempdir().unwrap();
     let run = |name: &OsStr, arguments: &[&str]| {
