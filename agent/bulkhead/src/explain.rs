@@ -1,15 +1,14 @@
 //! `bulkhead explain`.
 
-use std::path::PathBuf;
-
 use bulkhead_common::{Protocol, Verdict};
-use bulkhead_policy::{Answer, Changes, Policy, PortSpan, Ports, UnknownEnd, ask};
+use bulkhead_policy::{Answer, Changes, Policy, PortSpan, Ports, ask};
 use serde::Serialize;
 
 use crate::{
     cli::{ExplainArguments, Output},
     input::{self, InputError},
     output::{self, Outcome},
+    policy_files,
 };
 
 /// Says what comes of a connection, or of several where an end stands for several; and what of it changes, if another
@@ -19,10 +18,12 @@ pub(crate) fn explain(arguments: &ExplainArguments, output: Output) -> Result<Ou
     let new = input::policy(&given.paths)?;
     let old = if against.is_empty() { None } else { Some(input::policy(against)?) };
     let services = services(port)?;
+    let [given, against] = [&given.paths, against]
+        .map(|paths| paths.iter().map(|path| policy_files::name(path)).collect::<Vec<_>>());
     let among: Vec<_> = [Some(&new), old.as_ref()].into_iter().flatten().collect();
     let now_ns = input::now_ns();
-    let answers = |policy: &Policy| -> Result<_, UnknownEnd> {
-        Ok(ask(policy, &among, &policy.whom(from)?, &policy.whom(to)?, &services, now_ns))
+    let answers = |policy: &Policy| -> Result<_, InputError> {
+        Ok(ask(policy, &among, &policy.whom(from)?, &policy.whom(to)?, &services, now_ns)?)
     };
     let after = answers(&new)?;
     if after.is_empty() {
@@ -34,13 +35,13 @@ pub(crate) fn explain(arguments: &ExplainArguments, output: Output) -> Result<Ou
     };
     let before = answers(old);
     let text = match output {
-        Output::Human => compared(&after, &new, &before, old, against),
+        Output::Human => compared(&after, &new, &before, old, &against),
         Output::Json => {
             let changes = before.as_ref().ok().map(|before| Changes::between(before, &after));
-            let of = |answers: &[Answer], policy: &Policy, paths: &[PathBuf]| -> String {
+            let of = |answers: &[Answer], policy: &Policy, names: &[String]| -> String {
                 let objects = answers.iter().map(|answer| {
                     output::json(&Named {
-                        policy: paths,
+                        policy: names,
                         changed: changes.as_ref().map(|c| c.touch(answer)),
                         answer: answer.to_report(policy),
                     })
@@ -48,13 +49,13 @@ pub(crate) fn explain(arguments: &ExplainArguments, output: Output) -> Result<Ou
                 objects.collect()
             };
             let before = match &before {
-                Ok(before) => of(before, old, against),
+                Ok(before) => of(before, old, &against),
                 Err(unknown) => {
                     let answer = NotKnown { verdict: None, from, to, fault: unknown.to_string() };
-                    output::json(&Named { policy: against, changed: None, answer })
+                    output::json(&Named { policy: &against, changed: None, answer })
                 }
             };
-            of(&after, &new, &given.paths) + &before
+            of(&after, &new, &given) + &before
         }
     };
     Ok(Outcome { text, finding })
@@ -71,26 +72,25 @@ fn one(answer: &Answer, policy: &Policy, output: Output) -> String {
 fn compared(
     after: &[Answer],
     new: &Policy,
-    before: &Result<Vec<Answer>, UnknownEnd>,
+    before: &Result<Vec<Answer>, InputError>,
     old: &Policy,
-    against: &[PathBuf],
+    against: &[String],
 ) -> String {
     let words = |answers: &[Answer], policy| -> String {
         answers.iter().map(|answer| one(answer, policy, Output::Human)).collect()
     };
-    let names: Vec<_> = against.iter().map(|path| path.display().to_string()).collect();
     let (said, changes) = match before {
         Ok(before) => (words(before, old), Changes::between(before, after).to_string()),
         Err(unknown) => (format!("not known: {unknown}\n"), "cannot be compared".to_owned()),
     };
-    let heading = format!("\nagainst {}:\n", names.join(", "));
+    let heading = format!("\nagainst {}:\n", against.join(", "));
     words(after, new) + &output::plain_lines(&format!("{heading}{said}\nchange: {changes}"))
 }
 
 /// An answer as JSON, with the policy that gave it.
 #[derive(Serialize)]
 struct Named<'p, A> {
-    policy: &'p [PathBuf],
+    policy: &'p [String],
     /// Does one of the connections fare otherwise under the other policy? Null if that cannot be told.
     changed: Option<bool>,
     #[serde(flatten)]

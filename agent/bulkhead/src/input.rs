@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use bulkhead_policy::{Diagnostics, Policy, PortsError, Source, UnknownEnd, load};
+use bulkhead_policy::{Diagnostics, Policy, PortsError, Source, TooManyConnections, UnknownEnd, load};
 
 use crate::{
     here::HereError,
@@ -20,6 +20,8 @@ pub(crate) enum InputError {
     Here(#[from] HereError),
     #[error(transparent)]
     End(#[from] UnknownEnd),
+    #[error(transparent)]
+    TooMany(#[from] TooManyConnections),
     #[error("--port {text}: {}; {}", .fault.message, .fault.help)]
     Port { text: String, fault: PortsError },
     #[error(

@@ -108,7 +108,8 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     if let Some((sources, findings)) = run.or(input) {
         eprint!("{}", findings.render(sources, output::color(&io::stderr())));
     }
-    anstream::eprintln!("{ERROR}error:{ERROR:#} {error:#}");
+    let why = output::plain_lines(&format!("{error:#}"));
+    anstream::eprint!("{ERROR}error:{ERROR:#} {why}");
     let usage = error.is::<SettingsError>()
         || error.is::<InputError>()
         || matches!(error.downcast_ref(), Some(RunError::Files(_)));

@@ -1,11 +1,13 @@
 //! Policy files on disk.
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use bulkhead_policy::Source;
+use bulkhead_report::plain;
 
 /// Why a policy cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -22,28 +24,35 @@ pub(crate) enum PolicyFilesError {
     Unreadable { path: PathBuf, source: io::Error },
 }
 
-/// The policy files at `paths`: each a file, or a folder of *.toml files.
+/// The policy files at `paths`: each a file, or a folder of *.toml files. What is named twice is read once.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Source>, PolicyFilesError> {
-    let mut sources = Vec::new();
+    let mut files = Vec::new();
     for path in paths {
         if path.is_dir() {
-            let files = policies_in(path).map_err(unreadable(path))?;
-            if files.is_empty() {
+            let found = policies_in(path).map_err(unreadable(path))?;
+            if found.is_empty() {
                 return Err(PolicyFilesError::EmptyFolder(path.clone()));
             }
-            for file in files {
-                sources.push(read_file(&file)?);
-            }
+            files.extend(found);
         } else {
-            sources.push(read_file(path)?);
+            files.push(path.clone());
         }
     }
+    let mut seen = HashSet::new();
+    // A pipe has no path of its own.
+    files.retain(|file| seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())));
+    let sources = files.iter().map(|file| read_file(file)).collect::<Result<Vec<_>, _>>()?;
     // A file that was cut off while it was written must not pass for a policy.
     if sources.iter().all(|source| source.text.trim().is_empty()) {
         let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
         return Err(PolicyFilesError::Blank(names.join(", ")));
     }
     Ok(sources)
+}
+
+/// A path as messages and reports name it: its letters may be anything.
+pub(crate) fn name(path: &Path) -> String {
+    plain(&path.display().to_string())
 }
 
 fn read_file(path: &Path) -> Result<Source, PolicyFilesError> {
@@ -53,7 +62,7 @@ fn read_file(path: &Path) -> Result<Source, PolicyFilesError> {
         let line = good.split(|byte| *byte == b'\n').count();
         PolicyFilesError::NotText { path: path.to_owned(), line }
     })?;
-    Ok(Source::new(path.display().to_string(), text))
+    Ok(Source::new(name(path), text))
 }
 
 /// The *.toml files in a folder by name; hidden ones are an editor's, not the operator's.
@@ -91,6 +100,16 @@ mod tests {
         let sources = read(&[folder.path().to_owned()]).unwrap();
         let names: Vec<_> = sources.iter().filter_map(|s| s.name.rsplit('/').next()).collect();
         assert_eq!(names, ["a.toml", "b.toml"]);
+    }
+
+    #[test]
+    fn a_file_that_is_named_twice_is_read_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.toml");
+        fs::write(&file, "# nothing yet").unwrap();
+        let dotted = folder.path().join("./a.toml");
+        let sources = read(&[folder.path().to_owned(), file.clone(), dotted]).unwrap();
+        assert_eq!(sources.len(), 1);
     }
 
     #[test]

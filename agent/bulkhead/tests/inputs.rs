@@ -5,8 +5,10 @@
 mod shell;
 
 use std::{
+    ffi::OsStr,
     fs::{self, Permissions},
     os::unix::{
+        ffi::OsStrExt,
         fs::{PermissionsExt, symlink},
         process::CommandExt,
     },
@@ -82,6 +84,41 @@ fn every_command_says_it_alike() {
         is_wrong_input(folder.path(), &["diff", "whole", path], expected);
         is_wrong_input(folder.path(), &["run", "--policy", path], expected);
     }
+}
+
+#[test]
+fn a_question_about_more_than_anybody_reads_is_answered_with_what_to_ask() {
+    let folder = tempfile::tempdir().unwrap();
+    let workload = |n| format!("[workload.w{n}]\nselect = {{ systemd = \"w{n}.service\" }}\n");
+    let policy: String =
+        (0..450).map(workload).chain(["[[allow]]\nfrom = \"w0\"\nto = \"w1\"\n".into()]).collect();
+    fs::write(folder.path().join("p.toml"), policy).unwrap();
+    let explain = |from| ["explain", "p.toml", "--from", from, "--to", "any", "--port", "tcp/80"];
+    let expected = "and at most 200000 are explained at once: name fewer at one end";
+    is_wrong_input(folder.path(), &explain("any"), expected);
+    let said = transcript(&command(folder.path(), &explain("w0")).output().unwrap());
+    assert!(said.starts_with("exit status: 1\n") && said.contains("allowed: w0 -> w1 tcp/80\n"), "{said}");
+}
+
+#[test]
+fn a_file_may_have_any_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &OsStr, arguments: &[&str]| {
+        let mut command = command(folder.path(), &arguments[..1]);
+        transcript(&command.arg(name).args(&arguments[1..]).output().unwrap())
+    };
+    let [latin, control] = [&b"b\xfcro.toml"[..], b"\x1b[31m\nred.toml"].map(OsStr::from_bytes);
+    fs::write(folder.path().join(latin), POLICY).unwrap();
+    fs::write(folder.path().join(control), "x = 1\n").unwrap();
+    let said = run(control, &["check"]);
+    assert!(said.contains("--> \\u{1b}[31m\\nred.toml:1:1\n"), "{said}");
+    let ends = ["--from", "any", "--to", "web", "--port", "tcp/80", "--output", "json"];
+    let against = ["--against", "same.toml"];
+    fs::write(folder.path().join("same.toml"), POLICY).unwrap();
+    let said = run(latin, &[&["explain"], &ends[..], &against].concat());
+    assert!(said.contains("\"policy\":[\"b\u{fffd}ro.toml\"],\"changed\":false"), "{said}");
+    let said = run(latin, &["explain", "--from", "any", "--to", "web", "--port", "tcp/80"]);
+    assert!(said.contains("(b\u{fffd}ro.toml:3)"), "{said}");
 }
 
 #[test]

@@ -86,7 +86,7 @@ ports = ["tcp/443"]
         let among = [&old, &new];
         let answers = |policy: &Policy| {
             let [from, to] = ["web", to].map(|text| policy.whom(text).unwrap());
-            ask(policy, &among, &from, &to, &[(Protocol::TCP, 443)], 0)
+            ask(policy, &among, &from, &to, &[(Protocol::TCP, 443)], 0).unwrap()
         };
         Changes::between(&answers(&old), &answers(&new)).to_string()
     }

@@ -71,17 +71,17 @@ impl Policy {
 
 /// What the kernel would do with a connection at `now_ns` (nanoseconds since the Unix epoch), and why.
 pub fn explain(policy: &Policy, compiled: &Compiled, connection: &Connection, now_ns: u64) -> Explanation {
-    explain_known(policy, compiled, connection, [&[], &[]], now_ns)
+    explain_known(compiled, connection, [&[], &[]], now_ns, |asked| nearest_rule(policy, asked))
 }
 
 /// The same of ends that are known to be these ends of rules, though their addresses do not tell: first of the one that
-/// opens it.
+/// opens it. `nearest` finds the nearest rule.
 pub(crate) fn explain_known(
-    policy: &Policy,
     compiled: &Compiled,
     connection: &Connection,
     known: [&[language::End]; 2],
     now_ns: u64,
+    mut nearest: impl FnMut(&Asked<'_>) -> Option<NearestRule>,
 ) -> Explanation {
     let (from, to) = (compiled.end(connection.from), compiled.end(connection.to));
     let ends = [(Direction::Egress, from, to, known[1]), (Direction::Ingress, to, from, known[0])];
@@ -99,7 +99,7 @@ pub(crate) fn explain_known(
             port: connection.port,
             now_ns,
         };
-        let nearest = decision.reason.refuses().then(|| nearest_rule(policy, &asked)).flatten();
+        let nearest = decision.reason.refuses().then(|| nearest(&asked)).flatten();
         Some(EndDecision { subject, direction, decision, nearest })
     });
     Explanation { connection: *connection, ends: ends.collect() }

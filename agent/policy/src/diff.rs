@@ -230,7 +230,19 @@ fn groups(sides: &[Side<'_>; 2], policies: [&Policy; 2], stand_ins: &StandIns) -
         before = classes;
         groups.entry(classes).or_default().add(first, last);
     }
-    groups.into_iter().map(|(classes, alike)| (alike.in_words(), classes)).collect()
+    // One group at most is whoever is in no other: more than one of them would not be told apart.
+    let mut scattered = groups.iter().filter(|(_, alike)| alike.is_scattered());
+    let rest = match (scattered.next(), scattered.next()) {
+        (Some((classes, _)), None) => Some(*classes),
+        _ => None,
+    };
+    let words = |classes, alike: Alike| match rest {
+        Some(rest) if rest == classes => {
+            alike.names.into_iter().chain(["everybody else".to_owned()]).collect::<Vec<_>>().join(", ")
+        }
+        _ => alike.in_words(),
+    };
+    groups.into_iter().map(|(classes, alike)| (words(classes, alike), classes)).collect()
 }
 
 fn workloads(old: &Policy, new: &Policy, names: &BTreeSet<&str>) -> Vec<String> {
@@ -307,6 +319,12 @@ mod tests {
             "+ a -> 192.0.2.0/24: every protocol and port\n"
         );
         assert_eq!(between("", &allow("10.0.0.7", "b", "ports = [\"gre\"]")), "+ 10.0.0.7 -> b: gre\n");
+        let [closed, open] = ["isolate", "allow"].map(|side| {
+            let ends = ENDS.replace("b.service\" }", &format!("b.service\" }}\negress = {side:?}"));
+            policy(&format!("{ends}{}", allow("b", "10.0.0.7", "")))
+        });
+        let opened = diff(&closed, &open, &Inventory::default(), 0).to_string();
+        assert_eq!(opened, "+ b -> everybody else: every protocol and port\n");
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub use language::{
 };
 pub use nearest::{Asked, NearestRule, nearest_rule};
 pub use prove::{TestResult, junit, run_tests};
-pub use question::{Answer, ask};
+pub use question::{Answer, TooManyConnections, ask};
 pub use schema::json_schema;
 pub use service::{protocol_name, service};
 pub use simulate::{ChangedFlow, Simulation, Summary, Tally};

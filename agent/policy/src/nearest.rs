@@ -1,12 +1,18 @@
 //! The rule that would have allowed a refused connection, had it said a little more.
 
-use std::net::IpAddr;
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    rc::Rc,
+    slice,
+};
 
 use bulkhead_common::{Address, Direction, Protocol};
 
 use crate::{
-    describe::names_address,
-    language::{End, Policy, Rule, WorkloadId},
+    describe::{environment_of, names_address},
+    language::{Cidr, End, Policy, Rule, WorkloadId},
 };
 
 /// A connection that was refused at one end.
@@ -42,7 +48,17 @@ pub struct NearestRule {
 /// The rule that differs in the fewest keys; of equals one that names the subject, then the first. A rule that names
 /// neither end is not near.
 pub fn nearest_rule(policy: &Policy, asked: &Asked<'_>) -> Option<NearestRule> {
-    let near = policy.rules.iter().enumerate().filter_map(|(n, rule)| {
+    nearest_among(policy, asked, 0..policy.rules.len())
+}
+
+/// The nearest of these rules.
+fn nearest_among(
+    policy: &Policy,
+    asked: &Asked<'_>,
+    rules: impl Iterator<Item = usize>,
+) -> Option<NearestRule> {
+    let near = rules.filter_map(|n| {
+        let rule = &policy.rules[n];
         let (from, to) = ends_match(policy, rule, asked);
         let names_subject = if asked.direction == Direction::Egress { from } else { to };
         let ports = rule.ports.is_empty() || rule.ports.iter().any(|p| p.holds(asked.protocol, asked.port));
@@ -52,6 +68,74 @@ pub fn nearest_rule(policy: &Policy, asked: &Asked<'_>) -> Option<NearestRule> {
         (from || to).then_some(((differs.len(), !names_subject, n), NearestRule { rule: n, differs }))
     });
     near.min_by_key(|(order, _)| *order).map(|(_, rule)| rule)
+}
+
+/// The rules of a policy by the ends that they name: [`nearest_rule`] for very many connections.
+pub(crate) struct NearRules<'p> {
+    policy: &'p Policy,
+    from: HashMap<End, Vec<usize>>,
+    to: HashMap<End, Vec<usize>>,
+    /// The ends that are ranges of addresses or have them, and how long their prefixes are.
+    ranges: HashMap<Cidr, Vec<End>>,
+    lengths: BTreeSet<u8>,
+    /// The ends that name an address, of those that were asked for.
+    known: RefCell<HashMap<IpAddr, Rc<[End]>>>,
+}
+
+impl<'p> NearRules<'p> {
+    pub(crate) fn new(policy: &'p Policy) -> Self {
+        let [mut from, mut to] = [HashMap::<_, Vec<_>>::new(), HashMap::new()];
+        for (n, rule) in policy.rules.iter().enumerate() {
+            rule.from.iter().for_each(|end| from.entry(*end).or_default().push(n));
+            rule.to.iter().for_each(|end| to.entry(*end).or_default().push(n));
+        }
+        let mut ranges: HashMap<Cidr, Vec<End>> = HashMap::new();
+        for end in from.keys().chain(to.keys().filter(|end| !from.contains_key(end))) {
+            let cidrs = match end {
+                End::Cidr(cidr) => slice::from_ref(cidr),
+                End::Peer(p) => &policy.peers[*p].cidrs,
+                _ => &[],
+            };
+            for cidr in cidrs {
+                ranges.entry(*cidr).or_default().push(*end);
+            }
+        }
+        let lengths = ranges.keys().map(|cidr| cidr.prefix_len()).collect();
+        Self { policy, from, to, ranges, lengths, known: RefCell::default() }
+    }
+
+    pub(crate) fn nearest(&self, asked: &Asked<'_>) -> Option<NearestRule> {
+        let (own, far) = match asked.direction {
+            Direction::Egress => (&self.from, &self.to),
+            Direction::Ingress => (&self.to, &self.from),
+        };
+        let addressed = self.of_address(asked.peer_address);
+        let peer = asked.peer_workload.into_iter().flat_map(|w| self.of_workload(w));
+        let peer = peer.chain(addressed.iter().chain(asked.peer_is).copied());
+        let rules = self.of_workload(asked.subject).filter_map(|end| own.get(&end));
+        let rules = rules.chain(peer.filter_map(|end| far.get(&end)));
+        nearest_among(self.policy, asked, rules.flatten().copied())
+    }
+
+    fn of_workload(&self, workload: WorkloadId) -> impl Iterator<Item = End> {
+        let environment = self.policy.workloads[workload.0].environment.map(End::Environment);
+        [Some(End::Workload(workload)), environment].into_iter().flatten()
+    }
+
+    /// The ends that name an address.
+    fn of_address(&self, ip: IpAddr) -> Rc<[End]> {
+        let find = || {
+            let address = Address::from(ip);
+            let built_in = End::BUILT_IN.iter().map(|(_, end)| *end);
+            let built_in = built_in.filter(|end| names_address(self.policy, *end, address));
+            let environment = environment_of(self.policy, address).map(End::Environment);
+            let single = Cidr::single(ip);
+            let around = self.lengths.iter().map(|len| single.widened(*len)).filter(|c| c.covers(single));
+            let ranges = around.filter_map(|cidr| self.ranges.get(&cidr)).flatten().copied();
+            built_in.chain(environment).chain(ranges).collect()
+        };
+        Rc::clone(self.known.borrow_mut().entry(ip).or_insert_with(find))
+    }
 }
 
 /// Do `from` and `to` name the ends? At the subject's end only a workload's name opens anything.
@@ -152,6 +236,76 @@ mod tests {
             ..asked(&p, "ci", "db", 5432)
         };
         expect(&at_db, &p, "web-db", &["from"]);
+    }
+
+    #[test]
+    fn looking_rules_up_by_their_ends_finds_the_same() {
+        const NETWORKS: &str = r#"
+            [environment.lan]
+            cidrs = ["10.0.0.0/8"]
+            [peer.nas]
+            environment = "prod"
+            cidrs = ["10.1.0.0/16", "2001:db8::/32"]
+            [peer.mirrors]
+            names = ["deb.example.org"]
+        "#;
+        let ends = [
+            "any",
+            "host",
+            "private",
+            "internet",
+            "dns",
+            "web",
+            "env:prod",
+            "env:lan",
+            "nas",
+            "mirrors",
+            "10.1.2.0/24",
+            "10.1.2.3",
+            "::/0",
+            "0.0.0.0/0",
+        ];
+        let rule = |n: usize, from, to| {
+            format!(
+                "[[allow]]\nid = \"r{n}\"\nfrom = {from:?}\nto = {to:?}\nports = [\"tcp/{}\"]\n",
+                n % 3 + 1
+            )
+        };
+        let rules = ends
+            .iter()
+            .enumerate()
+            .flat_map(|(n, end)| [rule(2 * n, "db", *end), rule(2 * n + 1, *end, "ci")]);
+        let p = policy(&rules.fold(format!("{SHOP}{NETWORKS}"), |text, rule| text + &rule));
+        let near = NearRules::new(&p);
+        let mirrors = [p.whom("mirrors").unwrap().known_as(), Vec::new()];
+        let mut found = 0;
+        for subject in (0..p.workloads.len()).map(WorkloadId) {
+            for address in
+                ["10.1.2.3", "10.1.9.9", "10.9.9.9", "127.0.0.1", "9.9.9.9", "2001:db8::1", "::1", "fe80::1"]
+            {
+                for peer_workload in [None, p.workload("web"), p.workload("db")] {
+                    for (direction, peer_is, port) in [
+                        (Direction::Egress, &mirrors[0], 1),
+                        (Direction::Egress, &mirrors[1], 2),
+                        (Direction::Ingress, &mirrors[1], 3),
+                    ] {
+                        let asked = Asked {
+                            direction,
+                            subject,
+                            peer_workload,
+                            peer_address: ip(address),
+                            peer_is,
+                            port,
+                            ..asked(&p, "web", "db", port)
+                        };
+                        let nearest = nearest_rule(&p, &asked);
+                        assert_eq!(near.nearest(&asked), nearest, "{asked:?}");
+                        found += usize::from(nearest.is_some());
+                    }
+                }
+            }
+        }
+        assert!(found > 100, "{found} have a nearest rule");
     }
 
     #[test]

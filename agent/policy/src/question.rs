@@ -1,6 +1,6 @@
 //! A question to a policy: what comes of connections between two ends that may each stand for many.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 
 use bulkhead_common::{Address, Protocol};
 
@@ -9,6 +9,7 @@ use crate::{
     connection::{Connection, Explanation, Party, explain_known},
     inventory::Inventory,
     language::{Policy, WorkloadId},
+    nearest::NearRules,
     parties::{Addresses, Alike},
     stand_ins::StandIns,
     whom::Whom,
@@ -29,9 +30,39 @@ pub struct Answer {
     pub(crate) ends: Vec<(String, String)>,
 }
 
+/// A question about so many connections that nobody would read the answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TooManyConnections {
+    from: String,
+    to: String,
+    count: usize,
+}
+
+impl TooManyConnections {
+    /// The most pairs that one question is about.
+    pub const MOST: usize = 200_000;
+}
+
+impl fmt::Display for TooManyConnections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, to, count } = self;
+        write!(
+            f,
+            "from {from} to {to} are {count} connections, and at most {} are explained at once: name fewer at one end, \
+             such as a workload or a range; a [[test]] asks for any number",
+            Self::MOST
+        )
+    }
+}
+
+impl std::error::Error for TooManyConnections {}
+
 /// What comes of the connections from `from` to `to`, to each of `services`, at `now_ns` (nanoseconds since the Unix
 /// epoch): one answer for those that fare alike. Whoever stands for several is each of them: every workload, and one
 /// address of each kind that one of the policies in `among` tells apart. Those are the same ones whichever is asked.
+///
+/// # Errors
+/// If they are more than anybody would read about.
 pub fn ask(
     policy: &Policy,
     among: &[&Policy],
@@ -39,7 +70,7 @@ pub fn ask(
     to: &Whom,
     services: &[(Protocol, u16)],
     now_ns: u64,
-) -> Vec<Answer> {
+) -> Result<Vec<Answer>, TooManyConnections> {
     let mut stand_ins = StandIns::new(among.iter().copied(), &Inventory::default());
     stand_ins.add_host();
     let [from_name, to_name] = [from, to].map(|whom| whom.stand_in(policy, &mut stand_ins));
@@ -48,7 +79,13 @@ pub fn ask(
     [from, to].iter().filter_map(|whom| whom.range()).for_each(|cidr| kinds.split(cidr));
     let [from_all, to_all] =
         [(from, from_name), (to, to_name)].map(|(whom, name)| whom.parties(policy, &stand_ins, &kinds, name));
+    let count = from_all.len().saturating_mul(to_all.len());
+    if count > TooManyConnections::MOST {
+        let [from, to] = [from, to].map(|whom| whom.text().to_owned());
+        return Err(TooManyConnections { from, to, count });
+    }
     let known = [from, to].map(Whom::known_as);
+    let near = NearRules::new(policy);
     let mut found =
         Groups { policy, kinds: &kinds, stand_ins: &stand_ins, alike: Vec::new(), numbers: HashMap::new() };
     let several = from_all.len() > 1 || to_all.len() > 1;
@@ -57,13 +94,16 @@ pub fn ask(
             services.iter().copied().filter(|s| services.len() == 1 || is_possible(a, b, s.0))
         {
             let connection = Connection { from: a, to: b, protocol, port };
-            let explanation = explain_known(policy, &compiled, &connection, [&known[0], &known[1]], now_ns);
+            let explanation =
+                explain_known(&compiled, &connection, [&known[0], &known[1]], now_ns, |asked| {
+                    near.nearest(asked)
+                });
             if !several || (a != b && !explanation.ends.is_empty()) {
                 found.add(explanation);
             }
         }
     }
-    found.answers(from, to)
+    Ok(found.answers(from, to))
 }
 
 /// Can a connection of this protocol be between these two?
@@ -232,7 +272,7 @@ ports = ["icmp/echo-request"]
         let spans = services.iter().map(|s| s.parse::<crate::Ports>().unwrap());
         let services: Vec<_> =
             spans.flat_map(|p| p.spans().to_vec()).map(|span| (span.protocol, span.first)).collect();
-        let found = ask(&p, &[&p], &p.whom(from).unwrap(), &p.whom(to).unwrap(), &services, 0);
+        let found = ask(&p, &[&p], &p.whom(from).unwrap(), &p.whom(to).unwrap(), &services, 0).unwrap();
         found.iter().map(|answer| answer.in_words(&p).lines().next().unwrap().to_owned()).collect()
     }
 
@@ -282,7 +322,7 @@ ports = ["icmp/echo-request"]
     fn the_nearest_rule_differs_in_what_it_says_otherwise() {
         let p = policy(HOME);
         let [web, dns] = ["web", "dns"].map(|text| p.whom(text).unwrap());
-        let words = ask(&p, &[&p], &web, &dns, &[(Protocol::TCP, 53)], 0)[0].in_words(&p);
+        let words = ask(&p, &[&p], &web, &dns, &[(Protocol::TCP, 53)], 0).unwrap()[0].in_words(&p);
         assert!(
             words.contains("nearest is rule `ask` (policy.toml:14), which differs in ports\n"),
             "{words}"

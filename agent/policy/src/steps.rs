@@ -52,7 +52,9 @@ impl<T: Copy + PartialEq> Steps<T> {
     /// Every step with its first and last number; `end` is the last number of all.
     pub(crate) fn ranges(&self, end: u128) -> impl Iterator<Item = (u128, u128, T)> {
         let nexts = self.starts.iter().skip(1).map(|(first, _)| first - 1).chain([end]);
-        self.starts.iter().zip(nexts).map(|((first, value), last)| (*first, last, *value))
+        // What comes after a range that ends with the last number of all is nothing.
+        let ranges = self.starts.iter().zip(nexts).map(|((first, value), last)| (*first, last, *value));
+        ranges.take_while(move |(first, ..)| *first <= end)
     }
 
     fn start(&mut self, first: u128, value: T) {
@@ -96,6 +98,12 @@ mod tests {
     fn the_last_number_of_all_may_be_in_a_range() {
         let steps = Steps::new(0, [(0, u128::MAX, 1), (u128::MAX, u128::MAX, 2)]);
         assert_eq!((steps.at(0), steps.at(u128::MAX - 1), steps.at(u128::MAX)), (1, 1, 2));
+    }
+
+    #[test]
+    fn nothing_comes_after_the_last_number() {
+        let steps = Steps::new(0, [(0, 9, 1)]);
+        assert_eq!(steps.ranges(9).collect::<Vec<_>>(), [(0, 9, 1)]);
     }
 
     #[test]

@@ -62,11 +62,11 @@ impl Policy {
         }
         let help = match text.parse::<Cidr>() {
             Ok(cidr) => return Ok(Some(End::Cidr(cidr))),
-            Err(CidrError::NotAnAddress) => return Ok(None),
+            Err(CidrError::NotAnAddress) if !Cidr::is_meant_by(text) => return Ok(None),
             Err(CidrError::HostBits(meant)) => format!("did you mean `{meant}`?"),
             Err(CidrError::Mapped(Some(v4))) => format!("did you mean `{v4}`?"),
-            Err(CidrError::TooLong(_) | CidrError::Mapped(None)) => {
-                "write 192.0.2.0/24 or 2001:db8::/32".into()
+            Err(CidrError::NotAnAddress | CidrError::TooLong(_) | CidrError::Mapped(None)) => {
+                "write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32".into()
             }
         };
         Err(UnknownEnd { fault: format!("`{text}` is no address range"), help })
@@ -209,6 +209,7 @@ names = ["deb.example.org", "*.cdn.example.org"]
             ("wbe", "the policy has no workload or peer `wbe`: did you mean `web`?"),
             ("lan", "did you mean the environment: `env:lan`?"),
             ("env:lna", "the policy has no environment `lna`: did you mean `lan`?"),
+            ("192.168.10.999", "`192.168.10.999` is no address range: write 192.0.2.7"),
             ("192.168.10.9/24", "is no address range: did you mean `192.168.10.0/24`?"),
             ("example.com", "no peer of the policy has the DNS name `example.com`"),
             ("cdn.example.org", "give one of them"),

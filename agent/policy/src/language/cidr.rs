@@ -31,6 +31,13 @@ impl Cidr {
         Self { first: ip.into(), len: 128 }
     }
 
+    /// Would somebody who writes this mean an address, right or wrong? No name has `:` or `/`, and hardly one is numbers
+    /// between dots.
+    pub(crate) fn is_meant_by(text: &str) -> bool {
+        let is_numbers = text.contains('.') && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        is_numbers || text.contains(['/', ':'])
+    }
+
     /// From the address's first bits, in the form of [`Address`]: an IPv4 prefix is longer by 96.
     pub(crate) const fn of(first: Address, len: u8) -> Self {
         Self { first, len }

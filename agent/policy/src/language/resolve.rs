@@ -175,7 +175,7 @@ impl Names {
         }
         match text.parse::<Cidr>() {
             Ok(cidr) => return Some(End::Cidr(cidr)),
-            Err(CidrError::NotAnAddress) => {}
+            Err(CidrError::NotAnAddress) if !Cidr::is_meant_by(text) => {}
             Err(e) => {
                 findings.add(decode::bad_cidr(word, &e));
                 return None;

@@ -93,6 +93,7 @@ impl fmt::Display for Summary {
         if self.unattributed > 0 {
             writeln!(f, "{} flows of no known workload were left out", self.unattributed)?;
         }
-        write!(f, "{} records: {}", self.records, self.total)
+        let records = if self.records == 1 { "record" } else { "records" };
+        write!(f, "{} {records}: {}", self.records, self.total)
     }
 }

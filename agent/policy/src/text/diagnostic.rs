@@ -305,7 +305,7 @@ struct Related {
     column: u32,
 }
 
-/// All findings of one run, in the order of files, lines and columns.
+/// All findings of one run, each once, in the order of files, lines and columns.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Diagnostics(Vec<Diagnostic>);
@@ -354,6 +354,8 @@ impl Diagnostics {
 impl From<Vec<Diagnostic>> for Diagnostics {
     fn from(mut findings: Vec<Diagnostic>) -> Self {
         findings.sort_by(|a, b| a.place.cmp(&b.place).then_with(|| a.message.cmp(&b.message)));
+        // A parser that goes on where nothing is left to read says one thing again and again.
+        findings.dedup();
         Self(findings)
     }
 }

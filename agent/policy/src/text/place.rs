@@ -10,9 +10,13 @@ pub struct Source {
 }
 
 impl Source {
-    /// A file of this name and content.
+    /// A file of this name and content. A byte order mark is none of its characters.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { name: name.into(), text: text.into() }
+        let mut text = text.into();
+        if text.starts_with('\u{feff}') {
+            text.drain(..'\u{feff}'.len_utf8());
+        }
+        Self { name: name.into(), text }
     }
 }
 
@@ -119,6 +123,13 @@ mod tests {
         assert_eq!(at(4), (2, 2));
         assert_eq!(at(source.text.len()), (3, 1));
         assert_eq!(at(usize::MAX - 1), (3, 1));
+    }
+
+    #[test]
+    fn a_byte_order_mark_takes_no_column() {
+        let source = Source::new("a.toml", "\u{feff}x = 1\n");
+        assert_eq!(Lines::new(&source).place(0..1).column, 1);
+        assert_eq!(source.text, "x = 1\n");
     }
 
     #[test]

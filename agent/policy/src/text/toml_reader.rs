@@ -168,12 +168,19 @@ impl<'s> Reader<'s> {
         let value = table.content.get(key)?;
         let at = self.place(value.span());
         let text = &self.lines.text()[at.span()];
-        let time = match value.get_ref() {
-            DeValue::Datetime(_) => text.parse().ok(),
-            _ => None,
+        let is_time = |datetime: &toml::value::Datetime| {
+            datetime.date.is_some() && datetime.time.is_some() && datetime.offset.is_some()
+        };
+        let (time, is_far): (Option<jiff::Timestamp>, _) = match value.get_ref() {
+            DeValue::Datetime(datetime) => (text.parse().ok(), is_time(datetime)),
+            _ => (None, false),
         };
         if time.is_none() {
-            let help = "write a date, a time and an offset without quotes: 2026-12-31T00:00:00Z";
+            let help = if is_far {
+                "later than times go: leave the key out for what holds for ever"
+            } else {
+                "write a date, a time and an offset without quotes: 2026-12-31T00:00:00Z"
+            };
             self.add(
                 Diagnostic::error(Code::BadValue, &at, format!("`{key}` is not a point in time")).help(help),
             );
@@ -220,7 +227,9 @@ impl<'s> Reader<'s> {
 
     fn wrong(&mut self, value: &Value<'_>, help: &str) {
         let at = self.place(value.span());
-        let message = format!("a {} stands where it means nothing", value.get_ref().type_str());
+        let kind = value.get_ref().type_str();
+        let article = if kind.starts_with(['a', 'i']) { "an" } else { "a" };
+        let message = format!("{article} {kind} stands where it means nothing");
         self.add(Diagnostic::error(Code::BadValue, &at, message).help(help));
     }
 }
