@@ -49,6 +49,11 @@ pub(crate) fn churn(listener: &Socket, from: u16, times: u32) -> io::Result<Dura
         caller.set_write_timeout(Some(PATIENCE))?;
         caller.connect(&to)?;
         drop(listener.accept()?);
+        if from != 0 {
+            // Who closes before it has heard that the other end has is in TIME_WAIT, too, and its port not free.
+            let end = io::Read::read(&mut &caller, &mut [0])?;
+            debug_assert_eq!(end, 0, "nobody sends anything");
+        }
         drop(caller);
     }
     Ok(start.elapsed())
