@@ -201,8 +201,7 @@ fn is_zero(word: u32) -> u32 {
 fn mark(call: &mut Call) {
     call.process = socket::current_process();
     // SAFETY: the context's own socket, never null in these hooks.
-    let state =
-        unsafe { socket::state_of((*call.ctx).__bindgen_anon_1.sk.cast(), call.owner, call.anchor) };
+    let state = unsafe { socket::state_of((*call.ctx).__bindgen_anon_1.sk.cast(), call.owner, call.anchor) };
     let Some(state) = state else { return };
     call.marked = true;
     call.owner = state.owner;

@@ -1,8 +1,6 @@
 //! What is asked of one packet, step by step.
 
-use bulkhead_common::{
-    Decision, Direction, Origin, Outcome, PeerEntry, PeerId, Reason, RuleId,
-};
+use bulkhead_common::{Decision, Direction, Origin, Outcome, PeerEntry, PeerId, Reason, RuleId};
 
 use super::Passage;
 use crate::{
