@@ -113,9 +113,9 @@ pub(super) fn identify(passage: &mut Passage) {
 #[inline(never)]
 pub(super) fn mark_listener(passage: &mut Passage) {
     // SAFETY: a full socket: checked by the caller.
-    if let Some(state) =
-        unsafe { socket::state_of(passage.stream.cast(), passage.local.cgroup, passage.local.anchor) }
-    {
+    let state =
+        unsafe { socket::state_of(passage.stream.cast(), passage.local.cgroup, passage.local.anchor) };
+    if let Some(state) = state {
         if state.origin != Origin::Listener as u32 {
             state.origin = Origin::Listener as u32;
         }
