@@ -104,9 +104,12 @@ impl Share {
     /// So many a workload, under whatever names its programs run.
     pub const OF_SUBJECT: u64 = 2_048;
 
-    /// A stretch is 2³⁰ nanoseconds, about 1.07 s.
-    const STRETCH: u32 = 30;
+    /// A stretch is 2³³ nanoseconds, about 8.6 s: each kind may make a record a second, so it is how many there are that
+    /// counts. User space replaces the table about as often if more kinds begin than may.
+    const STRETCH: u32 = 33;
     const COUNT_BITS: u32 = 16;
+    /// How long a stretch is, in nanoseconds.
+    pub const STRETCH_NS: u64 = 1 << Self::STRETCH;
 
     /// The share once another kind has begun, `now` in nanoseconds; none: `most` have begun.
     #[inline(always)]
@@ -127,10 +130,10 @@ mod tests {
             (0..5_000).map_while(|_| share.used(now, Share::OF_SOURCE).map(|used| *share = used)).count()
         };
         let mut share = Share::default();
-        let second = 1_200_000_000;
-        assert_eq!(begun(5 * second, &mut share), 1_024);
-        assert_eq!(begun(5 * second + 1_000, &mut share), 0);
-        assert_eq!(begun(6 * second, &mut share), 1_024);
+        let stretch = Share::STRETCH_NS;
+        assert_eq!(begun(5 * stretch, &mut share), 1_024);
+        assert_eq!(begun(6 * stretch - 1, &mut share), 0);
+        assert_eq!(begun(6 * stretch, &mut share), 1_024);
     }
 
     #[test]

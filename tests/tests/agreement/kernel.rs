@@ -101,7 +101,7 @@ impl Kernel {
         records
     }
 
-    /// Have refusals been lost since the last call? More kinds of them begin in a second than are reported.
+    /// Have refusals been lost since the last call? More kinds of them may begin than are reported.
     pub(crate) fn lose(&self) -> Result<bool> {
         let lost = self.events.borrow().lost()?;
         Ok(self.lost.replace(lost) != lost)

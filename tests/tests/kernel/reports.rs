@@ -30,10 +30,11 @@ pub(crate) const CASES: &[Case] = &[
     ("reports::what_a_scan_leaves_out_is_counted", a_scan),
 ];
 
-/// An address that nobody has, for these tests alone.
+/// An address that nobody has, for these tests alone. Floods come from workloads of their own: each has its share of
+/// kinds.
 const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 
-/// How many ports a scan tries: more than a program may begin kinds of refusals in a second.
+/// How many ports a scan tries: more than a program may begin kinds of refusals for some seconds.
 const SCANNED: u16 = 20_000;
 
 /// How many refusals the lines about something stand for.
@@ -129,7 +130,7 @@ fn a_flood(site: &Site) -> Result<()> {
     let to: Vec<_> = (0..KINDS)
         .flat_map(|last| (4_010..4_014).map(move |port| at(Ipv4Addr::new(198, 51, 100, last), port)))
         .collect();
-    let flood = site.lab().probe("/ci")?;
+    let flood = site.lab().probe("/jobs/job-flood")?;
     let client = flood.open(Kind::Udp, Family::V4)?;
     let many = fewer(300_000);
     let lost = dropped(agent)?;
@@ -137,7 +138,7 @@ fn a_flood(site: &Site) -> Result<()> {
     ensure!(client.repeat(&to, vec![0; 10], many)? == 0, "a datagram was taken");
     let (took, worked) = (began.elapsed(), processor_time(agent)?.saturating_sub(before));
     println!("{many} refused calls in {took:?}: the agent has worked for {worked:?}");
-    let about = json!({"workload": {"name": "ci"}, "process": {"pid": flood.pid()}});
+    let about = json!({"workload": {"name": "job"}, "process": {"pid": flood.pid()}});
     until("every call is counted", || Ok(counted(agent, &about)? >= u64::from(many)))?;
     ensure!(dropped(agent)? == lost, "calls of a thousand kinds were dropped");
     ensure!(counted(agent, &about)? == u64::from(many), "more than {many} are counted");
@@ -164,14 +165,14 @@ fn ports(first: u16) -> Vec<SocketAddr> {
 /// While one program tries port after port, another of the same workload and one of another workload are reported.
 fn nothing_hides(site: &Site) -> Result<()> {
     const PORT: u16 = 4_005;
-    let scanner = site.lab().probe("/ci")?;
-    let (beside, elsewhere) = (named(site, "/ci", "beside")?, site.lab().probe("/app")?);
+    let scanner = site.lab().probe("/six")?;
+    let (beside, elsewhere) = (named(site, "/six", "beside")?, site.lab().probe("/app")?);
     thread::scope(|scope| {
         let scan = scope.spawn(move || -> Result<u32> {
             scanner.open(Kind::Udp, Family::V4)?.repeat(&ports(10_000), vec![0; 10], 10 * u32::from(SCANNED))
         });
         site.agent().denials().expect(&json!({"peer": {"address": NOBODY, "port": 10_000}}))?;
-        for (n, (workload, probe)) in (0..).zip([("ci", &beside), ("app", &elsewhere)]) {
+        for (n, (workload, probe)) in (0..).zip([("six", &beside), ("app", &elsewhere)]) {
             let to = at(NOBODY, PORT + n);
             let before = Instant::now();
             ensure!(probe.open(Kind::Udp, Family::V4)?.repeat(&[to], vec![0; 10], 1)? == 0, "taken");
@@ -190,10 +191,8 @@ fn nothing_hides(site: &Site) -> Result<()> {
 /// A scan of more kinds than a program may begin: what is in no line is counted as dropped.
 fn a_scan(site: &Site) -> Result<()> {
     let agent = site.agent();
-    // The last scan is over when nothing changes any more.
-    thread::sleep(Duration::from_secs(3));
-    let scanner = site.lab().probe("/ci")?;
-    let about = json!({"peer": {"address": NOBODY}});
+    let scanner = site.lab().probe("/neighbour")?;
+    let about = json!({"workload": {"name": "neighbour"}});
     let (lines, lost) = (counted(agent, &about)?, dropped(agent)?);
     let taken = scanner.open(Kind::Udp, Family::V4)?.repeat(&ports(40_000), vec![0; 10], SCANNED.into())?;
     ensure!(taken == 0, "{taken} datagrams were taken");
@@ -204,7 +203,5 @@ fn a_scan(site: &Site) -> Result<()> {
     })?;
     let (told, dropped) = since()?;
     ensure!(told >= 1_000 && dropped > 0, "{told} told of, {dropped} dropped");
-    // A second later programs may begin as many again.
-    thread::sleep(Duration::from_millis(1_100));
     Ok(())
 }

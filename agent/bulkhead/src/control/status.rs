@@ -81,7 +81,7 @@ pub(crate) struct Workload {
 pub(crate) struct Events {
     /// Refused, or reported as would be refused; those that nothing tells of included.
     pub(crate) refusals: u64,
-    /// Refusals that are in no report: more kinds of them began in a second than are reported.
+    /// Refusals that are in no report: more kinds of them began than are reported.
     pub(crate) dropped: u64,
     /// Refusals whose report could not be printed.
     pub(crate) unprinted: u64,

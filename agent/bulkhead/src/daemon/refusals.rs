@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bulkhead_common::{Refusal, RefusalKey};
+use bulkhead_common::{Refusal, RefusalKey, Share};
 use bulkhead_datapath::{DatapathError, Events};
 use bulkhead_report::{Coalescer, Denial, Departed, Enricher, Lines, Told};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -122,6 +122,8 @@ struct Lost {
     /// So many have been warned of, the last time then.
     warned: u64,
     at: Option<Instant>,
+    /// So many there were as room was last made, and when that was.
+    room: Option<(u64, Instant)>,
 }
 
 impl Drain {
@@ -213,10 +215,10 @@ impl Drain {
             coalescer.look_at_all(now);
         }
         coalescer.due(now, |kind| counted(events, kind), |denial, told| print(lines, denial.as_ref(), told));
-        if coalescer.is_crowded() {
+        self.lost.all = events.lost()?;
+        if coalescer.is_crowded() || self.lost.calls_for_room(now) {
             coalescer.begin_anew(events.count_anew()?, now);
         }
-        self.lost.all = events.lost()?;
         counters.dropped.store(self.lost.all, Ordering::Relaxed);
         counters.refusals.store(coalescer.taken() + self.lost.all, Ordering::Relaxed);
         self.lost.warn(now);
@@ -225,13 +227,23 @@ impl Drain {
 }
 
 impl Lost {
+    /// Are there more kinds than may be told apart? Then others get their turn now and then.
+    fn calls_for_room(&mut self, now: Instant) -> bool {
+        let (before, since) = *self.room.get_or_insert((0, now));
+        let calls = self.all > before && now.duration_since(since) >= Duration::from_nanos(Share::STRETCH_NS);
+        if calls {
+            self.room = Some((self.all, now));
+        }
+        calls
+    }
+
     /// At most once a second, as repeats are reported.
     fn warn(&mut self, now: Instant) {
         let often = self.at.is_some_and(|at| now.duration_since(at) < Duration::from_secs(1));
         if self.all > self.warned && !often {
             tracing::warn!(
                 dropped = self.all - self.warned,
-                "more kinds of refusals than are reported in a second; they are counted"
+                "more kinds of refusals than are reported; they are counted"
             );
             (self.warned, self.at) = (self.all, Some(now));
         }
