@@ -32,9 +32,11 @@ impl Events {
         })
     }
 
-    /// Hands over every record that is ready. Polling is edge-triggered: what is not drained is not announced again.
-    pub fn drain(&mut self, mut each: impl FnMut(Event)) {
-        while let Some(record) = self.ring.next() {
+    /// Hands over what is ready, but no more than `most` records: while refusals go on there may always be another. poll(2)
+    /// tells of what is left at once; edge-triggered interfaces do not.
+    pub fn drain(&mut self, most: usize, mut each: impl FnMut(Event)) {
+        for _ in 0..most {
+            let Some(record) = self.ring.next() else { break };
             // A record of another length is another version's; the kernel holds none, since the maps are ours.
             if let Ok(event) = bytemuck::try_pod_read_unaligned(&record) {
                 each(event);

@@ -24,6 +24,9 @@ use crate::control;
 /// Held back repeats are looked after this often.
 const TICK: Duration = Duration::from_millis(100);
 
+/// So many records are taken before held back repeats are looked after.
+const BATCH: usize = 256;
+
 /// The thread that drains and reports.
 #[derive(Debug)]
 pub(super) struct Refusals {
@@ -132,8 +135,8 @@ impl Drain {
         priority::first();
         loop {
             let stopping = self.wait(stop);
-            self.drain();
-            if stopping {
+            let drained = self.drain();
+            if stopping && drained < BATCH {
                 break;
             }
         }
@@ -161,7 +164,9 @@ impl Drain {
         }
     }
 
-    fn drain(&mut self) {
+    /// Takes records; tells how many.
+    fn drain(&mut self) -> usize {
+        let mut drained = 0;
         let Self { events, enricher, lines, coalescer, counters, looked, pacer, .. } = self;
         let now = Instant::now();
         pacer.begin();
@@ -185,7 +190,8 @@ impl Drain {
             let mut all = counters.departures.lock().unwrap_or_else(PoisonError::into_inner);
             *all = (all.0 + 1, Some(departed));
         });
-        events.drain(|event| {
+        events.drain(BATCH, |event| {
+            drained += 1;
             coalescer.take(
                 &event,
                 Instant::now(),
@@ -197,13 +203,13 @@ impl Drain {
         counters
             .refusals
             .store(coalescer.taken() + counters.dropped.load(Ordering::Relaxed), Ordering::Relaxed);
-        if now.duration_since(*looked) < TICK {
-            return;
+        if now.duration_since(*looked) >= TICK {
+            *looked = now;
+            if let Err(error) = self.look(now) {
+                tracing::warn!(%error, "not all refusals can be reported");
+            }
         }
-        *looked = now;
-        if let Err(error) = self.look(now) {
-            tracing::warn!(%error, "not all refusals can be reported");
-        }
+        drained
     }
 
     /// Looks at what the kernel counts and makes no record of.
