@@ -42,7 +42,10 @@ pub const UNCOUNTED: u32 = 0xffff;
 /// The same for a socket that can name a source of its own choice: what it sends on loopback is looked at.
 const UNCOUNTED_DATAGRAMS: u32 = 0xfffe;
 
-const _: () = assert!(bulkhead_common::COUNTERS <= UNCOUNTED_DATAGRAMS);
+/// Beside a connection's bucket: its packets stay in their network namespace.
+const ON_LOOPBACK: u32 = 1 << 14;
+
+const _: () = assert!(bulkhead_common::COUNTERS <= ON_LOOPBACK);
 
 /// How many jiffies a verdict lasts at most, as a power of two: a second with the usual 250 a second (CONFIG_HZ), a
 /// quarter of it with 1,000, two and a half with 100.
@@ -83,11 +86,18 @@ impl Moment {
         self.0 << 16 | u64::from(bucket)
     }
 
-    /// The word to keep for datagrams with this hash. Both epochs only grow, so their sum is another one after either has.
+    /// This moment for a datagram. On this host it also passes as soon as another socket may have its sender's or its
+    /// receiver's place. Both epochs only grow, so their sum is another one after either has.
     #[inline(always)]
-    fn word_for(self, hash: u64, on_loopback: bool, bucket: u32) -> u64 {
-        let datagrams = if on_loopback { u64::from(epoch(Epoch::Datagrams)) << 16 } else { 0 };
-        (self.0.wrapping_add(datagrams).wrapping_add(hash)) << 16 | u64::from(bucket)
+    pub fn for_datagrams(self, on_loopback: Fact) -> Self {
+        let datagrams = u64::from(epoch(Epoch::Datagrams)) * u64::from(on_loopback.bits());
+        Self(forget64(if self.0 == 0 { 0 } else { (self.0 + (datagrams << 16)) << 16 >> 16 }))
+    }
+
+    /// The word to keep for datagrams with this hash.
+    #[inline(always)]
+    fn word_for(self, hash: u64, bucket: u32) -> u64 {
+        self.0.wrapping_add(hash) << 16 | u64::from(bucket)
     }
 }
 
@@ -114,14 +124,19 @@ pub unsafe fn passes(
         return None;
     }
     if let Some(bucket) = bucket_of(state.passes, moment.word(0)) {
-        let holds = match bucket {
-            UNCOUNTED => true,
-            UNCOUNTED_DATAGRAMS => !(on_loopback.holds() && matches!(way, Direction::Egress)),
-            // A connection's socket may be made a listener, which has many peers.
-            // SAFETY: the caller vouches for `sk`.
-            _ => (unsafe { (*sk).state }) != socket::TCP_LISTEN,
-        };
-        return holds.then_some(if bucket == UNCOUNTED_DATAGRAMS { UNCOUNTED } else { bucket });
+        if bucket == UNCOUNTED {
+            return Some(UNCOUNTED);
+        }
+        if bucket == UNCOUNTED_DATAGRAMS {
+            return (!(on_loopback.holds() && matches!(way, Direction::Egress))).then_some(UNCOUNTED);
+        }
+        // A connection's socket may be made a listener, which has many peers, and its packets may be sent another way by
+        // options that are set later (IP_OPTIONS, IPV6_RTHDR).
+        // SAFETY: the caller vouches for `sk`.
+        let holds = bucket & ON_LOOPBACK == on_loopback.bits() * ON_LOOPBACK
+            && (unsafe { (*sk).state }) != socket::TCP_LISTEN
+            && is_plain_tcp(skb) != 0;
+        return holds.then_some(bucket & !ON_LOOPBACK);
     }
     let kept = state.passed[way as usize];
     if kept == 0 {
@@ -129,7 +144,7 @@ pub unsafe fn passes(
     }
     match hash_of(skb, on_loopback.bits()) {
         0 => None,
-        hash => bucket_of(kept, moment.word_for(hash, on_loopback.holds(), 0)),
+        hash => bucket_of(kept, moment.for_datagrams(on_loopback).word_for(hash, 0)),
     }
 }
 
@@ -188,11 +203,11 @@ extern "C" fn keep_passed(skb: *mut __sk_buff, moment: u64, outcome: u64, kept: 
     if is_tcp {
         // A listener has many peers.
         if connection != socket::TCP_LISTEN {
-            state.passes = moment.word(bucket);
+            state.passes = moment.word(if on_loopback { bucket | ON_LOOPBACK } else { bucket });
         }
     } else {
         let hash = hash_of(skb, u32::from(on_loopback));
-        let word = moment.word_for(hash, on_loopback, bucket);
+        let word = moment.word_for(hash, bucket);
         if hash == 0 {
             return 0;
         }
@@ -211,6 +226,13 @@ pub fn forget(state: &mut SocketState) {
     state.passes = 0;
     state.passed = [0; 2];
 }
+
+/// First byte of an IPv4 header without options: version 4, five words (RFC 791 section 3.1).
+const V4: u8 = 4 << 4 | 5;
+/// Upper half of an IPv6 header's first byte.
+const V6: u8 = 6;
+/// In the second word of an IPv4 header: more fragments follow, or this is not the first.
+const FRAGMENT: u32 = 0x3fff_u32.to_be();
 
 /// A verdict's hash, as it grows.
 struct Hash([u64; 2]);
@@ -256,6 +278,31 @@ unsafe fn load(at: *const u8) -> u32 {
     unsafe { at.cast::<u32>().read_volatile() }
 }
 
+/// Is this TCP that goes where its addresses say: an IPv4 header without options and no fragment, or an IPv6 header without
+/// extensions? 1 or 0. A global function to the kernel, as the next one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn is_plain_tcp(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: the program's context. Every access is within what was compared with the end of the linear data.
+    unsafe {
+        let data = (*skb).data as usize as *const u8;
+        let end = (*skb).data_end as usize as *const u8;
+        // Either header with what must follow is at least as long.
+        if data.add(40) > end {
+            return 0;
+        }
+        let first = data.read_volatile();
+        let protocol = if first == V4 && load(data.add(4)) & FRAGMENT == 0 {
+            data.add(9).read_volatile()
+        } else if first >> 4 == V6 {
+            data.add(6).read_volatile()
+        } else {
+            return 0;
+        };
+        u32::from(protocol == Protocol::TCP.0)
+    }
+}
+
 /// What a datagram's addresses, ports and protocol hash to, in 48 bits. 0: packets like this are always decided.
 ///
 /// Only plain UDP: an IPv4 header without options and no fragment, or an IPv6 header without extensions. A global
@@ -268,8 +315,6 @@ pub extern "C" fn hash_of(skb: *mut __sk_buff, on_loopback: u32) -> u64 {
 
 #[inline(always)]
 fn hash(skb: *mut __sk_buff, on_loopback: u32) -> Option<u64> {
-    const V4: u8 = 4 << 4 | 5;
-    const V6: u8 = 6;
     // SAFETY: the program's context. Every access is within what was compared with the end of the linear data.
     unsafe {
         let data = (*skb).data as usize as *const u8;
@@ -281,8 +326,6 @@ fn hash(skb: *mut __sk_buff, on_loopback: u32) -> Option<u64> {
         let first = data.read_volatile();
         let protocol;
         if first == V4 {
-            // More fragments follow, or this is not the first (RFC 791 section 3.1).
-            const FRAGMENT: u32 = 0x3fff_u32.to_be();
             if load(data.add(4)) & FRAGMENT != 0 {
                 return None;
             }

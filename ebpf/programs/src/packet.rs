@@ -121,7 +121,8 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
     let mut passage = Passage {
         skb,
         state,
-        moment,
+        // Before anything is asked about the other end.
+        moment: if stream.is_null() { moment.for_datagrams(on_loopback) } else { moment },
         stream,
         generation,
         local: forget_local(local),

@@ -6,6 +6,7 @@
 
 mod beginnings;
 mod crowds;
+mod detours;
 mod lifecycle;
 mod modes;
 mod recorded;

@@ -21,7 +21,7 @@ pub(crate) enum Proof {
 }
 
 /// All of them. bpf-linker's and Debian's compiler's own are not here: they depend on the way taken.
-pub(crate) const PACKAGES: [Package; 17] = [
+pub(crate) const PACKAGES: [Package; 18] = [
     Package { name: "gcc", proof: Proof::Program("cc"), why: "links what rustc compiles" },
     Package { name: "g++", proof: Proof::Program("c++"), why: "compiles libFuzzer for the fuzz targets" },
     Package {
@@ -63,6 +63,11 @@ pub(crate) const PACKAGES: [Package; 17] = [
         name: "nftables",
         proof: Proof::Program("nft"),
         why: "what `cargo xtask bench datapath` compares with",
+    },
+    Package {
+        name: "perl-base",
+        proof: Proof::Program("perl"),
+        why: "a test's caller that sets socket options of its own",
     },
     Package { name: "iperf3", proof: Proof::Program("iperf3"), why: "measures what a connection carries" },
     Package { name: "xz-utils", proof: Proof::Program("xz"), why: "unpacks those kernels" },
