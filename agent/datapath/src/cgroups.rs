@@ -1,5 +1,7 @@
 //! Who is in which cgroup: tables that the programs write, too, as cgroups come and go.
 
+use std::sync::Arc;
+
 use aya::{
     Ebpf,
     maps::{Array, ArrayOfMaps, HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
@@ -10,21 +12,13 @@ use crate::{DatapathError, tables::take, wire::Wire};
 
 /// Who is in which cgroup, as a generation begins.
 #[derive(Clone, Copy, Debug)]
-pub enum Cgroups<'a> {
-    /// As in the generation in force, which must be of the same policy: the same tables.
-    Kept,
-    /// As in the generation in force, which must be of the same policy, with more room. Nothing that the programs write
-    /// meanwhile is lost.
-    Grown,
-    /// This.
-    New {
-        /// cgroup id -> endpoint; [`UNPLACED`](bulkhead_common::UNPLACED) -> what those are for which there is no room.
-        endpoints: &'a [(u64, Endpoint)],
-        /// cgroup id -> where it stands among the selectors.
-        followed: &'a [(u64, u32)],
-        /// (prefix length, state and name) -> what a new cgroup of this name is.
-        names: &'a [(u32, NameKey, NameEntry)],
-    },
+pub struct Cgroups<'a> {
+    /// cgroup id -> endpoint; [`UNPLACED`](bulkhead_common::UNPLACED) -> what those are for which there is no room.
+    pub endpoints: &'a [(u64, Endpoint)],
+    /// cgroup id -> where it stands among the selectors.
+    pub followed: &'a [(u64, u32)],
+    /// (prefix length, state and name) -> what a new cgroup of this name is.
+    pub names: &'a [(u32, NameKey, NameEntry)],
 }
 
 type Endpoints = HashMap<MapData, u64, Wire<Endpoint>>;
@@ -55,18 +49,17 @@ pub(crate) struct CgroupTables {
     followed: ArrayOfMaps<MapData, Followed>,
     names: ArrayOfMaps<MapData, Names>,
     crowded: Array<MapData, Wire<Crowded>>,
-    active: Option<Active>,
 }
 
-/// The tables of the slot in force.
-struct Active {
+/// The tables of one generation.
+pub(crate) struct CgroupTable {
     slot: u32,
     room: usize,
     /// What had found no room in the tables before these.
     missing: Crowded,
     endpoints: Endpoints,
     followed: Followed,
-    names: Names,
+    names: Arc<Names>,
 }
 
 impl CgroupTables {
@@ -76,40 +69,26 @@ impl CgroupTables {
             followed: take(ebpf, "FOLLOWED")?,
             names: take(ebpf, "NAMES")?,
             crowded: take(ebpf, "CROWDED")?,
-            active: None,
         })
     }
 
-    /// Fills a slot that is not in force. The programs write it from then on.
-    pub(crate) fn fill(&mut self, slot: u32, cgroups: Cgroups<'_>) -> Result<(), MapError> {
-        match cgroups {
-            Cgroups::New { endpoints, followed, names } => self.fill_new(slot, endpoints, followed, names),
-            Cgroups::Kept => self.fill_shared(slot),
-            Cgroups::Grown => self.fill_grown(slot),
-        }
-    }
-
-    fn fill_new(
-        &mut self,
-        slot: u32,
-        endpoints: &[(u64, Endpoint)],
-        followed: &[(u64, u32)],
-        names: &[(u32, NameKey, NameEntry)],
-    ) -> Result<(), MapError> {
-        let entries = endpoints.len().max(followed.len());
-        let room = 2 * entries + CGROUPS_TO_COME;
+    /// Fills a slot that is not in use. The programs write it from then on.
+    pub(crate) fn fill(&mut self, slot: u32, cgroups: Cgroups<'_>) -> Result<CgroupTable, MapError> {
+        let Cgroups { endpoints, followed, names } = cgroups;
+        let room = 2 * endpoints.len().max(followed.len()) + CGROUPS_TO_COME;
         let (endpoint_table, followed_table) = hashes(room)?;
-        let mut new = Active {
+        let mut name_table = Names::create(size(names.len().max(1)), GROWS)?;
+        for (length, name, entry) in names {
+            name_table.insert(&Key::new(*length, Wire(*name)), Wire(*entry), ANY)?;
+        }
+        let mut new = CgroupTable {
             slot,
             room,
             missing: Crowded::default(),
             endpoints: endpoint_table,
             followed: followed_table,
-            names: Names::create(size(names.len().max(1)), GROWS)?,
+            names: Arc::new(name_table),
         };
-        for (length, name, entry) in names {
-            new.names.insert(&Key::new(*length, Wire(*name)), Wire(*entry), ANY)?;
-        }
         for (cgroup, state) in followed {
             new.followed.insert(cgroup, state, ANY)?;
         }
@@ -117,63 +96,67 @@ impl CgroupTables {
             new.endpoints.insert(cgroup, Wire(*endpoint), ANY)?;
         }
         self.crowded.set(slot, Wire(Crowded::default()), 0)?;
-        self.show(new)
+        self.show(slot, &new)?;
+        Ok(new)
     }
 
-    /// The same tables in another slot.
-    fn fill_shared(&mut self, slot: u32) -> Result<(), MapError> {
-        let Some(active) = self.active.take() else { return Ok(()) };
-        let crowded = self.crowded.get(&active.slot, 0)?;
+    /// The same tables in another slot that is not in use: see [`CgroupTable::moved_to`].
+    pub(crate) fn share(&mut self, slot: u32, table: &CgroupTable) -> Result<(), MapError> {
+        let crowded = self.crowded.get(&table.slot, 0)?;
         self.crowded.set(slot, crowded, 0)?;
-        self.show(Active { slot, ..active })
+        self.show(slot, table)
     }
 
-    /// Larger tables with the same entries. The programs see them before they are filled, so that no cgroup made
-    /// meanwhile is missing: what they cannot tell yet is unidentified until it is copied, or until the agent tells.
-    fn fill_grown(&mut self, slot: u32) -> Result<(), MapError> {
-        let Some(room) = self.active.as_ref().map(|old| 2 * old.room) else { return Ok(()) };
+    /// Larger tables with the same entries, in a slot that is not in use. The programs see them before they are filled, so
+    /// that no cgroup made meanwhile is missing: what they cannot tell yet is unidentified until it is copied, or until
+    /// the agent tells.
+    pub(crate) fn grow(&mut self, slot: u32, old: &CgroupTable) -> Result<CgroupTable, MapError> {
+        let room = 2 * old.room;
         let (endpoints, followed) = hashes(room)?;
-        let Some(old) = self.active.take() else { return Ok(()) };
         let before = self.crowded.get(&old.slot, 0)?;
         self.crowded.set(slot, Wire(Crowded { unfollowed: 1, ..Crowded::default() }), 0)?;
-        self.show(Active { slot, room, missing: before.0, endpoints, followed, names: old.names })?;
-        if let Some(new) = &mut self.active {
-            for entry in &old.followed {
-                let (cgroup, state) = entry?;
-                new.followed.insert(cgroup, state, ANY)?;
-            }
-            for entry in &old.endpoints {
-                let (cgroup, endpoint) = entry?;
-                new.endpoints.insert(cgroup, endpoint, ANY)?;
-            }
+        let names = Arc::clone(&old.names);
+        let mut new = CgroupTable { slot, room, missing: before.0, endpoints, followed, names };
+        self.show(slot, &new)?;
+        for entry in &old.followed {
+            let (cgroup, state) = entry?;
+            new.followed.insert(cgroup, state, ANY)?;
+        }
+        for entry in &old.endpoints {
+            let (cgroup, endpoint) = entry?;
+            new.endpoints.insert(cgroup, endpoint, ANY)?;
         }
         // What found no room is still missing.
-        self.crowded.set(slot, before, 0)
+        self.crowded.set(slot, before, 0)?;
+        Ok(new)
     }
 
     /// Lets the programs see the tables of a slot: names last, since without them they write nothing.
-    fn show(&mut self, tables: Active) -> Result<(), MapError> {
-        self.endpoints.set(tables.slot, &tables.endpoints, 0)?;
-        self.followed.set(tables.slot, &tables.followed, 0)?;
-        self.names.set(tables.slot, &tables.names, 0)?;
-        self.active = Some(tables);
-        Ok(())
+    fn show(&mut self, slot: u32, tables: &CgroupTable) -> Result<(), MapError> {
+        self.endpoints.set(slot, &tables.endpoints, 0)?;
+        self.followed.set(slot, &tables.followed, 0)?;
+        self.names.set(slot, &tables.names, 0)
     }
 
     /// Has something found no room in these tables?
-    pub(crate) fn crowded(&self) -> Result<bool, MapError> {
-        let Some(active) = &self.active else { return Ok(false) };
-        Ok(self.crowded.get(&active.slot, 0)?.0 != active.missing)
+    pub(crate) fn crowded(&self, table: &CgroupTable) -> Result<bool, MapError> {
+        Ok(self.crowded.get(&table.slot, 0)?.0 != table.missing)
     }
 
     /// Whatever had found no room before these tables has been told now.
-    pub(crate) fn settled(&mut self) -> Result<(), MapError> {
-        let Some(active) = &mut self.active else { return Ok(()) };
-        if self.crowded.get(&active.slot, 0)?.0 == active.missing {
-            active.missing = Crowded::default();
-            self.crowded.set(active.slot, Wire(Crowded::default()), 0)?;
+    pub(crate) fn settled(&mut self, table: &mut CgroupTable) -> Result<(), MapError> {
+        if self.crowded.get(&table.slot, 0)?.0 == table.missing {
+            table.missing = Crowded::default();
+            self.crowded.set(table.slot, Wire(Crowded::default()), 0)?;
         }
         Ok(())
+    }
+}
+
+impl CgroupTable {
+    /// After [`CgroupTables::share`].
+    pub(crate) fn moved_to(self, slot: u32) -> Self {
+        Self { slot, ..self }
     }
 
     /// Tells what a cgroup is and where it stands; true if the kernel had held otherwise.
@@ -183,11 +166,10 @@ impl CgroupTables {
         endpoint: Option<Endpoint>,
         state: u32,
     ) -> Result<bool, MapError> {
-        let Some(active) = &mut self.active else { return Ok(false) };
         // First where it stands: what is made in it meanwhile is told by that.
         let state = (state != STATE_DEAD).then_some(state);
-        correct(&mut active.followed, cgroup, state, |a, b| a == b)?;
-        correct(&mut active.endpoints, cgroup, endpoint.map(Wire), |a, b| a.0 == b.0)
+        correct(&mut self.followed, cgroup, state, |a, b| a == b)?;
+        correct(&mut self.endpoints, cgroup, endpoint.map(Wire), |a, b| a.0 == b.0)
     }
 }
 

@@ -83,10 +83,10 @@ impl Counters {
         Ok(traffic)
     }
 
-    /// Takes over what generations before `oldest` have counted, and frees their buckets. They must have been out of force
-    /// for longer than a packet takes.
-    pub(crate) fn retire(&mut self, oldest: u32) -> Result<(), DatapathError> {
-        let past: Vec<_> = self.kinds().filter(|(key, _)| key.generation < oldest).collect();
+    /// Takes over what past generations have counted, and frees their buckets. They must have been out of force for longer
+    /// than a packet takes.
+    pub(crate) fn retire(&mut self, is_past: impl Fn(u32) -> bool) -> Result<(), DatapathError> {
+        let past: Vec<_> = self.kinds().filter(|(key, _)| is_past(key.generation)).collect();
         for (key, bucket) in past {
             self.free_bucket(&key, bucket)
                 .map_err(DatapathError::map("free the counters of a past generation"))?;

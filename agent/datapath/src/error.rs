@@ -83,6 +83,12 @@ pub enum DatapathError {
         /// Why.
         source: ProgramError,
     },
+    /// A generation that the kernel does not hold, or no longer.
+    #[error("the kernel does not hold generation {number} any more")]
+    Generation {
+        /// Its number.
+        number: u32,
+    },
     /// A map could not be made, read or written.
     #[error("cannot {action}")]
     Map {

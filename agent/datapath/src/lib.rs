@@ -24,6 +24,7 @@ mod wire;
 use std::{
     fs::File,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aya::{
@@ -43,7 +44,7 @@ pub use self::{
     error::DatapathError,
     events::Events,
     security::Unguarded,
-    tables::{Edits, Generation},
+    tables::{Edits, Generation, Renewal},
 };
 use self::{counters::Counters, older::Sockets, tables::Tables};
 
@@ -109,11 +110,44 @@ impl Datapath {
         Ok(Self { ebpf, cgroup_root: cgroup_root.to_owned(), tables, counters, sockets, events })
     }
 
-    /// Fills a free slot with `generation` and switches to it with one write.
+    /// Fills a free slot with `generation` and switches to it with one write. It is in force for good, and no other
+    /// generation is held any more.
     pub fn install(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
         self.tables.install(generation)?;
-        // The one before is still there to fall back to; those before that have judged nothing since it was installed.
-        self.counters.retire(generation.number.saturating_sub(1))
+        self.retire()
+    }
+
+    /// The same for a while: then the generation that is in force now is so again, by the kernel alone, unless this one is
+    /// [confirmed](Self::confirm). What is in force for a while itself is not gone back to, but what was before it.
+    pub fn install_for(&mut self, generation: &Generation<'_>, time: Duration) -> Result<(), DatapathError> {
+        self.tables.install_for(generation, time)?;
+        self.retire()
+    }
+
+    /// What is in force now stays so: a deadline that has not passed is lifted. Tells the number of the generation.
+    pub fn confirm(&mut self) -> Result<Option<u32>, DatapathError> {
+        self.tables.confirm()
+    }
+
+    /// Does not wait for the deadline: what was in force before is so again. Tells the number of the generation.
+    pub fn roll_back(&mut self) -> Result<Option<u32>, DatapathError> {
+        self.tables.roll_back()
+    }
+
+    /// Number of the generation in force: after its deadline that of the one before it. None: nothing is refused.
+    pub fn in_force(&self) -> Option<u32> {
+        self.tables.in_force()
+    }
+
+    /// New tables for a generation that is held, in place of those that it has.
+    pub fn renew(&mut self, of: u32, renewal: &Renewal<'_>) -> Result<(), DatapathError> {
+        self.tables.renew(of, renewal)?;
+        self.retire()
+    }
+
+    fn retire(&mut self) -> Result<(), DatapathError> {
+        let counting = self.tables.counting();
+        self.counters.retire(|generation| !counting.contains(&generation))
     }
 
     /// All traffic that was judged since the start.
@@ -121,15 +155,15 @@ impl Datapath {
         self.counters.traffic()
     }
 
-    /// The traffic that the active generation and the one before it have judged, by kind.
+    /// The traffic that the generations held and those just replaced have judged, by kind.
     pub fn counters(&self) -> Result<Vec<(CounterKey, Counter)>, DatapathError> {
         self.counters.read()
     }
 
-    /// Edits the tables of the active generation in place. After an error install a whole one: the tables are as at some
-    /// moment between before and after. They may be full, for each holds so many entries more than it began with.
-    pub fn edit(&mut self, edits: &Edits<'_>) -> Result<(), DatapathError> {
-        self.tables.edit(edits)
+    /// Edits the tables of a generation in place. After an error [renew](Self::renew) it: the tables are as at some moment
+    /// between before and after. They may be full, for each holds so many entries more than it began with.
+    pub fn edit(&mut self, of: u32, edits: &Edits<'_>) -> Result<(), DatapathError> {
+        self.tables.edit(of, edits)
     }
 
     /// Attaches all programs, those that judge to the cgroup root, and tags the sockets that are already open.
@@ -186,27 +220,28 @@ impl Datapath {
             .map_err(|source| DatapathError::Program { name, source })
     }
 
-    /// Tells what a cgroup is, if it is not what the one above it is, and where it stands among the selectors: nothing
-    /// is written where the programs have found the same. After an error [install](Self::install) a generation.
+    /// Tells what a cgroup is to a generation, if it is not what the one above it is, and where it stands among the
+    /// selectors: nothing is written where the programs have found the same. After an error [renew](Self::renew) it.
     pub fn identify(
         &mut self,
+        of: u32,
         cgroup: u64,
         endpoint: Option<Endpoint>,
         state: u32,
     ) -> Result<(), DatapathError> {
-        self.tables.identify(cgroup, endpoint, state)
+        self.tables.identify(of, cgroup, endpoint, state)
     }
 
-    /// Has a cgroup found no room? Then those that are newer and in no workload are refused everything. Install a
-    /// generation with [`Cgroups::Grown`], identify every cgroup, and say that all is
+    /// Has a cgroup found no room in a generation's tables? Then those that are newer and in no workload are refused
+    /// everything. [Renew](Self::renew) it with [more room](Renewal::grows), identify every cgroup, and say that all is
     /// [settled](Self::settled).
-    pub fn crowded(&self) -> Result<bool, DatapathError> {
-        self.tables.crowded()
+    pub fn crowded(&self, of: u32) -> Result<bool, DatapathError> {
+        self.tables.crowded(of)
     }
 
-    /// Every cgroup that is there has been identified: whatever is in no workload is nobody's.
-    pub fn settled(&mut self) -> Result<(), DatapathError> {
-        self.tables.settled()
+    /// Every cgroup that is there has been identified to a generation: whatever is in no workload is nobody's.
+    pub fn settled(&mut self, of: u32) -> Result<(), DatapathError> {
+        self.tables.settled(of)
     }
 
     /// The stream of refusals; can be taken once.

@@ -1,4 +1,6 @@
-//! The tables of the generations: fill a free slot, switch with one write, edit the live one.
+//! The tables of the generations: fill a free slot, switch with one write, edit those in use.
+
+use std::time::{Duration, Instant};
 
 use aya::{
     Ebpf,
@@ -7,11 +9,14 @@ use aya::{
 use bulkhead_common::{
     Address, Endpoint, GenerationInfo, PeerEntry, PolicyKey, PolicyValue, SLOTS, StateWord,
 };
-use rustix::time::{ClockId, clock_gettime};
+use rustix::{
+    thread::{MembarrierCommand, membarrier},
+    time::{ClockId, clock_gettime},
+};
 
 use crate::{
     DatapathError,
-    cgroups::{CgroupTables, Cgroups},
+    cgroups::{CgroupTable, CgroupTables, Cgroups},
     wire::Wire,
 };
 
@@ -50,7 +55,26 @@ const GROWS: u32 = 1;
 /// takes no memory.
 const ENTRIES_TO_COME: usize = 65_536;
 
-/// The maps of all generations.
+/// A packet that began to be judged this long ago has been judged.
+const LONGER_THAN_A_PACKET: Duration = Duration::from_secs(1);
+
+/// The latest deadline that a [`StateWord`] holds, in milliseconds.
+const LATEST: u64 = (1 << 48) - 1;
+
+/// New tables for a generation that the kernel holds, of the same policy.
+#[derive(Clone, Copy, Debug)]
+pub struct Renewal<'a> {
+    /// Its new number.
+    pub number: u32,
+    /// Shall there be more room for cgroups? Nothing that the programs write meanwhile is lost.
+    pub grows: bool,
+    /// As in [`Generation::peers`].
+    pub peers: &'a [(Address, u32, PeerEntry)],
+    /// As in [`Generation::policy`].
+    pub policy: &'a [(u32, PolicyKey, PolicyValue)],
+}
+
+/// The maps of all generations, and which of them stands for what.
 pub(crate) struct Tables {
     state: Array<MapData, Wire<StateWord>>,
     epoch: Array<MapData, u64>,
@@ -58,15 +82,57 @@ pub(crate) struct Tables {
     cgroups: CgroupTables,
     peers: ArrayOfMaps<MapData, Peers>,
     policy: ArrayOfMaps<MapData, Policy>,
-    active: Option<Active>,
+    held: Vec<Held>,
+    standing: Standing,
+    /// When each slot went out of use: a packet on its way may still be judged by it.
+    left: [Option<Instant>; SLOTS as usize],
+    /// Numbers of the generations that went out of use at last.
+    leaving: Vec<u32>,
     edits: u64,
 }
 
-/// The slot in force, and its tables, which are edited in place.
-struct Active {
+/// The tables of one generation, which are edited in place.
+struct Held {
+    number: u32,
     slot: u32,
+    cgroups: CgroupTable,
     peers: Peers,
     policy: Policy,
+}
+
+/// Which slots are in use, and for what.
+#[derive(Clone, Copy, Debug, Default)]
+struct Standing {
+    active: Option<u32>,
+    /// What is in force from the deadline on, and the deadline in milliseconds of `CLOCK_BOOTTIME`.
+    fallback: Option<(u32, u64)>,
+    shadow: Option<u32>,
+}
+
+impl Standing {
+    fn uses(&self, slot: u32) -> bool {
+        let fallback = self.fallback.map(|(slot, _)| slot);
+        [self.active, fallback, self.shadow].contains(&Some(slot))
+    }
+
+    /// With `to` in place of `from`.
+    fn replaced(self, from: u32, to: u32) -> Self {
+        let replaced = |slot: u32| if slot == from { to } else { slot };
+        Self {
+            active: self.active.map(replaced),
+            fallback: self.fallback.map(|(slot, deadline)| (replaced(slot), deadline)),
+            shadow: self.shadow.map(replaced),
+        }
+    }
+
+    fn word(&self) -> StateWord {
+        let active = self.active.unwrap_or(0);
+        let word = match self.fallback {
+            None => StateWord::settled(active),
+            Some((previous, deadline)) => StateWord::until(active, previous, deadline),
+        };
+        self.shadow.map_or(word, |shadow| word.beside(shadow))
+    }
 }
 
 impl Tables {
@@ -78,68 +144,193 @@ impl Tables {
             cgroups: CgroupTables::take(ebpf)?,
             peers: take(ebpf, "PEERS")?,
             policy: take(ebpf, "POLICY")?,
-            active: None,
+            held: Vec::new(),
+            standing: Standing::default(),
+            left: [None; SLOTS as usize],
+            leaving: Vec::new(),
             edits: 0,
         })
     }
 
+    /// In force for good, and no other.
     pub(crate) fn install(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
-        // The slot after the active one is never the one before it: both stay whole while the new one is filled.
-        let slot = self.active.as_ref().map_or(0, |active| (active.slot + 1) % SLOTS);
+        let slot = self.fill(generation)?;
+        self.switch(Standing { active: Some(slot), ..Standing::default() })
+    }
+
+    /// In force for a while, then again what is in force now, or, if that is so for a while only, what was before it.
+    pub(crate) fn install_for(
+        &mut self,
+        generation: &Generation<'_>,
+        time: Duration,
+    ) -> Result<(), DatapathError> {
+        let previous = self.lasting_slot();
+        let slot = self.fill(generation)?;
+        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let deadline = now_ms().saturating_add(time).min(LATEST);
+        let fallback = previous.map(|previous| (previous, deadline));
+        self.switch(Standing { active: Some(slot), fallback, shadow: None })
+    }
+
+    /// What is in force stays so. Tells its number.
+    pub(crate) fn confirm(&mut self) -> Result<Option<u32>, DatapathError> {
+        let active = self.in_force_slot();
+        self.switch(Standing { active, fallback: None, ..self.standing })?;
+        Ok(self.in_force())
+    }
+
+    /// Back to what was in force before. Tells its number.
+    pub(crate) fn roll_back(&mut self) -> Result<Option<u32>, DatapathError> {
+        let active = self.lasting_slot();
+        self.switch(Standing { active, fallback: None, ..self.standing })?;
+        Ok(self.in_force())
+    }
+
+    /// New tables in place of those of generation `of`.
+    pub(crate) fn renew(&mut self, of: u32, renewal: &Renewal<'_>) -> Result<(), DatapathError> {
+        let at = self.position(of)?;
+        let slot = self.free_slot();
+        let fill = DatapathError::map("fill larger tables");
+        let (peers, policy) =
+            (fill_peers(renewal.peers).map_err(&fill)?, fill_policy(renewal.policy).map_err(&fill)?);
+        let old = &self.held[at];
+        let grown = if renewal.grows {
+            Some(self.cgroups.grow(slot, &old.cgroups).map_err(&fill)?)
+        } else {
+            self.cgroups.share(slot, &old.cgroups).map_err(&fill)?;
+            None
+        };
+        self.show(slot, renewal.number, &peers, &policy)?;
+        let old = self.held.swap_remove(at);
+        let cgroups = grown.unwrap_or_else(|| old.cgroups.moved_to(slot));
+        self.held.push(Held { number: renewal.number, slot, cgroups, peers, policy });
+        self.leave(old.slot, old.number);
+        self.switch(self.standing.replaced(old.slot, slot))
+    }
+
+    /// Fills a slot that is not in use; tells which.
+    fn fill(&mut self, generation: &Generation<'_>) -> Result<u32, DatapathError> {
+        let slot = self.free_slot();
         let fill = DatapathError::map("fill the tables of the new generation");
+        let peers = fill_peers(generation.peers).map_err(&fill)?;
+        let policy = fill_policy(generation.policy).map_err(&fill)?;
+        let cgroups = self.cgroups.fill(slot, generation.cgroups).map_err(&fill)?;
+        self.show(slot, generation.number, &peers, &policy)?;
+        self.held.push(Held { number: generation.number, slot, cgroups, peers, policy });
+        Ok(slot)
+    }
 
-        let mut peers = Peers::create(room(generation.peers.len()), GROWS).map_err(&fill)?;
-        for (address, length, peer) in generation.peers {
-            peers.insert(&Key::new(*length, Wire(*address)), Wire(*peer), 0).map_err(&fill)?;
-        }
-        let mut policy = Policy::create(room(generation.policy.len()), GROWS).map_err(&fill)?;
-        let clock = Clock::now();
-        for (length, key, value) in generation.policy {
-            policy.insert(&Key::new(*length, Wire(*key)), Wire(clock.value(value)), 0).map_err(&fill)?;
-        }
+    /// Puts tables into a slot that is not in use.
+    fn show(&mut self, slot: u32, number: u32, peers: &Peers, policy: &Policy) -> Result<(), DatapathError> {
+        let fill = DatapathError::map("show the programs a new generation");
+        self.peers.set(slot, peers, 0).map_err(&fill)?;
+        self.policy.set(slot, policy, 0).map_err(&fill)?;
+        let info = GenerationInfo { number, ..GenerationInfo::default() };
+        self.generations.set(slot, Wire(info), 0).map_err(&fill)
+    }
 
-        self.cgroups.fill(slot, generation.cgroups).map_err(&fill)?;
-        self.peers.set(slot, &peers, 0).map_err(&fill)?;
-        self.policy.set(slot, &policy, 0).map_err(&fill)?;
-        let info = GenerationInfo { number: generation.number, ..GenerationInfo::default() };
-        self.generations.set(slot, Wire(info), 0).map_err(&fill)?;
+    /// A slot that nothing is judged by. There is always one: a generation in force, one before it and a shadow take three.
+    fn free_slot(&mut self) -> u32 {
+        // What is neither in force nor anything else was left behind by an error.
+        self.held.retain(|held| self.standing.uses(held.slot));
+        let free = (0..SLOTS).filter(|slot| !self.standing.uses(*slot));
+        let longest_free = free.min_by_key(|slot| self.left[*slot as usize]).unwrap_or(0);
+        if let Some(left) = self.left[longest_free as usize] {
+            wait_for_packets(left);
+        }
+        longest_free
+    }
+
+    /// One write puts generations in and out of force.
+    fn switch(&mut self, standing: Standing) -> Result<(), DatapathError> {
         self.state
-            .set(0, Wire(StateWord::settled(slot)), 0)
-            .map_err(DatapathError::map("switch to the new generation"))?;
-        self.active = Some(Active { slot, peers, policy });
+            .set(0, Wire(standing.word()), 0)
+            .map_err(DatapathError::map("switch to another generation"))?;
+        self.standing = standing;
+        let (held, out) =
+            std::mem::take(&mut self.held).into_iter().partition(|held| standing.uses(held.slot));
+        self.held = held;
+        for Held { slot, number, .. } in out {
+            self.leave(slot, number);
+        }
         self.bump_epoch()
     }
 
-    /// Edits the live tables. After an error they are as at some moment between before and after.
-    pub(crate) fn edit(&mut self, edits: &Edits<'_>) -> Result<(), DatapathError> {
-        let Some(active) = &mut self.active else { return Ok(()) };
-        let done = active.edit(edits).map_err(DatapathError::map("edit the tables in force"));
+    fn leave(&mut self, slot: u32, number: u32) {
+        self.left[slot as usize] = Some(Instant::now());
+        self.leaving.push(number);
+    }
+
+    /// The slot in force now: after its deadline the one before it.
+    fn in_force_slot(&self) -> Option<u32> {
+        match self.standing.fallback {
+            Some((previous, deadline)) if now_ms() >= deadline => Some(previous),
+            _ => self.standing.active,
+        }
+    }
+
+    /// The slot that is in force for good: without a confirmation the one before.
+    fn lasting_slot(&self) -> Option<u32> {
+        self.standing.fallback.map(|(previous, _)| previous).or(self.standing.active)
+    }
+
+    /// Number of the generation in force now.
+    pub(crate) fn in_force(&self) -> Option<u32> {
+        let slot = self.in_force_slot()?;
+        self.held.iter().find(|held| held.slot == slot).map(|held| held.number)
+    }
+
+    /// Numbers of the generations that may count a packet: those held, and those that went out of use since the last call.
+    pub(crate) fn counting(&mut self) -> Vec<u32> {
+        self.held.iter().map(|held| held.number).chain(std::mem::take(&mut self.leaving)).collect()
+    }
+
+    fn position(&self, number: u32) -> Result<usize, DatapathError> {
+        self.held.iter().position(|held| held.number == number).ok_or(DatapathError::Generation { number })
+    }
+
+    fn of(&mut self, number: u32) -> Result<&mut Held, DatapathError> {
+        let at = self.position(number)?;
+        Ok(&mut self.held[at])
+    }
+
+    /// Edits the tables of a generation. After an error they are as at some moment between before and after.
+    pub(crate) fn edit(&mut self, of: u32, edits: &Edits<'_>) -> Result<(), DatapathError> {
+        let done = self.of(of)?.edit(edits).map_err(DatapathError::map("edit the tables in force"));
         // Some edits may have been made before one failed.
         self.bump_epoch().and(done)
     }
 
-    /// Tells what a cgroup is, if it is not what the one above it is, and where it stands among the selectors.
+    /// Tells what a cgroup is to a generation, if it is not what the one above it is, and where it stands among the
+    /// selectors.
     pub(crate) fn identify(
         &mut self,
+        of: u32,
         cgroup: u64,
         endpoint: Option<Endpoint>,
         state: u32,
     ) -> Result<(), DatapathError> {
-        let identified = self.cgroups.identify(cgroup, endpoint, state);
+        let identified = self.of(of)?.cgroups.identify(cgroup, endpoint, state);
         if identified.map_err(DatapathError::map("give a cgroup its identity"))? {
             self.bump_epoch()?;
         }
         Ok(())
     }
 
-    /// Has a cgroup found no room in the tables?
-    pub(crate) fn crowded(&self) -> Result<bool, DatapathError> {
-        self.cgroups.crowded().map_err(DatapathError::map("ask whether the tables of cgroups are full"))
+    /// Has a cgroup found no room in the tables of a generation?
+    pub(crate) fn crowded(&self, of: u32) -> Result<bool, DatapathError> {
+        let held = &self.held[self.position(of)?];
+        self.cgroups
+            .crowded(&held.cgroups)
+            .map_err(DatapathError::map("ask whether the tables of cgroups are full"))
     }
 
     /// Every cgroup that is there has been told.
-    pub(crate) fn settled(&mut self) -> Result<(), DatapathError> {
-        self.cgroups.settled().map_err(DatapathError::map("note that every cgroup has its identity"))?;
+    pub(crate) fn settled(&mut self, of: u32) -> Result<(), DatapathError> {
+        let at = self.position(of)?;
+        self.cgroups
+            .settled(&mut self.held[at].cgroups)
+            .map_err(DatapathError::map("note that every cgroup has its identity"))?;
         self.bump_epoch()
     }
 
@@ -150,7 +341,7 @@ impl Tables {
     }
 }
 
-impl Active {
+impl Held {
     fn edit(&mut self, edits: &Edits<'_>) -> Result<(), MapError> {
         let clock = Clock::now();
         for (length, key, value) in edits.policy_puts {
@@ -167,6 +358,33 @@ impl Active {
             .policy_removes
             .iter()
             .try_for_each(|(length, key)| self.policy.remove(&Key::new(*length, Wire(*key))))
+    }
+}
+
+fn fill_peers(entries: &[(Address, u32, PeerEntry)]) -> Result<Peers, MapError> {
+    let mut peers = Peers::create(room(entries.len()), GROWS)?;
+    for (address, length, peer) in entries {
+        peers.insert(&Key::new(*length, Wire(*address)), Wire(*peer), 0)?;
+    }
+    Ok(peers)
+}
+
+fn fill_policy(entries: &[(u32, PolicyKey, PolicyValue)]) -> Result<Policy, MapError> {
+    let mut policy = Policy::create(room(entries.len()), GROWS)?;
+    let clock = Clock::now();
+    for (length, key, value) in entries {
+        policy.insert(&Key::new(*length, Wire(*key)), Wire(clock.value(value)), 0)?;
+    }
+    Ok(policy)
+}
+
+/// Waits until no packet is judged any more by what went out of use at `since`.
+fn wait_for_packets(since: Instant) {
+    let rest = LONGER_THAN_A_PACKET.saturating_sub(since.elapsed());
+    // The kernel waits for all programs that are running (`membarrier` in kernel/sched/membarrier.c: `synchronize_rcu`).
+    // It refuses where CPUs run without a tick.
+    if !rest.is_zero() && membarrier(MembarrierCommand::Global).is_err() {
+        std::thread::sleep(rest);
     }
 }
 
@@ -209,6 +427,11 @@ impl Clock {
             future => (future - self.real).saturating_add(self.boot),
         }
     }
+}
+
+/// Milliseconds of `CLOCK_BOOTTIME`.
+fn now_ms() -> u64 {
+    nanoseconds(ClockId::Boottime) / 1_000_000
 }
 
 fn nanoseconds(clock: ClockId) -> u64 {

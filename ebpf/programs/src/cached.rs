@@ -13,10 +13,11 @@ use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::generated::{bpf_jiffies64, bpf_sk_fullsock},
 };
-use bulkhead_common::{Direction, HASH_INPUTS, HASH_KEYS, Outcome, Protocol, Reason, SocketState};
+use bulkhead_common::{Direction, HASH_INPUTS, HASH_KEYS, Outcome, Protocol, Reason, SLOTS, SocketState};
 
 use crate::{
     count,
+    generation::boot_ms,
     maps::{EPOCH, STATE},
     socket,
     verifier::{Fact, forget64},
@@ -47,12 +48,17 @@ const ON_LOOPBACK: u32 = 1 << 14;
 
 const _: () = assert!(bulkhead_common::COUNTERS <= ON_LOOPBACK);
 
+/// Room for the number of a slot.
+pub const SLOT_BITS: u32 = 2;
+
+const _: () = assert!(SLOTS <= 1 << SLOT_BITS);
+
 /// How many jiffies a verdict lasts at most, as a power of two: a second with the usual 250 a second (CONFIG_HZ), a
 /// quarter of it with 1,000, two and a half with 100.
 const LASTING: u32 = 8;
 
-/// 48 bits that change with every edit of the tables, and with time: what is kept lasts for a moment. 0: nothing is to be
-/// kept now.
+/// 48 bits that change with every edit of the tables, with another slot in force, and with time: what is kept lasts for a
+/// moment. 0: nothing is to be kept now.
 ///
 /// Read it before anything is decided: what changes meanwhile belongs to another moment.
 #[derive(Clone, Copy)]
@@ -62,14 +68,16 @@ impl Moment {
     /// Now.
     #[inline(always)]
     pub fn now() -> Self {
-        let moment = match STATE.get(0) {
-            // A deadline switches generations with nobody to tell.
-            Some(state) if !state.has_deadline() => {
-                // SAFETY: the helper only reads the clock.
-                let time = unsafe { bpf_jiffies64() } >> LASTING;
-                u64::from(epoch(Epoch::Tables)) << 16 | time & 0xffff
-            }
-            _ => 0,
+        let Some(state) = STATE.get(0) else { return Self(0) };
+        let now_ms = if state.has_deadline() { boot_ms() } else { 0 };
+        // Nobody tells when a deadline passes. Before, so many packets may be decided anew.
+        let moment = if state.is_pending(now_ms) {
+            0
+        } else {
+            // SAFETY: the helper only reads the clock.
+            let time = unsafe { bpf_jiffies64() } >> LASTING;
+            let tables = u64::from(epoch(Epoch::Tables)) << SLOT_BITS | u64::from(state.slot(now_ms));
+            tables << 16 | time & 0xffff
         };
         Self(forget64(moment))
     }
@@ -91,7 +99,7 @@ impl Moment {
     #[inline(always)]
     pub fn for_datagrams(self, on_loopback: Fact) -> Self {
         let datagrams = u64::from(epoch(Epoch::Datagrams)) * u64::from(on_loopback.bits());
-        Self(forget64(if self.0 == 0 { 0 } else { (self.0 + (datagrams << 16)) << 16 >> 16 }))
+        Self(forget64(if self.0 == 0 { 0 } else { (self.0 + (datagrams << (16 + SLOT_BITS))) << 16 >> 16 }))
     }
 
     /// The word to keep for datagrams with this hash.

@@ -9,7 +9,7 @@ use bulkhead_common::{
 };
 
 use crate::{
-    cached::{Epoch, epoch},
+    cached::{Epoch, SLOT_BITS, epoch},
     maps::{CROWDED, ENDPOINTS, GENERATIONS, PEERS, POLICY, STATE},
     verifier::forget32,
 };
@@ -27,12 +27,18 @@ pub fn boot_ns() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
+/// Milliseconds of the same.
+#[inline(always)]
+pub fn boot_ms() -> u64 {
+    boot_ns() / 1_000_000
+}
+
 impl Generation {
     /// The generation in force.
     #[inline(always)]
     pub fn active() -> Option<Self> {
         let state = *STATE.get(0)?;
-        let now_ms = if state.has_deadline() { boot_ns() / 1_000_000 } else { 0 };
+        let now_ms = if state.has_deadline() { boot_ms() } else { 0 };
         Some(Self { slot: forget32(state.slot(now_ms)) })
     }
 
@@ -51,7 +57,7 @@ impl Generation {
     /// Changes with every edit of its tables, and with another generation.
     #[inline(always)]
     pub fn version(self) -> u64 {
-        u64::from(epoch(Epoch::Tables)) << 2 | u64::from(self.slot)
+        u64::from(epoch(Epoch::Tables)) << SLOT_BITS | u64::from(self.slot)
     }
 
     /// Its number, for reports.

@@ -40,7 +40,7 @@ pub(crate) fn measure() -> Result<()> {
         [(1, Endpoint { subject: SubjectId(1), peer: PeerId::NONE, flags: Endpoint::ISOLATE_EGRESS })];
     let rounds = (1..=ROUNDS)
         .map(|number| {
-            let cgroups = Cgroups::New { endpoints: &endpoints, followed: &[], names: &[] };
+            let cgroups = Cgroups { endpoints: &endpoints, followed: &[], names: &[] };
             let generation = Generation { number, cgroups, peers: &peers, policy: &policy };
             let start = Instant::now();
             datapath.install(&generation)?;

@@ -109,6 +109,16 @@ impl Kernel {
 
     /// Puts tables in force, as if it were `now_ns`.
     pub(crate) fn install(&mut self, compiled: &Compiled, now_ns: u64) -> Result<()> {
+        self.install_as(compiled, now_ns, Datapath::install)
+    }
+
+    /// Hands tables to the datapath, as if it were `now_ns`.
+    pub(crate) fn install_as(
+        &mut self,
+        compiled: &Compiled,
+        now_ns: u64,
+        install: impl FnOnce(&mut Datapath, &Generation<'_>) -> Result<(), DatapathError>,
+    ) -> Result<()> {
         let placed =
             self.workers.iter().map(|workload| workload.named).zip(compiled.endpoints.iter().copied());
         let endpoints: Vec<_> = placed.collect();
@@ -124,12 +134,17 @@ impl Kernel {
         self.generation += 1;
         let generation = Generation {
             number: self.generation,
-            cgroups: Cgroups::New { endpoints: &endpoints, followed: &[], names: &[] },
+            cgroups: Cgroups { endpoints: &endpoints, followed: &[], names: &[] },
             peers: &compiled.peers,
             policy: &policy,
         };
-        lock(&self.datapath).install(&generation)?;
+        install(&mut lock(&self.datapath), &generation)?;
         Ok(())
+    }
+
+    /// Tells the datapath something, or asks it.
+    pub(crate) fn tell<T>(&self, what: impl FnOnce(&mut Datapath) -> T) -> T {
+        what(&mut lock(&self.datapath))
     }
 
     /// Runs a packet through the program for its direction.
@@ -177,7 +192,7 @@ impl Kernel {
         Ok(lock(&self.datapath).counters()?)
     }
 
-    /// The number of the tables in force.
+    /// The number of the tables that were installed last.
     pub(crate) fn generation(&self) -> u32 {
         self.generation
     }

@@ -8,6 +8,7 @@
 mod calls;
 mod case;
 mod frame;
+mod generations;
 mod kept;
 mod kernel;
 mod packets;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bulkhead_common::{Counter, Endpoint, STATE_DEAD, UNPLACED};
-use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Edits, Events, Generation};
+use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Edits, Events, Generation, Renewal};
 use bulkhead_policy::{Automaton, Compiler, Identity, Inventory, Mode, Policy, WorkloadId};
 use bulkhead_workloads::{CgroupId, CgroupRoot, Changes, Edit, Members, SharedTree, addresses};
 use tokio::task::JoinHandle;
@@ -75,7 +75,7 @@ impl Enforcement {
             compiler,
             automaton,
             datapath,
-            generation: 0,
+            generation: 1,
             in_step: false,
             crowded: false,
             search: None,
@@ -134,7 +134,7 @@ impl Enforcement {
                 Edit::Inherit(cgroup) => self.identify(cgroup, Identity::None),
             }
         }
-        match self.datapath.crowded() {
+        match self.datapath.crowded(self.generation) {
             Ok(crowded) => self.crowded |= crowded,
             Err(error) => self.note(Err(error)),
         }
@@ -150,7 +150,8 @@ impl Enforcement {
             }
             self.automaton.state(&tree.lineage(cgroup))
         };
-        if let Err(error) = self.datapath.identify(cgroup.0, self.endpoint(identity), state) {
+        if let Err(error) = self.datapath.identify(self.generation, cgroup.0, self.endpoint(identity), state)
+        {
             tracing::debug!(cgroup = cgroup.0, %error, "no room for a cgroup");
             self.crowded = true;
         }
@@ -166,7 +167,7 @@ impl Enforcement {
     pub(super) fn make_room(&mut self) -> bool {
         tracing::warn!("more cgroups than the kernel's tables have room for: making more");
         self.crowded = false;
-        let done = self.install(Cgroups::Grown);
+        let done = self.renew(true);
         let roomy = done.is_ok();
         self.note(done);
         roomy
@@ -181,7 +182,7 @@ impl Enforcement {
             self.identify(cgroup, placed.get(&cgroup).copied().unwrap_or(Identity::None));
         }
         if !self.crowded {
-            let done = self.datapath.settled();
+            let done = self.datapath.settled(self.generation);
             self.note(done);
         }
     }
@@ -239,18 +240,21 @@ impl Enforcement {
         if self.in_step && self.edit(&edits) {
             return;
         }
-        let done = self.install(Cgroups::Kept);
+        let done = self.renew(false);
         tracing::debug!(generation = self.generation, "a generation with room for what has appeared");
         self.note(done);
     }
 
     /// Edits the tables in force; have they had room for it?
     fn edit(&mut self, edits: &bulkhead_policy::Edits) -> bool {
-        let done = self.datapath.edit(&Edits {
-            policy_puts: &edits.policy_puts,
-            peers: &edits.peers,
-            policy_removes: &edits.policy_removes,
-        });
+        let done = self.datapath.edit(
+            self.generation,
+            &Edits {
+                policy_puts: &edits.policy_puts,
+                peers: &edits.peers,
+                policy_removes: &edits.policy_removes,
+            },
+        );
         if let Err(error) = &done {
             tracing::debug!(%error, "the tables in force cannot be edited");
         }
@@ -269,19 +273,27 @@ impl Enforcement {
             states.filter(|(_, state)| *state != STATE_DEAD).collect::<Vec<_>>()
         };
         let names = names::table(&self.automaton, |identity| self.endpoint(identity));
-        self.install(Cgroups::New { endpoints: &endpoints, followed: &followed, names: &names })
-    }
-
-    fn install(&mut self, cgroups: Cgroups<'_>) -> Result<(), DatapathError> {
         let compiled = self.compiler.compiled();
-        self.generation += 1;
-        let done = self.datapath.install(&Generation {
+        self.datapath.install(&Generation {
             number: self.generation,
-            cgroups,
+            cgroups: Cgroups { endpoints: &endpoints, followed: &followed, names: &names },
             peers: &compiled.peers,
             policy: &compiled.policy,
-        });
+        })?;
+        self.in_step = true;
+        Ok(())
+    }
+
+    /// New tables of the same policy.
+    fn renew(&mut self, grows: bool) -> Result<(), DatapathError> {
+        let compiled = self.compiler.compiled();
+        let (of, number) = (self.generation, self.generation + 1);
+        let renewal = Renewal { number, grows, peers: &compiled.peers, policy: &compiled.policy };
+        let done = self.datapath.renew(of, &renewal);
         self.in_step = done.is_ok();
+        if self.in_step {
+            self.generation = number;
+        }
         done
     }
 
