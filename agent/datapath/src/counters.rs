@@ -65,9 +65,22 @@ impl Counters {
         Ok(counters)
     }
 
-    /// Every kind of traffic that has been seen, with its counts.
+    /// Every kind of traffic that has been judged, with its counts.
     pub(crate) fn read(&self) -> Result<Vec<(CounterKey, Counter)>, DatapathError> {
+        self.read_those(|key| key.shadow == 0)
+    }
+
+    /// What a generation, compared with the one in force, would have judged otherwise.
+    pub(crate) fn differences(&self, shadow: u32) -> Result<Vec<(CounterKey, Counter)>, DatapathError> {
+        self.read_those(|key| key.shadow == 1 && key.generation == shadow)
+    }
+
+    fn read_those(
+        &self,
+        wanted: impl Fn(&CounterKey) -> bool,
+    ) -> Result<Vec<(CounterKey, Counter)>, DatapathError> {
         self.kinds()
+            .filter(|(key, _)| wanted(key))
             .map(|(key, bucket)| Ok((key, self.sum(bucket)?)))
             .collect::<Result<_, _>>()
             .map_err(reading)
@@ -97,7 +110,9 @@ impl Counters {
     fn free_bucket(&mut self, key: &CounterKey, bucket: u32) -> Result<(), MapError> {
         let counter = self.sum(bucket)?;
         self.index.remove(&Wire(*key))?;
-        self.past.add(key, &counter);
+        if key.shadow == 0 {
+            self.past.add(key, &counter);
+        }
         let cpus = self.buckets.get(&bucket, 0)?.len();
         let empty = vec![Wire(Counter::default()); cpus].try_into().map_err(MapError::IoError)?;
         self.buckets.set(bucket, empty, 0)?;

@@ -15,6 +15,7 @@ mod older;
 mod preflight;
 mod refusals;
 mod security;
+mod shadow;
 mod sock_diag;
 mod tables;
 #[cfg(feature = "test-run")]
@@ -114,6 +115,7 @@ impl Datapath {
     /// generation is held any more.
     pub fn install(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
         self.tables.install(generation)?;
+        shadow::end(&mut self.ebpf);
         self.retire()
     }
 
@@ -121,6 +123,7 @@ impl Datapath {
     /// [confirmed](Self::confirm). What is in force for a while itself is not gone back to, but what was before it.
     pub fn install_for(&mut self, generation: &Generation<'_>, time: Duration) -> Result<(), DatapathError> {
         self.tables.install_for(generation, time)?;
+        shadow::end(&mut self.ebpf);
         self.retire()
     }
 
@@ -143,6 +146,30 @@ impl Datapath {
     pub fn renew(&mut self, of: u32, renewal: &Renewal<'_>) -> Result<(), DatapathError> {
         self.tables.renew(of, renewal)?;
         self.retire()
+    }
+
+    /// Compares a generation with the one in force, on the same packets and calls, in place of another that is compared.
+    /// It changes nothing but what packets cost: until [the end](Self::end_comparison) each is decided three times. A
+    /// generation that is newly in force ends it, too.
+    pub fn compare(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
+        let cgroup = self.open_root()?;
+        self.tables.compare(generation)?;
+        if let Err(error) = shadow::begin(&mut self.ebpf, &cgroup) {
+            return self.end_comparison().and(Err(error));
+        }
+        self.retire()
+    }
+
+    /// Ends a comparison. What has been counted can be read until another generation is installed.
+    pub fn end_comparison(&mut self) -> Result<(), DatapathError> {
+        shadow::end(&mut self.ebpf);
+        self.tables.end_comparison()
+    }
+
+    /// What generation `of` would have judged otherwise than the one in force since the beginning of the comparison: its
+    /// verdict and reason, with the rule of whichever of both lets it pass.
+    pub fn differences(&self, of: u32) -> Result<Vec<(CounterKey, Counter)>, DatapathError> {
+        self.counters.differences(of)
     }
 
     fn retire(&mut self) -> Result<(), DatapathError> {
@@ -171,8 +198,7 @@ impl Datapath {
     /// Install a generation first: until there is one, nothing is refused. `anchor` tells the cgroup whose entry holds
     /// for another: itself or the nearest above it that has one.
     pub fn attach(&mut self, anchor: impl Fn(u64) -> Option<u64>) -> Result<Attached, DatapathError> {
-        let cgroup = File::open(&self.cgroup_root)
-            .map_err(|source| DatapathError::Read { path: self.cgroup_root.clone(), source })?;
+        let cgroup = self.open_root()?;
         for name in CGROUPS {
             self.attach_tracepoint(name, name)?;
         }
@@ -190,6 +216,11 @@ impl Datapath {
         let unguarded = security::attach(&mut self.ebpf).err();
         let older::Tagged { sockets, unreadable_namespaces } = tagged;
         Ok(Attached { sockets, unreadable_namespaces, watches_programs, unwatched, unguarded })
+    }
+
+    fn open_root(&self) -> Result<File, DatapathError> {
+        File::open(&self.cgroup_root)
+            .map_err(|source| DatapathError::Read { path: self.cgroup_root.clone(), source })
     }
 
     fn attach_tracepoint(
@@ -279,8 +310,11 @@ fn attach(program: &mut Program, cgroup: &File, name: &str) -> Result<(), Progra
         Program::CgroupSock(p) => CgroupSock::attach(p, cgroup, MODE).map(drop),
         Program::CgroupSockAddr(p) => CgroupSockAddr::attach(p, cgroup, MODE).map(drop),
         Program::CgroupSkb(p) => {
-            let way =
-                if name == "ingress" { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress };
+            let way = if name.ends_with("ingress") {
+                CgroupSkbAttachType::Ingress
+            } else {
+                CgroupSkbAttachType::Egress
+            };
             CgroupSkb::attach(p, cgroup, way, MODE).map(drop)
         }
         _ => Err(ProgramError::UnexpectedProgramType),

@@ -186,6 +186,16 @@ impl Tables {
         Ok(self.in_force())
     }
 
+    /// Evaluated beside what is in force, in place of another shadow.
+    pub(crate) fn compare(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
+        let slot = self.fill(generation)?;
+        self.switch(Standing { shadow: Some(slot), ..self.standing })
+    }
+
+    pub(crate) fn end_comparison(&mut self) -> Result<(), DatapathError> {
+        self.switch(Standing { shadow: None, ..self.standing })
+    }
+
     /// New tables in place of those of generation `of`.
     pub(crate) fn renew(&mut self, of: u32, renewal: &Renewal<'_>) -> Result<(), DatapathError> {
         let at = self.position(of)?;

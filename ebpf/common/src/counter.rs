@@ -1,6 +1,6 @@
 use bytemuck::{Pod, Zeroable};
 
-use crate::{Flow, Hook, Outcome, PeerId};
+use crate::{Flow, Hook, Outcome, PeerId, Verdict};
 
 /// How many kinds of traffic are counted apart. What finds no bucket of its own is counted in [`OTHER`].
 pub const COUNTERS: u32 = 16_384;
@@ -32,8 +32,8 @@ pub struct CounterKey {
     pub reason: u8,
     /// 1: packets; 0: calls that were refused before there was one.
     pub packets: u8,
-    /// Reserved, 0.
-    pub reserved: u8,
+    /// 1: not what was decided, but what the shadow would have decided otherwise; see [`Self::of_shadow`].
+    pub shadow: u8,
 }
 
 impl CounterKey {
@@ -53,8 +53,16 @@ impl CounterKey {
             verdict: outcome.verdict(),
             reason: outcome.reason(),
             packets: matches!(hook, Hook::Packet) as u8,
-            reserved: 0,
+            shadow: 0,
         }
+    }
+
+    /// Of what a shadow's verdict would have been, where that in force was another: `in_force`. The rule is then that of the
+    /// generation which lets pass, for that is the rule which comes or goes.
+    #[inline(always)]
+    pub const fn of_shadow(self, in_force: Outcome) -> Self {
+        let rule = if self.verdict == Verdict::Allowed as u8 { self.rule } else { in_force.rule().0 };
+        Self { rule, shadow: 1, ..self }
     }
 }
 

@@ -120,6 +120,12 @@ pub struct Outcome(pub u64);
 impl Outcome {
     const TIMED: u64 = 1 << 63;
 
+    /// Of what needs no rule.
+    pub const PASSES: Self = {
+        let (verdict, reason, rule) = (Verdict::Allowed, Reason::NotIsolated, RuleId::NONE);
+        Self::new(Decision { verdict, reason, rule }, false)
+    };
+
     /// Of a decision; `timed`: the clock had a part in it.
     #[inline(always)]
     pub const fn new(decision: Decision, timed: bool) -> Self {

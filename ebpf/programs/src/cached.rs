@@ -82,6 +82,12 @@ impl Moment {
         Self(forget64(moment))
     }
 
+    /// One in which nothing is kept.
+    #[inline(always)]
+    pub const fn never() -> Self {
+        Self(0)
+    }
+
     /// This moment, if it is known what may be kept in it; else none.
     #[inline(always)]
     pub fn if_known(self, known: Fact) -> Self {

@@ -2,6 +2,8 @@
 //!
 //! The only hooks where a TCP caller gets an error at once: a SYN that is dropped later makes connect() hang.
 
+mod shadow;
+
 use core::ptr;
 
 use aya_ebpf::{
@@ -77,8 +79,8 @@ fn protocol(ctx: &SockAddrContext) -> Protocol {
     }
 }
 
-/// One call, and what is found out about it. Shared by the steps, as in [`crate::packet`].
-struct Call {
+/// One call, and what is found out about it. Shared by the steps, as in [`crate::packet`]. `NOTES`: is the decision in force?
+struct Call<const NOTES: bool> {
     ctx: *mut bpf_sock_addr,
     hook: Hook,
     generation: Generation,
@@ -104,70 +106,85 @@ struct Call {
     marked: bool,
 }
 
-/// Both the caller's workload and the socket's must be allowed, and on loopback the listener's must agree.
 #[inline(always)]
 fn call(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
     let Some(generation) = Generation::active() else { return PASS };
-    let task = identity::of_task(generation);
-    let protocol = protocol(ctx);
-    let mut call = Call {
-        ctx: ctx.sock_addr,
-        hook,
-        generation,
-        target: forget_address(destination(address)),
-        // SAFETY: the program's context; only the lower half of `user_port` is the port.
-        port: u16::from_be(unsafe { (*ctx.sock_addr).user_port } as u16),
-        process: Process::default(),
-        owner: task.cgroup,
-        anchor: task.anchor,
-        local: task,
-        listener: Local::NOBODY,
-        flow: Flow { direction: Direction::Egress, protocol, port: 0, peer: Peer::default() },
-        outcome: Outcome(0),
-        peer_cgroup: 0,
-        found: false,
-        marked: false,
-    };
-    mark(&mut call);
-    if !protocol.has_ports() {
-        // ICMP and the like: what is sent is known only from the packet, where the sender gets EPERM as well.
-        return PASS;
-    }
-    call.flow.port = call.port;
-    identify(&mut call);
-    say!(
-        ctx,
-        "call: subject {} protocol {} port {} peer {}",
-        call.local.endpoint.subject.0,
-        protocol.0,
-        call.port,
-        call.flow.peer.class.0
-    );
-    let owner = identity::of_tag(generation, call.owner, call.anchor);
-    if protocol != Protocol::TCP && answers(&mut call, &owner) {
-        return PASS;
-    }
-    if refused(&mut call) {
-        return REFUSE;
-    }
-    if owner.cgroup != task.cgroup {
-        call.local = owner;
-        if refused(&mut call) {
-            return REFUSE;
+    let mut call = Call::<true>::new(ctx, hook, generation, address);
+    if call.is_refused() { REFUSE } else { PASS }
+}
+
+impl<const NOTES: bool> Call<NOTES> {
+    #[inline(always)]
+    fn new(ctx: &SockAddrContext, hook: Hook, generation: Generation, address: Address) -> Self {
+        let task = identity::of_task(generation);
+        Self {
+            ctx: ctx.sock_addr,
+            hook,
+            generation,
+            target: forget_address(destination(address)),
+            // SAFETY: the program's context; only the lower half of `user_port` is the port.
+            port: u16::from_be(unsafe { (*ctx.sock_addr).user_port } as u16),
+            process: Process::default(),
+            owner: task.cgroup,
+            anchor: task.anchor,
+            local: task,
+            listener: Local::NOBODY,
+            flow: Flow {
+                direction: Direction::Egress,
+                protocol: protocol(ctx),
+                port: 0,
+                peer: Peer::default(),
+            },
+            outcome: Outcome::PASSES,
+            peer_cgroup: 0,
+            found: false,
+            marked: false,
         }
     }
-    if call.target.is_loopback() && call.listener.endpoint.flags & Endpoint::ISOLATE_INGRESS != 0 {
-        // The listener sees the socket's workload at the same loopback address, as its ingress program will.
-        call.flow.direction = Direction::Ingress;
-        call.flow.peer.subject = owner.endpoint.subject;
-        call.flow.peer.class = owner.endpoint.peer;
-        call.peer_cgroup = owner.anchor;
-        call.local = call.listener;
-        if refused(&mut call) {
-            return REFUSE;
+
+    /// Both the caller's workload and the socket's must be allowed, and on loopback the listener's must agree.
+    #[inline(always)]
+    fn is_refused(&mut self) -> bool {
+        let task = self.local.cgroup;
+        mark(self);
+        if !self.flow.protocol.has_ports() {
+            // ICMP and the like: what is sent is known only from the packet, where the sender gets EPERM as well.
+            return false;
         }
+        self.flow.port = self.port;
+        identify(self);
+        say!(
+            &SockAddrContext::new(self.ctx),
+            "call: subject {} protocol {} port {} peer {}",
+            self.local.endpoint.subject.0,
+            self.flow.protocol.0,
+            self.port,
+            self.flow.peer.class.0
+        );
+        let owner = identity::of_tag(self.generation, self.owner, self.anchor);
+        if self.flow.protocol != Protocol::TCP && answers(self, &owner) {
+            return false;
+        }
+        if refused(self) {
+            return true;
+        }
+        if owner.cgroup != task {
+            self.local = owner;
+            if refused(self) {
+                return true;
+            }
+        }
+        if self.target.is_loopback() && self.listener.endpoint.flags & Endpoint::ISOLATE_INGRESS != 0 {
+            // The listener sees the socket's workload at the same loopback address, as its ingress program will.
+            self.flow.direction = Direction::Ingress;
+            self.flow.peer.subject = owner.endpoint.subject;
+            self.flow.peer.class = owner.endpoint.peer;
+            self.peer_cgroup = owner.anchor;
+            self.local = self.listener;
+            return refused(self);
+        }
+        false
     }
-    PASS
 }
 
 /// Is this 0.0.0.0 or ::?
@@ -198,14 +215,24 @@ fn is_zero(word: u32) -> u32 {
 
 /// Notes on the socket who calls, and that it opens a connection; learns whose socket it is.
 #[inline(never)]
-fn mark(call: &mut Call) {
-    call.process = socket::current_process();
+fn mark<const NOTES: bool>(call: &mut Call<NOTES>) {
+    if NOTES {
+        call.process = socket::current_process();
+    }
     // SAFETY: the context's own socket, never null in these hooks.
-    let state = unsafe { socket::state_of((*call.ctx).__bindgen_anon_1.sk.cast(), call.owner, call.anchor) };
+    let sk = unsafe { (*call.ctx).__bindgen_anon_1.sk.cast() };
+    // SAFETY: as above.
+    let state =
+        unsafe { if NOTES { socket::state_of(sk, call.owner, call.anchor) } else { socket::state(sk) } };
     let Some(state) = state else { return };
     call.marked = true;
-    call.owner = state.owner;
-    call.anchor = state.anchor;
+    if NOTES || state.owner != call.owner {
+        call.owner = state.owner;
+        call.anchor = state.anchor;
+    }
+    if !NOTES {
+        return;
+    }
     state.process = call.process;
     if matches!(call.hook, Hook::Connect) {
         cached::forget(state);
@@ -227,7 +254,7 @@ fn mark(call: &mut Call) {
 /// listener found here may still be the wrong one: as the address is asked too, that can only allow too much, and
 /// the packet's own hook knows better.
 #[inline(never)]
-fn identify(call: &mut Call) {
+fn identify<const NOTES: bool>(call: &mut Call<NOTES>) {
     let entry = call.generation.peer(call.target);
     call.flow.peer = Peer { subject: entry.subject, class: entry.class, address: entry.class };
     if !call.target.is_loopback() && entry.flags & PeerEntry::LOCAL == 0 {
@@ -262,7 +289,7 @@ fn identify(call: &mut Call) {
 
 /// Does a datagram sent now answer one that both the caller's and the owner's workload may receive?
 #[inline(never)]
-fn answers(call: &mut Call, owner: &Local) -> bool {
+fn answers<const NOTES: bool>(call: &mut Call<NOTES>, owner: &Local) -> bool {
     let key = PeerFlowKey {
         // SAFETY: the program's context.
         cookie: unsafe { bpf_get_socket_cookie(call.ctx.cast()) },
@@ -280,27 +307,32 @@ fn answers(call: &mut Call, owner: &Local) -> bool {
         flow.peer.subject = endpoint.subject;
         flow.peer.class = endpoint.peer;
     }
+    let outcome = verdict(call.generation, &call.local.endpoint, &flow);
+    if !call.marked || outcome.stops() || verdict(call.generation, &owner.endpoint, &flow).stops() {
+        return false;
+    }
     // What is only marked has been reported as the exchange was opened.
-    call.marked
-        && !verdict(call.generation, &call.local.endpoint, &flow).stops()
-        && !verdict(call.generation, &owner.endpoint, &flow).stops()
+    call.outcome = outcome;
+    true
 }
 
 /// Asks `local` for the verdict on `flow`, counts and reports a refusal; true if it stops the call.
 #[inline(always)]
-fn refused(call: &mut Call) -> bool {
+fn refused<const NOTES: bool>(call: &mut Call<NOTES>) -> bool {
     if !refuses(call) {
         return false;
     }
-    report(call);
-    let (subject, number) = (call.local.endpoint.subject.0, call.generation.number());
-    count::decided(CounterKey::new(number, subject, &call.flow, call.outcome, call.hook), 0, false);
+    if NOTES {
+        report(call);
+        let (subject, number) = (call.local.endpoint.subject.0, call.generation.number());
+        count::decided(CounterKey::new(number, subject, &call.flow, call.outcome, call.hook), 0, false);
+    }
     call.outcome.stops()
 }
 
 /// Asks `local` for the verdict on `flow`.
 #[inline(never)]
-fn refuses(call: &mut Call) -> bool {
+fn refuses<const NOTES: bool>(call: &mut Call<NOTES>) -> bool {
     let peer = &mut call.flow.peer;
     peer.subject.0 = forget32(peer.subject.0);
     peer.class.0 = forget32(peer.class.0);
@@ -311,10 +343,13 @@ fn refuses(call: &mut Call) -> bool {
         outcome = Outcome::new(decision, false);
     }
     if !outcome.refuses() {
+        if !call.outcome.refuses() {
+            call.outcome = outcome;
+        }
         return false;
     }
     // SAFETY: the context's own socket.
-    if let Some(state) = unsafe { socket::state((*call.ctx).__bindgen_anon_1.sk.cast()) } {
+    if NOTES && let Some(state) = unsafe { socket::state((*call.ctx).__bindgen_anon_1.sk.cast()) } {
         state.reported = call.generation.number();
     }
     call.outcome = outcome;
@@ -323,7 +358,7 @@ fn refuses(call: &mut Call) -> bool {
 
 /// Reports a refusal. Not where the verdict is asked for: both together take more stack than is left.
 #[inline(never)]
-fn report(call: &Call) {
+fn report<const NOTES: bool>(call: &Call<NOTES>) {
     report::refusal(&Refused {
         generation: call.generation,
         local: &call.local,

@@ -7,10 +7,11 @@
 
 use core::arch::asm;
 
-use bulkhead_common::{CounterKey, OTHER};
+use bulkhead_common::{CounterKey, Flow, Hook, OTHER, Outcome};
 
 use crate::{
-    generation::boot_ns,
+    generation::{Generation, boot_ns},
+    identity::Local,
     maps::{COUNTER_INDEX, COUNTERS, FREE_COUNTERS},
 };
 
@@ -22,6 +23,22 @@ const NO_EXIST: u64 = 1;
 pub fn decided(key: CounterKey, bytes: u32, opens: bool) -> u32 {
     let [a, b, c] = key.to_words();
     add_decided(a, b, c, u64::from(bytes) | u64::from(opens) << 32) as u32
+}
+
+/// Counts what the shadow would have decided otherwise than the generation in force has: `outcomes` of both.
+#[inline(always)]
+pub fn difference(
+    shadow: Generation,
+    local: &Local,
+    flow: &Flow,
+    (outcome, other): (Outcome, Outcome),
+    hook: Hook,
+    bytes: u32,
+) {
+    if outcome.verdict() != other.verdict() {
+        let key = CounterKey::new(shadow.number(), local.endpoint.subject.0, flow, outcome, hook);
+        decided(key.of_shadow(other), bytes, false);
+    }
 }
 
 /// [`decided`] with its arguments as numbers: a global function to the kernel, which verifies it once and by itself (see

@@ -42,6 +42,13 @@ impl Generation {
         Some(Self { slot: forget32(state.slot(now_ms)) })
     }
 
+    /// The generation in force, and the shadow, if there is one.
+    #[inline(always)]
+    pub fn both() -> Option<(Self, Self)> {
+        let shadow = STATE.get(0)?.shadow()?;
+        Some((Self::active()?, Self { slot: forget32(shadow) }))
+    }
+
     /// The slot that it lies in.
     #[inline(always)]
     pub fn slot(self) -> u32 {

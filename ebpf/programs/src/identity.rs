@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::generated::{
         bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_task,
-        bpf_sk_cgroup_id, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
+        bpf_sk_ancestor_cgroup_id, bpf_sk_cgroup_id, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
     },
 };
 use bulkhead_common::{Endpoint, MAX_CGROUP_LEVEL, SocketState, UNPLACED};
@@ -90,8 +90,8 @@ pub fn seal(anchor: u64, version: u64) -> u64 {
     anchor.wrapping_add(version << 30)
 }
 
-/// A socket that was looked up: by its tag, or by its very cgroup if it has none. Only in `cgroup_skb`: other hooks
-/// are not offered the latter.
+/// A socket that was looked up: by its tag if that is vouched for, or else by its very cgroup. Only in `cgroup_skb`: other
+/// hooks are not offered the latter.
 ///
 /// # Safety
 /// `sk` must be a socket that the caller holds a reference to.
@@ -99,12 +99,21 @@ pub fn seal(anchor: u64, version: u64) -> u64 {
 pub unsafe fn of_socket(generation: Generation, sk: *mut bpf_sock) -> Local {
     // SAFETY: the caller holds `sk`.
     let (cgroup, tag) = unsafe { (bpf_sk_cgroup_id(sk.cast()), socket::state(sk.cast())) };
-    match tag {
+    let anchor = match tag {
         Some(state) if state.owner == cgroup && state.seal == seal(state.anchor, generation.version()) => {
-            forget_local(of_anchor(generation, cgroup, state.anchor))
+            state.anchor
         }
-        tag => of_tag(generation, cgroup, tag.map_or(0, |state| state.anchor)),
-    }
+        _ => socket_anchor(sk, cgroup, generation.slot()),
+    };
+    forget_local(of_anchor(generation, cgroup, anchor))
+}
+
+/// The nearest ancestor of a socket's cgroup that is identified in a slot, or 0. (No global function: such a one takes no
+/// socket.)
+#[inline(never)]
+fn socket_anchor(sk: *mut bpf_sock, cgroup: u64, slot: u32) -> u64 {
+    // SAFETY: a socket that the caller holds.
+    nearest(Generation::of_slot(slot), cgroup, |level| unsafe { bpf_sk_ancestor_cgroup_id(sk.cast(), level) })
 }
 
 /// The owner of a socket by its tag: its cgroup, or else the ancestor that was identified as the socket was made.

@@ -12,6 +12,7 @@ mod generations;
 mod kept;
 mod kernel;
 mod packets;
+mod shadow;
 mod worker;
 
 use std::{env, fmt};

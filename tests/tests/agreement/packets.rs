@@ -129,7 +129,7 @@ fn compare(
 }
 
 /// What the verdict function says of the packet; what is malformed or essential, it is not asked about.
-fn expected(compiled: &Compiled, case: &Case) -> Decision {
+pub(crate) fn expected(compiled: &Compiled, case: &Case) -> Decision {
     const ISOLATED: u32 = Endpoint::ISOLATE_EGRESS | Endpoint::ISOLATE_INGRESS;
     let local = compiled.endpoints[case.packet.local.0];
     if local.flags & ISOLATED == 0 {

@@ -12,6 +12,7 @@ mod counters;
 mod creation;
 mod departures;
 mod evasion;
+mod generations;
 mod groups;
 mod loopback;
 mod neighbours;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         creation::CASES,
         departures::CASES,
         evasion::CASES,
+        generations::CASES,
         groups::CASES,
         loopback::CASES,
         neighbours::CASES,

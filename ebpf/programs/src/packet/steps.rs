@@ -2,7 +2,7 @@
 
 use bulkhead_common::{Decision, Direction, Origin, Outcome, PeerEntry, PeerId, Reason, RuleId};
 
-use super::Passage;
+use super::passage::Passage;
 use crate::{
     cached, exchange,
     generation::verdict,
@@ -15,7 +15,7 @@ use crate::{
 ///
 /// The decision is the victim's: its mode tells whether to refuse or to mark.
 #[inline(never)]
-pub(super) fn forges(passage: &mut Passage) -> bool {
+pub(super) fn forges<const NOTES: bool>(passage: &mut Passage<NOTES>) -> bool {
     let source = (passage.packet.source, passage.packet.source_port);
     let target = (passage.packet.target, passage.packet.target_port);
     let generation = passage.generation;
@@ -39,7 +39,7 @@ pub(super) fn forges(passage: &mut Passage) -> bool {
 
 /// The verdict on `passage.flow`.
 #[inline(always)]
-pub(super) fn settle(passage: &mut Passage) {
+pub(super) fn settle<const NOTES: bool>(passage: &mut Passage<NOTES>) {
     let peer = &mut passage.flow.peer;
     peer.subject.0 = forget32(peer.subject.0);
     peer.class.0 = forget32(peer.class.0);
@@ -50,7 +50,7 @@ pub(super) fn settle(passage: &mut Passage) {
 
 /// Who is at the other end. On this host the socket tells, elsewhere the address.
 #[inline(never)]
-pub(super) fn identify(passage: &mut Passage) {
+pub(super) fn identify<const NOTES: bool>(passage: &mut Passage<NOTES>) {
     let entry = passage.generation.peer(passage.remote);
     let peer = &mut passage.flow.peer;
     peer.address = entry.class;
@@ -91,7 +91,8 @@ pub(super) fn identify(passage: &mut Passage) {
         peer.subject = other.endpoint.subject;
         peer.class = other.endpoint.peer;
         passage.peer_cgroup = other.anchor;
-        if let Some(state) = state
+        if NOTES
+            && let Some(state) = state
             && state.peer != other.anchor
         {
             state.peer = other.anchor;
@@ -111,7 +112,7 @@ pub(super) fn identify(passage: &mut Passage) {
 /// that could not be tagged gets its storage here; if there is no memory for it, its connections stay of unknown
 /// origin, which never counts as accepted.
 #[inline(never)]
-pub(super) fn mark_listener(passage: &mut Passage) {
+pub(super) fn mark_listener<const NOTES: bool>(passage: &mut Passage<NOTES>) {
     // SAFETY: a full socket: checked by the caller.
     let state =
         unsafe { socket::state_of(passage.stream.cast(), passage.local.cgroup, passage.local.anchor) };
@@ -128,7 +129,7 @@ pub(super) fn mark_listener(passage: &mut Passage) {
 
 /// Does the datagram answer one that went the other way? Then that is its flow.
 #[inline(never)]
-pub(super) fn answered(passage: &mut Passage, port: u16) -> bool {
+pub(super) fn answered<const NOTES: bool>(passage: &mut Passage<NOTES>, port: u16) -> bool {
     let Some(opened) = exchange::answered(&passage.exchange(), passage.way, port) else { return false };
     passage.flow.direction = passage.way.reverse();
     passage.flow.port = opened.port;
@@ -145,6 +146,6 @@ pub(super) fn answered(passage: &mut Passage, port: u16) -> bool {
 
 /// See [`exchange::remember`].
 #[inline(never)]
-pub(super) fn remember(passage: &Passage, port: u16) -> bool {
+pub(super) fn remember<const NOTES: bool>(passage: &Passage<NOTES>, port: u16) -> bool {
     exchange::remember(&passage.exchange(), passage.way, port, passage.peer_cgroup)
 }

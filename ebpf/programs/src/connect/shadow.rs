@@ -1,0 +1,61 @@
+//! The same calls by the shadow: see [`crate::packet`]'s. A socket's owner and a listener that are nested below their
+//! workload's cgroup are known by their tags, and so only if the shadow has a workload there as well: their packets tell
+//! exactly.
+
+use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use bulkhead_common::{Address, Hook, Outcome};
+
+use super::{Call, ipv4, ipv6};
+use crate::{PASS, count, generation::Generation};
+
+/// connect() to an IPv4 address.
+#[cgroup_sock_addr(connect4)]
+pub fn shadow_connect4(ctx: SockAddrContext) -> i32 {
+    compare(&ctx, Hook::Connect, ipv4(&ctx))
+}
+
+/// connect() to an IPv6 address.
+#[cgroup_sock_addr(connect6)]
+pub fn shadow_connect6(ctx: SockAddrContext) -> i32 {
+    compare(&ctx, Hook::Connect, ipv6(&ctx))
+}
+
+/// sendto() or sendmsg() with an IPv4 address.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn shadow_sendmsg4(ctx: SockAddrContext) -> i32 {
+    compare(&ctx, Hook::Sendmsg, ipv4(&ctx))
+}
+
+/// sendto() or sendmsg() with an IPv6 address.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn shadow_sendmsg6(ctx: SockAddrContext) -> i32 {
+    compare(&ctx, Hook::Sendmsg, ipv6(&ctx))
+}
+
+/// Decides on the call by both generations; counts it if they differ.
+#[inline(always)]
+fn compare(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
+    if let Some((active, shadow)) = Generation::both() {
+        let in_force = weigh(ctx, hook, &address, active, None);
+        weigh(ctx, hook, &address, shadow, Some(&in_force));
+    }
+    PASS
+}
+
+/// What a generation says of the call; counts it if that is not what the other says. With a frame of its own: there is no
+/// stack for two calls.
+#[inline(never)]
+fn weigh(
+    ctx: &SockAddrContext,
+    hook: Hook,
+    address: &Address,
+    generation: Generation,
+    other: Option<&Outcome>,
+) -> Outcome {
+    let mut call = Call::<false>::new(ctx, hook, generation, *address);
+    call.is_refused();
+    if let Some(&other) = other {
+        count::difference(generation, &call.local, &call.flow, (call.outcome, other), hook, 0);
+    }
+    call.outcome
+}

@@ -1,0 +1,151 @@
+//! What the kernel holds besides the generation in force: one to go back to, and one to compare with.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process, thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use bulkhead_common::{CounterKey, Direction, Protocol, RuleId, Verdict};
+use bulkhead_datapath::{Cgroups, Datapath, Generation};
+use bulkhead_policy::{Compiled, compile};
+use bulkhead_tests::{
+    Lab, Probe, Socket,
+    probe::{Family, Kind},
+    verdicts::{allowed, at, refused},
+};
+use bulkhead_worlds::World;
+
+use crate::{Case, site::Site, verifier};
+
+pub(crate) const CASES: &[Case] =
+    &[("generations::one_is_compared_and_one_ends_at_its_deadline", compared_and_ended)];
+
+/// The port that the shop's rule opens.
+const PORT: u16 = 443;
+const MANY: u32 = 100;
+/// How long a generation is in force that nobody confirms.
+const WHILE: Duration = Duration::from_secs(2);
+
+/// The shop on a host of its own, under a datapath without an agent: nobody interferes.
+struct Shop {
+    datapath: Datapath,
+    number: u32,
+    placed: [u64; 2],
+    open: Compiled,
+    closed: Compiled,
+    lab: Lab,
+}
+
+impl Shop {
+    fn new() -> Result<Self> {
+        let lab = Lab::new()?;
+        let placed = [lab.cgroup("/w0")?.id()?, lab.cgroup("/w1")?.id()?];
+        let mut datapath = Datapath::load(lab.root()?.path())?;
+        datapath.attach(|_| None)?;
+        let world = World::shop();
+        let of = |world: &World| compile(&world.policy(), &world.inventory());
+        let (open, closed) = (of(&world), of(&world.with_rules([].iter())));
+        Ok(Self { datapath, number: 0, placed, open, closed, lab })
+    }
+
+    /// Hands the policy with its rule, or without, to the datapath.
+    fn hand(
+        &mut self,
+        is_open: bool,
+        install: impl FnOnce(&mut Datapath, &Generation<'_>) -> Result<(), bulkhead_datapath::DatapathError>,
+    ) -> Result<()> {
+        let compiled = if is_open { &self.open } else { &self.closed };
+        let endpoints: Vec<_> = self.placed.into_iter().zip(compiled.endpoints.iter().copied()).collect();
+        self.number += 1;
+        let generation = Generation {
+            number: self.number,
+            cgroups: Cgroups { endpoints: &endpoints, followed: &[], names: &[] },
+            peers: &compiled.peers,
+            policy: &compiled.policy,
+        };
+        install(&mut self.datapath, &generation)?;
+        Ok(())
+    }
+
+    /// How often the generation that is compared would have said this of the one rule's traffic: of calls, and of packets
+    /// to the server by direction. What would be refused of its answers is counted with the caller's port.
+    fn differences(&self, verdict: Verdict) -> Result<[u64; 3]> {
+        let mut sums = [0; 3];
+        for (key, counter) in self.datapath.differences(self.number)? {
+            let CounterKey { rule, port, protocol, .. } = key;
+            ensure!(key.verdict == verdict as u8 && rule == RuleId(0).0, "{key:?}");
+            ensure!([Protocol::TCP.0, Protocol::UDP.0].contains(&protocol), "{key:?}");
+            let of = match (key.packets, key.direction) {
+                (0, _) => 0,
+                (_, direction) if direction == Direction::Egress as u8 => 1,
+                _ => 2,
+            };
+            if port == PORT {
+                sums[of] += counter.packets;
+            }
+        }
+        Ok(sums)
+    }
+}
+
+fn compared_and_ended(_: &Site) -> Result<()> {
+    let mut shop = Shop::new()?;
+    shop.hand(true, Datapath::install)?;
+    let (web, db) = (shop.lab.probe("/w0")?, shop.lab.probe("/w1")?);
+    let to = at(Ipv4Addr::LOCALHOST, PORT);
+    let (_udp, _tcp) = (db.serve(Kind::Udp, to)?, db.serve(Kind::Tcp, to)?);
+    compared(&mut shop, &web, to)?;
+    ended(&mut shop, &web, to)
+}
+
+/// A shadow changes nothing, and every difference is counted.
+fn compared(shop: &mut Shop, web: &Probe, to: SocketAddr) -> Result<()> {
+    shop.hand(false, Datapath::compare)?;
+    verifier::check(process::id())?;
+    let client = web.open(Kind::Udp, Family::V4)?;
+    allowed("connect", client.connect(to)?)?;
+    ensure!(send(&client)? == MANY, "a shadow refuses");
+    let many = u64::from(MANY);
+    let counted = shop.differences(Verdict::Denied)?;
+    ensure!(counted == [1, many, many], "of one call and {MANY} datagrams counted: {counted:?}");
+    allowed("a connection", web.tcp(to)?)?;
+    let [calls, egress, ingress] = shop.differences(Verdict::Denied)?;
+    ensure!(calls == 2, "another call is counted: {calls}");
+    ensure!(egress > many && ingress > many, "a connection is not counted: {egress} and {ingress}");
+
+    shop.datapath.end_comparison()?;
+    ensure!(send(&client)? == MANY, "refused");
+    let after = shop.differences(Verdict::Denied)?;
+    ensure!(after == [calls, egress, ingress], "counted after the end: {after:?}");
+
+    shop.hand(false, Datapath::install)?;
+    shop.hand(true, Datapath::compare)?;
+    let second = web.open(Kind::Udp, Family::V4)?;
+    refused("connect under a policy without rules", second.connect(to)?)?;
+    ensure!(send(&client)? == 0, "not refused under a policy without rules");
+    let counted = shop.differences(Verdict::Allowed)?;
+    ensure!(counted == [1, many, 0], "of one call and {MANY} datagrams counted: {counted:?}");
+    Ok(())
+}
+
+/// The kernel goes back by itself.
+fn ended(shop: &mut Shop, web: &Probe, to: SocketAddr) -> Result<()> {
+    shop.hand(true, Datapath::install)?;
+    let last = shop.number;
+    let client = web.open(Kind::Udp, Family::V4)?;
+    allowed("connect", client.connect(to)?)?;
+    shop.hand(false, |datapath, generation| datapath.install_for(generation, WHILE))?;
+    let start = Instant::now();
+    ensure!(send(&client)? == 0, "not refused under a policy without rules");
+    thread::sleep(WHILE.saturating_sub(start.elapsed()));
+    ensure!(send(&client)? == MANY, "the deadline has passed, and the last policy is not back");
+    ensure!(shop.datapath.in_force() == Some(last), "in force: {:?}", shop.datapath.in_force());
+    Ok(())
+}
+
+/// How many of many datagrams are taken.
+fn send(client: &Socket<'_>) -> Result<u32> {
+    client.repeat(&[], vec![0; 10], MANY)
+}
