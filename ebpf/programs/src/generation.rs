@@ -10,7 +10,7 @@ use bulkhead_common::{
 
 use crate::{
     cached::{Epoch, SLOT_BITS, epoch},
-    maps::{CROWDED, ENDPOINTS, GENERATIONS, PEERS, POLICY, STATE},
+    maps::{CROWDED, ENDPOINTS, EndpointTable, GENERATIONS, PEERS, POLICY, STATE},
     verifier::forget32,
 };
 
@@ -81,6 +81,12 @@ impl Generation {
         unsafe { ENDPOINTS.get(self.slot)?.get(&cgroup) }.copied()
     }
 
+    /// Which cgroups have an endpoint.
+    #[inline(always)]
+    pub fn endpoints(self) -> Option<Endpoints> {
+        ENDPOINTS.get(self.slot).map(Endpoints)
+    }
+
     /// The key of the endpoint of a cgroup that has none above it either: 0, or [`UNPLACED`] if it is one of those for which
     /// there was no room.
     #[inline(always)]
@@ -97,6 +103,18 @@ impl Generation {
         // in place of old ones under RCU (`trie_update_elem` and `trie_delete_elem` in kernel/bpf/lpm_trie.c): a value that
         // has been found never changes.
         unsafe { table.get(&Key::new(128, address)) }.copied().unwrap_or(PeerEntry::UNKNOWN)
+    }
+}
+
+/// The cgroups of a generation that have an endpoint: the table is looked up once for many of them.
+#[derive(Clone, Copy)]
+pub struct Endpoints(&'static EndpointTable);
+
+impl Endpoints {
+    #[inline(always)]
+    pub fn has(self, cgroup: u64) -> bool {
+        // SAFETY: the types of `ENDPOINTS`.
+        !unsafe { self.0.get_ptr_mut::<u64, Endpoint>(&cgroup) }.is_null()
     }
 }
 

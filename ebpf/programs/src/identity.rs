@@ -90,8 +90,8 @@ pub fn seal(anchor: u64, version: u64) -> u64 {
     anchor.wrapping_add(version << 30)
 }
 
-/// A socket that was looked up: by its tag if that is vouched for, or else by its very cgroup. Only in `cgroup_skb`: other
-/// hooks are not offered the latter.
+/// A socket that was looked up: by its tag, or by its very cgroup if it has none. Only in `cgroup_skb`: other hooks
+/// are not offered the latter.
 ///
 /// # Safety
 /// `sk` must be a socket that the caller holds a reference to.
@@ -99,12 +99,23 @@ pub fn seal(anchor: u64, version: u64) -> u64 {
 pub unsafe fn of_socket(generation: Generation, sk: *mut bpf_sock) -> Local {
     // SAFETY: the caller holds `sk`.
     let (cgroup, tag) = unsafe { (bpf_sk_cgroup_id(sk.cast()), socket::state(sk.cast())) };
-    let anchor = match tag {
+    match tag {
         Some(state) if state.owner == cgroup && state.seal == seal(state.anchor, generation.version()) => {
-            state.anchor
+            forget_local(of_anchor(generation, cgroup, state.anchor))
         }
-        _ => socket_anchor(sk, cgroup, generation.slot()),
-    };
+        tag => of_tag(generation, cgroup, tag.map_or(0, |state| state.anchor)),
+    }
+}
+
+/// The same for a generation of which tags know nothing: by the ancestors of its cgroup.
+///
+/// # Safety
+/// As for [`of_socket`].
+#[inline(always)]
+pub unsafe fn of_untagged_socket(generation: Generation, sk: *mut bpf_sock) -> Local {
+    // SAFETY: the caller holds `sk`.
+    let cgroup = unsafe { bpf_sk_cgroup_id(sk.cast()) };
+    let anchor = socket_anchor(sk, cgroup, generation.slot());
     forget_local(of_anchor(generation, cgroup, anchor))
 }
 
@@ -188,14 +199,15 @@ extern "C" fn anchor_by_structures(slot: u32, address: u64) -> u64 {
 /// `ancestor(level)` is 0 for levels below the cgroup itself.
 #[inline(always)]
 fn nearest(generation: Generation, own: u64, ancestor: impl Fn(i32) -> u64) -> u64 {
+    let Some(endpoints) = generation.endpoints() else { return 0 };
     // Mostly the cgroup is the workload's own.
-    if generation.endpoint(own).is_some() {
+    if endpoints.has(own) {
         return own;
     }
     let mut level = MAX_CGROUP_LEVEL;
     while level > 0 {
         let id = ancestor(level);
-        if id != 0 && generation.endpoint(id).is_some() {
+        if id != 0 && endpoints.has(id) {
             return id;
         }
         level -= 1;

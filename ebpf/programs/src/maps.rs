@@ -40,10 +40,10 @@ pub static GENERATIONS: Array<GenerationInfo, SLOT_COUNT> = Array::new();
 
 /// By slot: cgroup id -> endpoint.
 #[btf_map]
-pub static ENDPOINTS: ArrayOfMaps<
-    Inner<HASH, { size_of::<u64>() }, { size_of::<Endpoint>() }, ALLOCATED>,
-    SLOT_COUNT,
-> = ArrayOfMaps::new();
+pub static ENDPOINTS: ArrayOfMaps<EndpointTable, SLOT_COUNT> = ArrayOfMaps::new();
+
+/// The table of one slot.
+pub type EndpointTable = Inner<HASH, { size_of::<u64>() }, { size_of::<Endpoint>() }, ALLOCATED>;
 
 /// By slot: cgroup id -> where it stands among the selectors, if something below it can be matched.
 #[btf_map]

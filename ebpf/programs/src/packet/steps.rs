@@ -1,11 +1,12 @@
 //! What is asked of one packet, step by step.
 
+use aya_ebpf::bindings::bpf_sock;
 use bulkhead_common::{Decision, Direction, Origin, Outcome, PeerEntry, PeerId, Reason, RuleId};
 
 use super::passage::Passage;
 use crate::{
     cached, exchange,
-    generation::verdict,
+    generation::{Generation, verdict},
     identity::{self, Local},
     socket,
     verifier::{Fact, forget16, forget32},
@@ -23,7 +24,7 @@ pub(super) fn forges<const NOTES: bool>(passage: &mut Passage<NOTES>) -> bool {
     // SAFETY: the program's context; the socket is valid while the closure runs.
     let found = unsafe {
         socket::with_owner_of(passage.skb.cast(), passage.packet.protocol, target, source, |sk| {
-            owner = identity::of_socket(generation, sk);
+            owner = owner_of::<NOTES>(generation, sk);
         })
     };
     if owner.anchor == 0 || owner.anchor == passage.local.anchor {
@@ -35,6 +36,18 @@ pub(super) fn forges<const NOTES: bool>(passage: &mut Passage<NOTES>) -> bool {
     passage.flow.port = passage.packet.target_port;
     passage.outcome = Outcome::new(Decision::new(&owner.endpoint, Reason::ForgedSource, RuleId::NONE), false);
     true
+}
+
+/// Whose a socket is that was looked up. Tags are of the generation in force.
+///
+/// # Safety
+/// `sk` must be a socket that the caller holds a reference to.
+#[inline(always)]
+unsafe fn owner_of<const NOTES: bool>(generation: Generation, sk: *mut bpf_sock) -> Local {
+    // SAFETY: the caller vouches for it.
+    unsafe {
+        if NOTES { identity::of_socket(generation, sk) } else { identity::of_untagged_socket(generation, sk) }
+    }
 }
 
 /// The verdict on `passage.flow`.
@@ -73,7 +86,7 @@ pub(super) fn identify<const NOTES: bool>(passage: &mut Passage<NOTES>) {
     // SAFETY: the program's context; the socket is valid while the closure runs.
     let found = unsafe {
         socket::with_owner_of(passage.skb.cast(), passage.packet.protocol, source, target, |sk| {
-            other = identity::of_socket(generation, sk);
+            other = owner_of::<NOTES>(generation, sk);
         })
     };
     passage.found = Fact::of(found.is_some());
