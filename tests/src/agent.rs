@@ -60,6 +60,10 @@ impl Launch {
         let mut command = place.command(artifact::agent()?);
         command.arg("run").arg("--policy").arg(&policy);
         command.arg("--cgroup-root").arg(cgroup_root).arg("--bpffs").arg(bpffs);
+        // Nothing of a test's is to outlive it; [`Self::kept`] is for those about just that.
+        let config = files.path().join("agent.toml");
+        fs::write(&config, "[agent]\non-stop = \"detach\"\n")?;
+        command.arg("--config").arg(config);
         command.arg("--state-dir").arg(files.path().join("state"));
         command.arg("--control-socket").arg(control_socket(&files));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -36,7 +36,7 @@ pub(crate) struct Common {
     /// Where the agent keeps what is to outlive it; nothing yet [default: /var/lib/bulkhead]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
-    /// Where the agent pins what is to outlive it; nothing yet [default: /sys/fs/bpf]
+    /// BPF file system where the agent pins what is to outlive it [default: /sys/fs/bpf]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) bpffs: Option<PathBuf>,
     /// For people, one JSON object a line, or (`test` only) JUnit XML
@@ -81,10 +81,12 @@ pub(crate) enum Output {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Enforce a policy on this machine until stopped, and report what is refused
+    /// Enforce a policy on this machine, and report what is refused; the kernel goes on enforcing when the agent ends
     Run(RunArguments),
     /// Show what the running agent enforces
     Status,
+    /// End all enforcement on this machine, whether an agent runs or not
+    Detach,
     /// Validate policy files; exit status 1 and diagnostics if something is wrong
     Check(CheckArguments),
     /// Run the [[test]]s of a policy; exit status 1 if one fails

@@ -6,6 +6,7 @@ mod check;
 mod cli;
 mod control;
 mod daemon;
+mod detach;
 mod diff;
 mod explain;
 mod flow_file;
@@ -62,6 +63,7 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
             let status = runtime.block_on(status::ask(&socket, common.output()))?;
             print(&status)?;
         }
+        Command::Detach => print(&detach::detach(&settings::bpffs(common)?, common.output())?)?,
         Command::Check(arguments) => {
             return tell(&check::check(arguments, common.output())?);
         }

@@ -11,6 +11,7 @@ use crate::cli::{Common, RunArguments};
 
 const CONFIG: &str = "/etc/bulkhead/agent.toml";
 const CONTROL_SOCKET: &str = "/run/bulkhead/control.sock";
+const BPFFS: &str = "/sys/fs/bpf";
 const POLICY: &str = "/etc/bulkhead/policy";
 
 /// Why agent.toml cannot be used.
@@ -29,6 +30,19 @@ pub(crate) struct Settings {
     pub(crate) dry_run: bool,
     pub(crate) cgroup_root: Option<PathBuf>,
     pub(crate) control_socket: PathBuf,
+    pub(crate) bpffs: PathBuf,
+    pub(crate) on_stop: OnStop,
+}
+
+/// What becomes of enforcement as the agent is told to stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OnStop {
+    /// The kernel goes on by itself.
+    #[default]
+    Keep,
+    /// It ends.
+    Detach,
 }
 
 /// agent.toml.
@@ -47,10 +61,13 @@ struct Agent {
     dry_run: Option<bool>,
     cgroup_root: Option<PathBuf>,
     control_socket: Option<PathBuf>,
+    bpffs: Option<PathBuf>,
+    #[serde(default)]
+    on_stop: OnStop,
 }
 
 /// Keys of agent.toml, for suggestions.
-const KEYS: [&str; 5] = ["agent", "policy", "dry-run", "cgroup-root", "control-socket"];
+const KEYS: [&str; 7] = ["agent", "policy", "dry-run", "cgroup-root", "control-socket", "bpffs", "on-stop"];
 
 impl Settings {
     /// For `bulkhead run`.
@@ -69,8 +86,18 @@ impl Settings {
                 .clone()
                 .or(file.control_socket)
                 .unwrap_or_else(|| CONTROL_SOCKET.into()),
+            bpffs: common.bpffs.clone().or(file.bpffs).unwrap_or_else(|| BPFFS.into()),
+            on_stop: file.on_stop,
         })
     }
+}
+
+/// Where pins are.
+pub(crate) fn bpffs(common: &Common) -> Result<PathBuf, SettingsError> {
+    if let Some(bpffs) = &common.bpffs {
+        return Ok(bpffs.clone());
+    }
+    Ok(File::of(common)?.agent.bpffs.unwrap_or_else(|| BPFFS.into()))
 }
 
 /// Where the agent answers, for those who ask it.
@@ -131,7 +158,7 @@ mod tests {
           |
         2 | dry_run = true
           | ^^^^^^^
-        unknown field `dry_run`, expected one of `policy`, `dry-run`, `cgroup-root`, `control-socket`
+        unknown field `dry_run`, expected one of `policy`, `dry-run`, `cgroup-root`, `control-socket`, `bpffs`, `on-stop`
         help: did you mean `dry-run`?
         ");
     }

@@ -46,9 +46,17 @@ pub(crate) struct Counters {
     index: HashMap<MapData, Wire<CounterKey>, u32>,
     free: Queue<MapData, u32>,
     buckets: PerCpuArray<MapData, Wire<Counter>>,
-    /// Of generations that are out of force.
-    past: Traffic,
 }
+
+/// Buckets that programs are never given: what generations that are out of force have counted, kept where the rest is, so
+/// that it outlives the agent as well.
+const PAST_ALLOWED: u32 = 1;
+const PAST_DENIED: u32 = 2;
+const PAST_WOULD_DENY: u32 = 3;
+const PAST_CALLS: u32 = 4;
+
+/// The first bucket that programs are given.
+const FIRST: u32 = 5;
 
 impl Counters {
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
@@ -56,13 +64,22 @@ impl Counters {
             index: take(ebpf, "COUNTER_INDEX")?,
             free: take(ebpf, "FREE_COUNTERS")?,
             buckets: take(ebpf, "COUNTERS")?,
-            past: Traffic::default(),
         };
-        let buckets = (0..COUNTERS).filter(|bucket| *bucket != OTHER);
-        for bucket in buckets {
-            counters.free.push(bucket, 0).map_err(DatapathError::map("hand out the counters"))?;
-        }
+        counters.hand_out().map_err(DatapathError::map("hand out the counters"))?;
         Ok(counters)
+    }
+
+    /// Gives the programs all buckets, unless an agent before this one has.
+    fn hand_out(&mut self) -> Result<(), MapError> {
+        match self.free.pop(0) {
+            Ok(bucket) => return self.free.push(bucket, 0),
+            Err(MapError::ElementNotFound) => {}
+            Err(error) => return Err(error),
+        }
+        if self.kinds().next().is_some() {
+            return Ok(());
+        }
+        (FIRST..COUNTERS).try_for_each(|bucket| self.free.push(bucket, 0))
     }
 
     /// Every kind of traffic that has been judged, with its counts.
@@ -88,11 +105,17 @@ impl Counters {
 
     /// All traffic since the start.
     pub(crate) fn traffic(&self) -> Result<Traffic, DatapathError> {
-        let mut traffic = self.past;
+        let past = |bucket| self.sum(bucket).map_err(reading);
+        let mut traffic = Traffic {
+            allowed: past(PAST_ALLOWED)?,
+            denied: past(PAST_DENIED)?,
+            would_deny: past(PAST_WOULD_DENY)?,
+            refused_calls: past(PAST_CALLS)?.packets,
+            other: past(OTHER)?,
+        };
         for (key, counter) in self.read()? {
             traffic.add(&key, &counter);
         }
-        traffic.other = self.sum(OTHER).map_err(reading)?;
         Ok(traffic)
     }
 
@@ -111,12 +134,21 @@ impl Counters {
         let counter = self.sum(bucket)?;
         self.index.remove(&Wire(*key))?;
         if key.shadow == 0 {
-            self.past.add(key, &counter);
+            let past = past_bucket(key);
+            let mut sum = self.sum(past)?;
+            sum.add(&counter);
+            self.write(past, sum)?;
         }
-        let cpus = self.buckets.get(&bucket, 0)?.len();
-        let empty = vec![Wire(Counter::default()); cpus].try_into().map_err(MapError::IoError)?;
-        self.buckets.set(bucket, empty, 0)?;
+        self.write(bucket, Counter::default())?;
         self.free.push(bucket, 0)
+    }
+
+    /// Sets a bucket that no program counts in.
+    fn write(&mut self, bucket: u32, counter: Counter) -> Result<(), MapError> {
+        let cpus = self.buckets.get(&bucket, 0)?.len();
+        let mut values = vec![Wire(Counter::default()); cpus];
+        values[0] = Wire(counter);
+        self.buckets.set(bucket, values.try_into().map_err(MapError::IoError)?, 0)
     }
 
     fn kinds(&self) -> impl Iterator<Item = (CounterKey, u32)> {
@@ -130,6 +162,16 @@ impl Counters {
             sum.add(counter);
         }
         Ok(sum)
+    }
+}
+
+/// Where a past kind of traffic is added up, as [`Traffic::add`] does.
+fn past_bucket(key: &CounterKey) -> u32 {
+    match key.verdict {
+        _ if key.packets == 0 => PAST_CALLS,
+        verdict if verdict == Verdict::Allowed as u8 => PAST_ALLOWED,
+        verdict if verdict == Verdict::WouldDeny as u8 => PAST_WOULD_DENY,
+        _ => PAST_DENIED,
     }
 }
 

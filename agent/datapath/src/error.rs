@@ -83,6 +83,23 @@ pub enum DatapathError {
         /// Why.
         source: ProgramError,
     },
+    /// Nothing can be pinned where it was asked for.
+    #[error(
+        "{} is in no BPF file system: mount one with `mount -t bpf bpf /sys/fs/bpf`, or give --bpffs another directory",
+        path.display()
+    )]
+    BpfFs {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A pin could not be made or removed.
+    #[error("cannot make or remove the pin {}", path.display())]
+    Pin {
+        /// The pin, or the directory of it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A generation that the kernel does not hold, or no longer.
     #[error("the kernel does not hold generation {number} any more")]
     Generation {

@@ -1,6 +1,6 @@
 //! Load, attach, fill, swap and drain the BPF programs. The only crate that names aya.
 //!
-//! Minimum kernel: 5.10. Everything that is loaded goes with the [`Datapath`] that loaded it.
+//! Minimum kernel: 5.10. What is [pinned](Pins) outlives the [`Datapath`] that loaded it; everything else goes with it.
 
 mod btf;
 mod cgroups;
@@ -12,11 +12,13 @@ mod events;
 #[cfg(feature = "log")]
 mod log;
 mod older;
+mod pins;
 mod preflight;
 mod refusals;
 mod security;
 mod shadow;
 mod sock_diag;
+mod sys;
 mod tables;
 #[cfg(feature = "test-run")]
 mod test_run;
@@ -24,15 +26,15 @@ mod wire;
 
 use std::{
     fs::File,
+    io,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError,
-    },
+    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, links::FdLink},
 };
 use bulkhead_common::{Counter, CounterKey, Endpoint, HASH_KEYS};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -44,6 +46,7 @@ pub use self::{
     counters::Traffic,
     error::DatapathError,
     events::Events,
+    pins::{Pins, detach},
     security::Unguarded,
     tables::{Edits, Generation, Renewal},
 };
@@ -59,6 +62,9 @@ const PROGRAMS: [&str; 10] = [
     "egress",
 ];
 
+/// Once this one is attached, all are.
+const LAST: &str = PROGRAMS[PROGRAMS.len() - 1];
+
 /// The programs that follow cgroups, each named as its tracepoint: first the one that forgets, so that nothing that the
 /// other notes is kept for ever.
 const CGROUPS: [&str; 2] = ["cgroup_release", "cgroup_mkdir"];
@@ -66,6 +72,8 @@ const CGROUPS: [&str; 2] = ["cgroup_release", "cgroup_mkdir"];
 /// What came of attaching.
 #[derive(Debug)]
 pub struct Attached {
+    /// Has it taken over what another agent had left attached? Then no packet went undecided meanwhile.
+    pub taken_over: bool,
     /// Sockets that were there already and are tagged.
     pub sockets: usize,
     /// Network namespaces whose sockets could not be listed.
@@ -78,10 +86,11 @@ pub struct Attached {
     pub unguarded: Option<Unguarded>,
 }
 
-/// The programs and maps in the kernel. Dropping it detaches and unloads them.
+/// The programs and maps in the kernel. Dropping it detaches and unloads what is not pinned.
 pub struct Datapath {
     ebpf: Ebpf,
     cgroup_root: PathBuf,
+    pins: Option<Pins>,
     tables: Tables,
     counters: Counters,
     sockets: Sockets,
@@ -89,16 +98,25 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Checks privileges, kernel and cgroup root, and loads the programs. Attaches nothing yet.
-    pub fn load(cgroup_root: &Path) -> Result<Self, DatapathError> {
+    /// Checks privileges, kernel and cgroup root, and loads the programs, with the maps that are pinned, if they are.
+    /// Attaches nothing yet. Without pins everything goes with the value.
+    pub fn load(cgroup_root: &Path, pins: Option<Pins>) -> Result<Self, DatapathError> {
         preflight::check(cgroup_root)?;
         let keys = hash_keys()?;
         let layout = btf::cgroup_layout()?;
-        let mut ebpf = EbpfLoader::new()
+        let before_5_11 = u32::from(preflight::is_before(5, 11));
+        let mut loader = EbpfLoader::new();
+        loader
             .override_global("KEYS", bytemuck::cast_slice::<_, u8>(&keys), true)
             .override_global("LAYOUT", bytemuck::bytes_of(&layout), true)
-            .override_global("MPTCP_UNSEEN", &u32::from(preflight::is_before(5, 11)), true)
-            .load(OBJECT)?;
+            .override_global("MPTCP_UNSEEN", &before_5_11, true);
+        if let Some(pins) = &pins {
+            pins.prepare()?;
+            for name in pins::SHARED {
+                loader.map_pin_path(name, pins.map(name));
+            }
+        }
+        let mut ebpf = loader.load(OBJECT)?;
         let tables = Tables::take(&mut ebpf)?;
         let counters = Counters::take(&mut ebpf)?;
         let sockets = Sockets::take(&mut ebpf)?;
@@ -108,7 +126,7 @@ impl Datapath {
         }
         #[cfg(feature = "log")]
         log::start(&mut ebpf);
-        Ok(Self { ebpf, cgroup_root: cgroup_root.to_owned(), tables, counters, sockets, events })
+        Ok(Self { ebpf, cgroup_root: cgroup_root.to_owned(), pins, tables, counters, sockets, events })
     }
 
     /// Fills a free slot with `generation` and switches to it with one write. It is in force for good, and no other
@@ -135,6 +153,11 @@ impl Datapath {
     /// Does not wait for the deadline: what was in force before is so again. Tells the number of the generation.
     pub fn roll_back(&mut self) -> Result<Option<u32>, DatapathError> {
         self.tables.roll_back()
+    }
+
+    /// Number of the last generation, by whichever agent; 0: there was none. The next has a greater one.
+    pub fn last_generation(&self) -> u32 {
+        self.tables.last()
     }
 
     /// Number of the generation in force: after its deadline that of the one before it. None: nothing is refused.
@@ -193,29 +216,39 @@ impl Datapath {
         self.tables.edit(of, edits)
     }
 
-    /// Attaches all programs, those that judge to the cgroup root, and tags the sockets that are already open.
+    /// Attaches all programs, those that judge to the cgroup root, and tags the sockets that are already open. Where pinned
+    /// programs are attached, each is replaced at once by the one of its name, and sockets have their tags.
     ///
     /// Install a generation first: until there is one, nothing is refused. `anchor` tells the cgroup whose entry holds
     /// for another: itself or the nearest above it that has one.
     pub fn attach(&mut self, anchor: impl Fn(u64) -> Option<u64>) -> Result<Attached, DatapathError> {
         let cgroup = self.open_root()?;
+        let taken_over = self.pins.as_ref().is_some_and(|pins| pins.attaches(LAST));
         for name in CGROUPS {
-            self.attach_tracepoint(name, name)?;
+            self.attach_tracepoint(name, name, true)?;
         }
         let (tags, judges) = PROGRAMS.split_at(1);
         for name in tags {
             self.attach_program(&cgroup, name)?;
         }
-        let tagged = self.sockets.tag_open(&anchor)?;
+        let tagged = if taken_over { older::Tagged::default() } else { self.sockets.tag_open(&anchor)? };
         for name in judges {
             self.attach_program(&cgroup, name)?;
         }
         // Nothing but the completeness of reports depends on it.
-        let watches_programs = self.attach_tracepoint("exec", "sched_process_exec").is_ok();
+        let watches_programs = self.attach_tracepoint("exec", "sched_process_exec", false).is_ok();
         let unwatched = self.attach_departure().err();
-        let unguarded = security::attach(&mut self.ebpf).err();
+        let unguarded = security::attach(&mut self.ebpf, self.pins.as_ref()).err();
+        if let Some(pins) = &self.pins {
+            pins.detach_other_versions()?;
+        }
         let older::Tagged { sockets, unreadable_namespaces } = tagged;
-        Ok(Attached { sockets, unreadable_namespaces, watches_programs, unwatched, unguarded })
+        Ok(Attached { taken_over, sockets, unreadable_namespaces, watches_programs, unwatched, unguarded })
+    }
+
+    /// Removes what is pinned; the rest goes with the value.
+    pub fn detach(self) -> Result<(), DatapathError> {
+        self.pins.as_ref().map_or(Ok(()), |pins| pins.detach().map(drop))
     }
 
     fn open_root(&self) -> Result<File, DatapathError> {
@@ -223,16 +256,23 @@ impl Datapath {
             .map_err(|source| DatapathError::Read { path: self.cgroup_root.clone(), source })
     }
 
+    /// Attaches to a tracepoint. `for_good`: pinned, if anything is.
     fn attach_tracepoint(
         &mut self,
         name: &'static str,
         tracepoint: &'static str,
+        for_good: bool,
     ) -> Result<(), DatapathError> {
         let Program::RawTracePoint(program) = program(&mut self.ebpf, name)? else {
             return Err(DatapathError::Missing { name });
         };
-        let attached = program.load().and_then(|()| program.attach(tracepoint));
-        attached.map(drop).map_err(|source| DatapathError::Program { name, source })
+        let failed = |source| DatapathError::Program { name, source };
+        let link = program.load().and_then(|()| program.attach(tracepoint)).map_err(failed)?;
+        match &self.pins {
+            // Both are attached for a moment: they say the same.
+            Some(pins) if for_good => pins.keep(name, program.take_link(link).map_err(failed)?.into()),
+            _ => Ok(()),
+        }
     }
 
     fn attach_departure(&mut self) -> Result<(), DatapathError> {
@@ -247,8 +287,16 @@ impl Datapath {
     }
 
     fn attach_program(&mut self, cgroup: &File, name: &'static str) -> Result<(), DatapathError> {
-        attach(program(&mut self.ebpf, name)?, cgroup, name)
-            .map_err(|source| DatapathError::Program { name, source })
+        let program = program(&mut self.ebpf, name)?;
+        let failed = |source| DatapathError::Program { name, source };
+        let Some(pins) = &self.pins else {
+            return attach(program, cgroup, name).map_err(failed);
+        };
+        if pins.attaches(name) && pins.replace(name, program.fd().map_err(failed)?.as_fd()) {
+            return Ok(());
+        }
+        let link = attach_for_good(program, cgroup, name).map_err(failed)?;
+        pins.keep(name, link)
     }
 
     /// Tells what a cgroup is to a generation, if it is not what the one above it is, and where it stands among the
@@ -281,6 +329,17 @@ impl Datapath {
     }
 }
 
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        if let Some(pins) = &self.pins
+            && !pins.attaches(LAST)
+        {
+            // Never attached as a whole: who could not start leaves nothing. What cannot be removed now can be later.
+            let _ = pins.detach();
+        }
+    }
+}
+
 /// Keys of the hash that the programs know verdicts by: nobody else may know them.
 fn hash_keys() -> Result<[u64; HASH_KEYS], DatapathError> {
     let mut keys = [0_u64; HASH_KEYS];
@@ -303,20 +362,40 @@ fn load(program: &mut Program) -> Result<(), ProgramError> {
     }
 }
 
-/// Attaches by link. `Single` is the mode that links take; they coexist with other programs all the same.
+/// `Single` is the mode that links take; they coexist with other programs all the same.
+const MODE: CgroupAttachMode = CgroupAttachMode::Single;
+
+/// Attaches by a link that goes with the program.
 fn attach(program: &mut Program, cgroup: &File, name: &str) -> Result<(), ProgramError> {
-    const MODE: CgroupAttachMode = CgroupAttachMode::Single;
     match program {
-        Program::CgroupSock(p) => CgroupSock::attach(p, cgroup, MODE).map(drop),
-        Program::CgroupSockAddr(p) => CgroupSockAddr::attach(p, cgroup, MODE).map(drop),
-        Program::CgroupSkb(p) => {
-            let way = if name.ends_with("ingress") {
-                CgroupSkbAttachType::Ingress
-            } else {
-                CgroupSkbAttachType::Egress
-            };
-            CgroupSkb::attach(p, cgroup, way, MODE).map(drop)
-        }
+        Program::CgroupSock(p) => p.attach(cgroup, MODE).map(drop),
+        Program::CgroupSockAddr(p) => p.attach(cgroup, MODE).map(drop),
+        Program::CgroupSkb(p) => p.attach(cgroup, way(name), MODE).map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
+}
+
+/// Attaches by a link that the caller owns.
+fn attach_for_good(program: &mut Program, cgroup: &File, name: &str) -> Result<FdLink, ProgramError> {
+    let link = match program {
+        Program::CgroupSock(p) => {
+            let link = p.attach(cgroup, MODE)?;
+            FdLink::try_from(p.take_link(link)?)
+        }
+        Program::CgroupSockAddr(p) => {
+            let link = p.attach(cgroup, MODE)?;
+            FdLink::try_from(p.take_link(link)?)
+        }
+        Program::CgroupSkb(p) => {
+            let link = p.attach(cgroup, way(name), MODE)?;
+            FdLink::try_from(p.take_link(link)?)
+        }
+        _ => return Err(ProgramError::UnexpectedProgramType),
+    };
+    link.map_err(|error| ProgramError::IOError(io::Error::other(error)))
+}
+
+/// Which packets a program is for, by its name.
+fn way(name: &str) -> CgroupSkbAttachType {
+    if name.ends_with("ingress") { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress }
 }

@@ -7,6 +7,8 @@ use aya::{
     programs::{Lsm, ProgramError},
 };
 
+use crate::pins::Pins;
+
 /// The security modules that the kernel runs, in its order (Documentation/admin-guide/LSM/index.rst).
 const MODULES: &str = "/sys/kernel/security/lsm";
 
@@ -47,7 +49,7 @@ pub enum Unguarded {
 }
 
 /// Loads and attaches them, where that has an effect: elsewhere the kernel takes them and never runs them.
-pub(crate) fn attach(ebpf: &mut Ebpf) -> Result<(), Unguarded> {
+pub(crate) fn attach(ebpf: &mut Ebpf, pins: Option<&Pins>) -> Result<(), Unguarded> {
     let now = fs::read_to_string(MODULES).map_err(Unguarded::Unknown)?;
     if !runs_bpf(&now) {
         return Err(Unguarded::NotRun { now: now.trim().to_owned() });
@@ -56,8 +58,12 @@ pub(crate) fn attach(ebpf: &mut Ebpf) -> Result<(), Unguarded> {
     for name in PROGRAMS {
         let program = ebpf.program_mut(name).and_then(|program| <&mut Lsm>::try_from(program).ok());
         let program = program.ok_or(Unguarded::Missing(name))?;
-        let attached = program.load(name, &types).and_then(|()| program.attach());
-        attached.map_err(|source| Unguarded::Program { name, source })?;
+        let failed = |source| Unguarded::Program { name, source };
+        let link = program.load(name, &types).and_then(|()| program.attach()).map_err(failed)?;
+        if let Some(pins) = pins {
+            let link = program.take_link(link).map_err(failed)?;
+            pins.keep(name, link.into()).map_err(|error| failed(io::Error::other(error).into()))?;
+        }
     }
     Ok(())
 }

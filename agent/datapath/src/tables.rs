@@ -83,6 +83,9 @@ pub(crate) struct Tables {
     peers: ArrayOfMaps<MapData, Peers>,
     policy: ArrayOfMaps<MapData, Policy>,
     held: Vec<Held>,
+    /// Number of the generation in each slot, and of the last.
+    numbers: [u32; SLOTS as usize],
+    last: u32,
     standing: Standing,
     /// When each slot went out of use: a packet on its way may still be judged by it.
     left: [Option<Instant>; SLOTS as usize],
@@ -125,6 +128,11 @@ impl Standing {
         }
     }
 
+    /// What another agent has left in force.
+    fn of(word: StateWord) -> Self {
+        Self { active: Some(word.slot(0)), fallback: word.fallback(), shadow: word.shadow() }
+    }
+
     fn word(&self) -> StateWord {
         let active = self.active.unwrap_or(0);
         let word = match self.fallback {
@@ -136,19 +144,35 @@ impl Standing {
 }
 
 impl Tables {
+    /// Takes them as they are: another agent may have left generations in force. Those judge on, and are out of use with the
+    /// first that is installed.
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        let state: Array<MapData, Wire<StateWord>> = take(ebpf, "STATE")?;
+        let epoch: Array<MapData, u64> = take(ebpf, "EPOCH")?;
+        let generations: Array<MapData, Wire<GenerationInfo>> = take(ebpf, "GENERATIONS")?;
+        let read = DatapathError::map("read which generation is in force");
+        let Wire(word) = state.get(&0, 0).map_err(&read)?;
+        let edits = epoch.get(&0, 0).map_err(&read)?;
+        let mut numbers = [0; SLOTS as usize];
+        for (slot, number) in (0..).zip(&mut numbers) {
+            *number = generations.get(&slot, 0).map_err(&read)?.0.number;
+        }
+        let last = numbers.into_iter().max().unwrap_or(0);
+        let standing = if last == 0 { Standing::default() } else { Standing::of(word) };
         Ok(Self {
-            state: take(ebpf, "STATE")?,
-            epoch: take(ebpf, "EPOCH")?,
-            generations: take(ebpf, "GENERATIONS")?,
+            state,
+            epoch,
+            generations,
+            last,
+            numbers,
             cgroups: CgroupTables::take(ebpf)?,
             peers: take(ebpf, "PEERS")?,
             policy: take(ebpf, "POLICY")?,
             held: Vec::new(),
-            standing: Standing::default(),
+            standing,
             left: [None; SLOTS as usize],
             leaving: Vec::new(),
-            edits: 0,
+            edits,
         })
     }
 
@@ -214,7 +238,6 @@ impl Tables {
         let old = self.held.swap_remove(at);
         let cgroups = grown.unwrap_or_else(|| old.cgroups.moved_to(slot));
         self.held.push(Held { number: renewal.number, slot, cgroups, peers, policy });
-        self.leave(old.slot, old.number);
         self.switch(self.standing.replaced(old.slot, slot))
     }
 
@@ -236,7 +259,10 @@ impl Tables {
         self.peers.set(slot, peers, 0).map_err(&fill)?;
         self.policy.set(slot, policy, 0).map_err(&fill)?;
         let info = GenerationInfo { number, ..GenerationInfo::default() };
-        self.generations.set(slot, Wire(info), 0).map_err(&fill)
+        self.generations.set(slot, Wire(info), 0).map_err(&fill)?;
+        self.numbers[slot as usize] = number;
+        self.last = self.last.max(number);
+        Ok(())
     }
 
     /// A slot that nothing is judged by. There is always one: a generation in force, one before it and a shadow take three.
@@ -256,19 +282,17 @@ impl Tables {
         self.state
             .set(0, Wire(standing.word()), 0)
             .map_err(DatapathError::map("switch to another generation"))?;
-        self.standing = standing;
-        let (held, out) =
-            std::mem::take(&mut self.held).into_iter().partition(|held| standing.uses(held.slot));
-        self.held = held;
-        for Held { slot, number, .. } in out {
-            self.leave(slot, number);
+        let before = std::mem::replace(&mut self.standing, standing);
+        self.held.retain(|held| standing.uses(held.slot));
+        for slot in (0..SLOTS).filter(|slot| before.uses(*slot) && !standing.uses(*slot)) {
+            self.leave(slot);
         }
         self.bump_epoch()
     }
 
-    fn leave(&mut self, slot: u32, number: u32) {
+    fn leave(&mut self, slot: u32) {
         self.left[slot as usize] = Some(Instant::now());
-        self.leaving.push(number);
+        self.leaving.push(self.numbers[slot as usize]);
     }
 
     /// The slot in force now: after its deadline the one before it.
@@ -286,13 +310,19 @@ impl Tables {
 
     /// Number of the generation in force now.
     pub(crate) fn in_force(&self) -> Option<u32> {
-        let slot = self.in_force_slot()?;
-        self.held.iter().find(|held| held.slot == slot).map(|held| held.number)
+        self.in_force_slot().map(|slot| self.numbers[slot as usize])
     }
 
-    /// Numbers of the generations that may count a packet: those held, and those that went out of use since the last call.
+    /// Number of the last generation that was ever in a slot; 0: there was none.
+    pub(crate) fn last(&self) -> u32 {
+        self.last
+    }
+
+    /// Numbers of the generations that may count a packet: those in use, and those that went out of use since the last call.
     pub(crate) fn counting(&mut self) -> Vec<u32> {
-        self.held.iter().map(|held| held.number).chain(std::mem::take(&mut self.leaving)).collect()
+        let used = (0..SLOTS).filter(|slot| self.standing.uses(*slot));
+        let used = used.map(|slot| self.numbers[slot as usize]);
+        used.chain(std::mem::take(&mut self.leaving)).collect()
     }
 
     fn position(&self, number: u32) -> Result<usize, DatapathError> {

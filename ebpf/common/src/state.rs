@@ -28,6 +28,12 @@ impl StateWord {
         Self(self.0 & !0xff00 | ((shadow + 1) as u64 & 0xff) << 8)
     }
 
+    /// Milliseconds of `CLOCK_BOOTTIME` until which the active slot is in force, and the slot that is so then; none: no
+    /// deadline is armed.
+    pub const fn fallback(self) -> Option<(u32, u64)> {
+        if self.has_deadline() { Some((self.slot(u64::MAX), self.0 >> 16)) } else { None }
+    }
+
     /// Is a deadline armed? If not, the clock need not be read.
     #[inline(always)]
     pub const fn has_deadline(self) -> bool {
@@ -84,6 +90,7 @@ mod tests {
         let w = StateWord::until(2, 1, 60_000);
         assert!(w.has_deadline());
         assert_eq!((w.slot(59_999), w.slot(60_000), w.slot(60_001)), (2, 1, 1));
+        assert_eq!((w.fallback(), StateWord::settled(2).fallback()), (Some((1, 60_000)), None));
         assert!(w.is_pending(59_999) && !w.is_pending(60_000));
     }
 

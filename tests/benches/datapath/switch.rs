@@ -19,7 +19,7 @@ const ADDRESSES: u32 = ENTRIES / 10;
 pub(crate) fn measure() -> Result<()> {
     eprintln!("==> a policy of {ENTRIES} entries");
     let subtree = Subtree::new()?;
-    let mut datapath = Datapath::load(subtree.path())?;
+    let mut datapath = Datapath::load(subtree.path(), None)?;
     let flags = PeerEntry::default().flags;
     let peers: Vec<_> = (0..ADDRESSES)
         .map(|n| (peer(n).to_ipv6_mapped().octets(), n + 1))

@@ -61,7 +61,7 @@ pub(crate) struct Seen {
 impl Kernel {
     pub(crate) fn new() -> Result<Self> {
         let subtree = Subtree::new()?;
-        let mut datapath = Datapath::load(subtree.path())?;
+        let mut datapath = Datapath::load(subtree.path(), None)?;
         let events = datapath.take_events().context("the events are taken")?;
         let network = Network::isolated()?;
         network.ip(&format!(

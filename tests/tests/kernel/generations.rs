@@ -43,7 +43,7 @@ impl Shop {
     fn new() -> Result<Self> {
         let lab = Lab::new()?;
         let placed = [lab.cgroup("/w0")?.id()?, lab.cgroup("/w1")?.id()?];
-        let mut datapath = Datapath::load(lab.root()?.path())?;
+        let mut datapath = Datapath::load(lab.root()?.path(), None)?;
         datapath.attach(|_| None)?;
         let world = World::shop();
         let of = |world: &World| compile(&world.policy(), &world.inventory());

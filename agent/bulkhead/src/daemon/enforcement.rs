@@ -8,7 +8,7 @@ use std::{
 };
 
 use bulkhead_common::{Counter, Endpoint, STATE_DEAD, UNPLACED};
-use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Edits, Events, Generation, Renewal};
+use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Edits, Events, Generation, Pins, Renewal};
 use bulkhead_policy::{Automaton, Compiler, Identity, Inventory, Mode, Policy, WorkloadId};
 use bulkhead_workloads::{CgroupId, CgroupRoot, Changes, Edit, Members, SharedTree, addresses};
 use tokio::task::JoinHandle;
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::control::{self, Environment, Status, Workload};
 
-/// The policy in force. Dropping it takes it out of force.
+/// The policy in force. Dropping it leaves it in force, by the kernel alone.
 pub(super) struct Enforcement {
     policy: Arc<Policy>,
     root: CgroupRoot,
@@ -57,6 +57,7 @@ impl Enforcement {
     pub(super) fn start(
         policy: Arc<Policy>,
         root: CgroupRoot,
+        pins: Pins,
         tree: SharedTree,
         there: &Changes,
     ) -> Result<Self, RunError> {
@@ -65,7 +66,8 @@ impl Enforcement {
         let inventory = addresses(&directories(&root, &tree, &members)).map_err(RunError::Addresses)?;
         let compiler = Compiler::new(Arc::clone(&policy), inventory.clone());
         let automaton = Automaton::new(&policy);
-        let datapath = Datapath::load(root.path())?;
+        let datapath = Datapath::load(root.path(), Some(pins))?;
+        let generation = datapath.last_generation() + 1;
         let mut enforcement = Self {
             policy,
             root,
@@ -75,7 +77,7 @@ impl Enforcement {
             compiler,
             automaton,
             datapath,
-            generation: 1,
+            generation,
             in_step: false,
             crowded: false,
             search: None,
@@ -93,7 +95,11 @@ impl Enforcement {
         let (tree, members) = (self.tree.clone(), &self.members);
         let anchor = |cgroup| members.anchor(&tree.read(), CgroupId(cgroup)).map(|id| id.0);
         let attached = self.datapath.attach(anchor)?;
-        tracing::debug!(sockets = attached.sockets, "tagged the sockets that were there");
+        if attached.taken_over {
+            tracing::info!("took over from an agent before this one: enforcement has not paused");
+        } else {
+            tracing::debug!(sockets = attached.sockets, "tagged the sockets that were there");
+        }
         self.unseen = attached.unguarded.map(|why| {
             let directories = directories(&self.root, &self.tree, &self.members);
             Unseen::new(why, unseen::capable(&self.policy, directories))
@@ -116,6 +122,11 @@ impl Enforcement {
             );
         }
         Ok(())
+    }
+
+    /// Takes the policy out of force.
+    pub(super) fn detach(self) -> Result<(), DatapathError> {
+        self.datapath.detach()
     }
 
     /// The stream of refusals; can be taken once.

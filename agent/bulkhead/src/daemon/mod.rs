@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bulkhead_datapath::DatapathError;
+use bulkhead_datapath::{DatapathError, Pins};
 use bulkhead_policy::{Diagnostics, Policy, Source, load};
 use bulkhead_report::{Enricher, Format, Lines};
 use bulkhead_workloads::{CgroupId, CgroupRoot, HierarchyError, WatchError, Watcher};
@@ -27,7 +27,7 @@ use crate::{
     lock::{Lock, LockError},
     output::{self, plural},
     policy_files::{self, PolicyFilesError},
-    settings::Settings,
+    settings::{OnStop, Settings},
 };
 
 /// Addresses are looked for this long after a change of cgroups, then in growing distances: a process comes after its
@@ -101,7 +101,9 @@ async fn serve(
     let mut signals = Signals::listen()?;
     let (mut watcher, there) = Watcher::start(root.clone())?;
     let policy = Arc::new(policy);
-    let mut enforcement = Enforcement::start(Arc::clone(&policy), root.clone(), watcher.tree(), &there)?;
+    let pins = Pins::new(&settings.bpffs, root.path())?;
+    let mut enforcement =
+        Enforcement::start(Arc::clone(&policy), root.clone(), pins, watcher.tree(), &there)?;
 
     let tree = watcher.tree();
     let of_process = root.clone();
@@ -157,8 +159,13 @@ async fn serve(
         }
     };
     drop(server);
-    // Detaches: nothing is refused from here on, and what has been refused is reported.
-    drop(enforcement);
+    // What has been refused so far is reported.
+    if settings.dry_run || (ended.is_ok() && settings.on_stop == OnStop::Detach) {
+        enforcement.detach()?;
+    } else {
+        tracing::info!("the kernel goes on enforcing; `bulkhead detach` ends that");
+        drop(enforcement);
+    }
     refusals.finish(PATIENCE);
     ended
 }

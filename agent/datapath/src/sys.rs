@@ -1,0 +1,56 @@
+//! The two calls of bpf(2) that aya does not offer: to open a pinned link, and to put another program behind it.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+/// `enum bpf_cmd` (include/uapi/linux/bpf.h).
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_LINK_UPDATE: libc::c_int = 29;
+
+/// What `BPF_OBJ_GET` takes of `union bpf_attr`.
+#[repr(C)]
+struct Get {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// What `BPF_LINK_UPDATE` takes.
+#[repr(C)]
+struct Update {
+    link_fd: RawFd,
+    new_prog_fd: RawFd,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// Opens what is pinned at `path`.
+pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let get = Get { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    let fd = bpf(BPF_OBJ_GET, &get)?;
+    // SAFETY: the call returns a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts `program` in place of the one that `link` attaches, at once: no packet meets both, or none. Minimum kernel: 5.7,
+/// for links to cgroups.
+pub(crate) fn update_link(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Result<()> {
+    let (link_fd, new_prog_fd) = (link.as_raw_fd(), program.as_raw_fd());
+    bpf(BPF_LINK_UPDATE, &Update { link_fd, new_prog_fd, flags: 0, old_prog_fd: 0 }).map(drop)
+}
+
+fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<RawFd> {
+    // SAFETY: the kernel reads as many bytes as it is told, all initialised (no padding in either structure), and takes
+    // those that are missing for zero.
+    let done =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { RawFd::try_from(done).map_err(io::Error::other) }
+}
