@@ -61,9 +61,8 @@ impl Launch {
         command.arg("run").arg("--policy").arg(&policy);
         command.arg("--cgroup-root").arg(cgroup_root).arg("--bpffs").arg(bpffs);
         // Nothing of a test's is to outlive it; [`Self::kept`] is for those about just that.
-        let config = files.path().join("agent.toml");
-        fs::write(&config, "[agent]\non-stop = \"detach\"\n")?;
-        command.arg("--config").arg(config);
+        fs::write(config(&files), "[agent]\non-stop = \"detach\"\n")?;
+        command.arg("--config").arg(config(&files));
         command.arg("--state-dir").arg(files.path().join("state"));
         command.arg("--control-socket").arg(control_socket(&files));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -74,6 +73,12 @@ impl Launch {
     pub fn dry_run(mut self) -> Self {
         self.command.arg("--dry-run");
         self
+    }
+
+    /// As by default: what it enforces outlives it.
+    pub fn kept(self) -> Result<Self> {
+        fs::write(config(&self.files), "")?;
+        Ok(self)
     }
 
     /// Keeps the terminal's Ctrl-C from it: whoever started it stops it.
@@ -93,6 +98,15 @@ impl Launch {
             Agent { child, denials, log, said: Vec::new(), stopped: false, files, policy, cgroup_root };
         agent.wait_until_ready()?;
         Ok(agent)
+    }
+
+    /// Starts it and kills it after a while, ready or not.
+    pub fn start_and_kill(mut self, after: Duration) -> Result<()> {
+        let mut child = self.command.spawn().context("nsenter cannot be started (package util-linux)")?;
+        thread::sleep(after);
+        child.kill()?;
+        child.wait()?;
+        Ok(())
     }
 
     /// Starts it, expects that it ends by itself, and tells how.
@@ -170,14 +184,35 @@ impl Agent {
             !attached(&self.cgroup_root)?.is_empty(),
             "no program is attached while the agent runs: bpftool sees nothing, or the agent does nothing"
         );
-        kill(Pid::from_raw(i32::try_from(self.pid())?), signal)?;
-        let status = wait(&mut self.child, STOP)?
-            .ok_or_else(|| anyhow!("the agent is still there {STOP:?} after {signal}:\n{}", self.said()))?;
-        ensure!(status.success(), "the agent ended with {status} after {signal}:\n{}", self.said());
+        self.end_by(signal)?;
         let left = attached(&self.cgroup_root)?;
         ensure!(left.is_empty(), "programs are left attached: {left:?}");
         self.stopped = true;
         Ok(self.denials.clone())
+    }
+
+    /// Asks one that was [kept](Launch::kept) to stop as systemd does, and wants a clean end that leaves its programs at work.
+    pub fn leave(mut self) -> Result<()> {
+        self.end_by(Signal::SIGTERM)?;
+        ensure!(!attached(&self.cgroup_root)?.is_empty(), "the agent took its programs with it");
+        self.stopped = true;
+        Ok(())
+    }
+
+    /// Kills it: no handler of its own runs.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.stopped = true;
+        Ok(())
+    }
+
+    fn end_by(&mut self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(i32::try_from(self.pid())?), signal)?;
+        let status = wait(&mut self.child, STOP)?
+            .ok_or_else(|| anyhow!("the agent is still there {STOP:?} after {signal}:\n{}", self.said()))?;
+        ensure!(status.success(), "the agent ended with {status} after {signal}:\n{}", self.said());
+        Ok(())
     }
 
     /// Everything that it said on standard error so far.
@@ -230,6 +265,10 @@ impl Drop for Agent {
             eprintln!("the agent said:\n{}\nit reported:{}", self.said(), self.denials);
         }
     }
+}
+
+fn config(files: &TempDir) -> PathBuf {
+    files.path().join("agent.toml")
 }
 
 fn control_socket(files: &TempDir) -> PathBuf {

@@ -1,12 +1,16 @@
 //! One host with its LAN, its cgroups and its agent.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Output,
+};
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 use crate::{
     agent::Launch,
+    artifact,
     cgroup::{Cgroup, Subtree},
     network::{Lan, Network},
     place::{Mounts, Place},
@@ -91,6 +95,13 @@ impl Lab {
     /// An agent that is told to watch something else than this lab.
     pub fn agent_below(&self, cgroup_root: &Path, policy: &str) -> Result<Launch> {
         Launch::with_text(&self.office()?, cgroup_root, self.files.path(), policy)
+    }
+
+    /// Runs `bulkhead` as an operator of this host would, whether an agent runs or not.
+    pub fn bulkhead(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.office()?.command(artifact::agent()?);
+        command.args(arguments).arg("--bpffs").arg(self.files.path());
+        command.output().context("nsenter cannot be started (package util-linux)")
     }
 
     /// Where the agent runs.

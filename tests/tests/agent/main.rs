@@ -12,6 +12,7 @@ mod modes;
 mod recorded;
 mod reports;
 mod sockets;
+mod survival;
 mod systemd;
 mod workloads;
 

@@ -1,0 +1,207 @@
+//! What is enforced outlives the agent: killed, stopped, started again, in the midst of traffic.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use bulkhead_tests::{
+    Agent, Lab, Outcome, Probe, agent,
+    probe::{Family, Kind},
+};
+
+use crate::{
+    loopback::{POLICY, PORT},
+    verdicts::{allowed, at, refused},
+};
+
+/// Datagrams at a time.
+const MANY: u32 = 50;
+/// What a processor gets done beside the traffic.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// web may reach db, ci may not.
+struct Host {
+    lab: Lab,
+    web: Probe,
+    ci: Probe,
+    _db: Probe,
+    to: SocketAddr,
+}
+
+impl Host {
+    fn new() -> Result<Self> {
+        let lab = Lab::new()?;
+        let (web, ci, db) = (lab.probe("/web")?, lab.probe("/ci")?, lab.probe("/db")?);
+        let to = at(lab.host().v4, PORT);
+        db.serve(Kind::Tcp, to)?;
+        db.serve(Kind::Udp, to)?;
+        Ok(Self { lab, web, ci, _db: db, to })
+    }
+
+    fn start(&self) -> Result<Agent> {
+        self.lab.agent(POLICY)?.kept()?.start()
+    }
+
+    fn attached(&self) -> Result<usize> {
+        Ok(agent::attached(self.lab.root()?.path())?.len())
+    }
+
+    fn detach(&self) -> Result<String> {
+        let output = self.lab.bulkhead(&["detach"])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "bulkhead detach: {}\n{said}", output.status);
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
+/// What an agent has counted of what it refused: packets and calls.
+fn denied(agent: &Agent) -> Result<u64> {
+    let status = agent.status()?;
+    let number = |pointer: &str| {
+        let number = status.pointer(pointer).and_then(serde_json::Value::as_u64);
+        number.with_context(|| format!("no {pointer} in {status}"))
+    };
+    Ok(number("/traffic/denied/packets")? + number("/traffic/refused_calls")?)
+}
+
+#[test]
+fn agents_come_and_go_and_traffic_does_not_notice() -> Result<()> {
+    let host = Host::new()?;
+    let first = host.start()?;
+    let (web, ci, to) = (host.lab.probe("/web")?, host.lab.probe("/ci")?, host.to);
+    let ended = AtomicBool::new(false);
+    let ended = &ended;
+    thread::scope(|scope| -> Result<()> {
+        let forbidden = scope.spawn(move || -> Result<u32> {
+            let attacker = ci.open(Kind::Udp, Family::V4)?;
+            let mut tries = 0;
+            while !ended.load(Ordering::Relaxed) {
+                let taken = attacker.repeat(&[to], vec![0; 10], MANY)?;
+                ensure!(taken == 0, "{taken} forbidden datagrams were taken after {tries}");
+                tries += MANY;
+                thread::sleep(PAUSE);
+            }
+            Ok(tries)
+        });
+        let permitted = scope.spawn(move || -> Result<u32> {
+            let flow = web.open(Kind::Tcp, Family::V4)?;
+            allowed("web to db", flow.connect_and_exchange(to)?)?;
+            let mut rounds = 0;
+            while !ended.load(Ordering::Relaxed) {
+                allowed("web's connection", flow.exchange(None)?)?;
+                rounds += 1;
+                thread::sleep(PAUSE);
+            }
+            Ok(rounds)
+        });
+        let done = come_and_go(&host, first);
+        ended.store(true, Ordering::Relaxed);
+        let join = |what: thread::ScopedJoinHandle<'_, Result<u32>>| what.join().expect("no panic");
+        let (tries, rounds) = (join(forbidden)?, join(permitted)?);
+        done?;
+        ensure!(tries > 1_000 && rounds > 100, "too little traffic: {tries} and {rounds}");
+        Ok(())
+    })
+}
+
+fn come_and_go(host: &Host, first: Agent) -> Result<()> {
+    first.kill()?;
+    thread::sleep(Duration::from_millis(200));
+    let second = host.start()?;
+    // A new connection meets its programs as well.
+    allowed("web to db under the second agent", host.web.tcp(host.to)?)?;
+    second.leave()?;
+    thread::sleep(Duration::from_millis(200));
+    let third = host.start()?;
+    third.kill()?;
+    host.start()?.leave()
+}
+
+#[test]
+fn with_no_agent_alive_the_kernel_refuses_and_allows_as_before() -> Result<()> {
+    let host = Host::new()?;
+    host.start()?.kill()?;
+    refused("ci to db", host.ci.tcp(host.to)?)?;
+    allowed("web to db", host.web.tcp(host.to)?)?;
+    // Whoever is made meanwhile is what its name says.
+    let nested = host.lab.probe("/ci/nested")?;
+    refused("a new cgroup of ci's to db", nested.tcp(host.to)?)?;
+    host.detach()?;
+    Ok(())
+}
+
+#[test]
+fn counts_go_on_over_agents_that_are_killed() -> Result<()> {
+    let host = Host::new()?;
+    let first = host.start()?;
+    let attacker = host.ci.open(Kind::Udp, Family::V4)?;
+    let send = || -> Result<()> {
+        ensure!(attacker.repeat(&[host.to], vec![0; 10], MANY)? == 0, "forbidden datagrams were taken");
+        Ok(())
+    };
+    send()?;
+    ensure!(denied(&first)? == u64::from(MANY), "counted under the first agent: {}", denied(&first)?);
+    first.kill()?;
+    send()?;
+    let second = host.start()?;
+    send()?;
+    ensure!(denied(&second)? == u64::from(3 * MANY), "counted under the second agent: {}", denied(&second)?);
+    second.kill()?;
+    // By now the first agent's tables are gone for good, and what they counted is not.
+    let third = host.start()?;
+    ensure!(denied(&third)? == u64::from(3 * MANY), "counted under the third agent: {}", denied(&third)?);
+    third.kill()?;
+    host.detach()?;
+    Ok(())
+}
+
+#[test]
+fn detach_needs_no_agent_and_leaves_nothing() -> Result<()> {
+    let host = Host::new()?;
+    ensure!(host.detach()?.contains("nothing"), "there is nothing to detach");
+    host.start()?.kill()?;
+    refused("ci to db", host.ci.tcp(host.to)?)?;
+    let said = host.detach()?;
+    ensure!(said.contains("nothing is enforced any more"), "{said}");
+    ensure!(host.attached()? == 0, "programs are left attached");
+    allowed("ci to db", host.ci.tcp(host.to)?)?;
+
+    // An agent that runs attaches nothing again.
+    let agent = host.start()?;
+    refused("ci to db", host.ci.tcp(host.to)?)?;
+    host.detach()?;
+    ensure!(host.attached()? == 0, "programs are left attached");
+    allowed("ci to db", host.ci.tcp(host.to)?)?;
+    agent.kill()
+}
+
+#[test]
+fn killed_at_any_moment_of_its_start_it_starts_again() -> Result<()> {
+    let host = Host::new()?;
+    for n in 0..10 {
+        host.lab.agent(POLICY)?.kept()?.start_and_kill(Duration::from_millis(n * 60))?;
+    }
+    let agent = host.start()?;
+    refused("ci to db", host.ci.tcp(host.to)?)?;
+    allowed("web to db", host.web.tcp(host.to)?)?;
+    agent.kill()?;
+    host.detach()?;
+    ensure!(host.attached()? == 0, "programs are left attached");
+    allowed("ci to db", host.ci.tcp(host.to)?)
+}
+
+#[test]
+fn a_dry_run_after_an_agent_refuses_nothing_and_leaves_nothing() -> Result<()> {
+    let host = Host::new()?;
+    host.start()?.kill()?;
+    refused("ci to db", host.ci.tcp(host.to)?)?;
+    let dry = host.lab.agent(POLICY)?.kept()?.dry_run().start()?;
+    allowed("ci to db in a dry run", host.ci.tcp(host.to)?)?;
+    dry.stop()?;
+    ensure!(matches!(host.ci.tcp(host.to)?, Outcome::Answered), "refused after the dry run");
+    Ok(())
+}
