@@ -231,7 +231,11 @@ impl Datapath {
         for name in tags {
             self.attach_program(&cgroup, name)?;
         }
-        let tagged = if taken_over { older::Tagged::default() } else { self.sockets.tag_open(&anchor)? };
+        let tagged = if taken_over {
+            older::Tagged::default()
+        } else {
+            self.sockets.tag_open(&anchor, self.tables.places())?
+        };
         for name in judges {
             self.attach_program(&cgroup, name)?;
         }

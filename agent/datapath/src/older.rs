@@ -49,13 +49,20 @@ impl Sockets {
     /// Notes the connections that are there, and tags every IP socket that a process of this host holds.
     ///
     /// Twice: a connection that a listener accepts after the first listing and before its tag is in the second.
-    pub(crate) fn tag_open(&mut self, anchor: &impl Fn(u64) -> Option<u64>) -> Result<Tagged, DatapathError> {
-        let first = self.tag_once(anchor)?;
-        let second = self.tag_once(anchor)?;
+    ///
+    /// `places`: what cgroups are in the generation that `anchor` knows (see `GenerationInfo::places`).
+    pub(crate) fn tag_open(
+        &mut self,
+        anchor: &impl Fn(u64) -> Option<u64>,
+        places: u32,
+    ) -> Result<Tagged, DatapathError> {
+        let tag = &|cgroup, is_listener| fresh(cgroup, anchor(cgroup), places, is_listener);
+        let first = self.tag_once(tag)?;
+        let second = self.tag_once(tag)?;
         Ok(Tagged { sockets: first.sockets + second.sockets, ..second })
     }
 
-    fn tag_once(&mut self, anchor: &impl Fn(u64) -> Option<u64>) -> Result<Tagged, DatapathError> {
+    fn tag_once(&mut self, tag: &impl Fn(u64, bool) -> SocketState) -> Result<Tagged, DatapathError> {
         let mut tagged = Tagged::default();
         for pids in processes_by_namespace().into_values() {
             let Some(sockets) = sockets_of(&pids) else {
@@ -69,7 +76,7 @@ impl Sockets {
             }
             let mut seen = HashSet::new();
             for pid in pids {
-                tagged.sockets += self.tag_process(pid, &sockets, anchor, &mut seen);
+                tagged.sockets += self.tag_process(pid, &sockets, tag, &mut seen);
             }
         }
         Ok(tagged)
@@ -80,7 +87,7 @@ impl Sockets {
         &mut self,
         pid: u32,
         sockets: &HashMap<u64, sock_diag::Socket>,
-        anchor: &impl Fn(u64) -> Option<u64>,
+        tag: &impl Fn(u64, bool) -> SocketState,
         seen: &mut HashSet<String>,
     ) -> usize {
         let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
@@ -97,7 +104,7 @@ impl Sockets {
                 && let Ok(socket) = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())
             {
                 seen.insert(target.into_owned());
-                tagged += usize::from(self.tag(&socket, sockets, anchor));
+                tagged += usize::from(self.tag(&socket, sockets, tag));
             }
         }
         tagged
@@ -107,19 +114,25 @@ impl Sockets {
         &mut self,
         socket: &OwnedFd,
         sockets: &HashMap<u64, sock_diag::Socket>,
-        anchor: &impl Fn(u64) -> Option<u64>,
+        tag: &impl Fn(u64, bool) -> SocketState,
     ) -> bool {
         let Ok(cookie) = rustix::net::sockopt::socket_cookie(socket) else { return false };
         let Some(known) = sockets.get(&cookie) else { return false };
-        // A listener's origin is certain; a connection's is not, and never taken for accepted.
-        let origin = if known.listens { Origin::Listener } else { Origin::Unknown };
-        let state = SocketState {
-            owner: known.cgroup,
-            anchor: anchor(known.cgroup).unwrap_or(0),
-            origin: origin as u32,
-            ..SocketState::zeroed()
-        };
-        self.storage.insert(socket, Wire(state), NO_EXIST).is_ok()
+        self.storage.insert(socket, Wire(tag(known.cgroup, known.listens)), NO_EXIST).is_ok()
+    }
+}
+
+/// What is known of a socket that was there before. A listener's origin is certain; a connection's is not, and never taken
+/// for accepted.
+fn fresh(owner: u64, anchor: Option<u64>, places: u32, is_listener: bool) -> SocketState {
+    let origin = if is_listener { Origin::Listener } else { Origin::Unknown };
+    SocketState {
+        owner,
+        anchor: anchor.unwrap_or(0),
+        // Whoever is not known to be in a workload may be in one that has appeared meanwhile: nobody vouches for that.
+        seal: anchor.map_or(0, |anchor| SocketState::seal(anchor, places)),
+        origin: origin as u32,
+        ..SocketState::zeroed()
     }
 }
 

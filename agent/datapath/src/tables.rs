@@ -86,6 +86,8 @@ pub(crate) struct Tables {
     /// Number of the generation in each slot, and of the last.
     numbers: [u32; SLOTS as usize],
     last: u32,
+    /// The last number that was given to what cgroups are.
+    places: u32,
     standing: Standing,
     /// When each slot went out of use: a packet on its way may still be judged by it.
     left: [Option<Instant>; SLOTS as usize],
@@ -98,6 +100,8 @@ pub(crate) struct Tables {
 struct Held {
     number: u32,
     slot: u32,
+    /// See [`GenerationInfo::places`].
+    places: u32,
     cgroups: CgroupTable,
     peers: Peers,
     policy: Policy,
@@ -153,9 +157,11 @@ impl Tables {
         let read = DatapathError::map("read which generation is in force");
         let Wire(word) = state.get(&0, 0).map_err(&read)?;
         let edits = epoch.get(&0, 0).map_err(&read)?;
-        let mut numbers = [0; SLOTS as usize];
+        let (mut numbers, mut places) = ([0; SLOTS as usize], 0);
         for (slot, number) in (0..).zip(&mut numbers) {
-            *number = generations.get(&slot, 0).map_err(&read)?.0.number;
+            let Wire(info) = generations.get(&slot, 0).map_err(&read)?;
+            *number = info.number;
+            places = info.places.max(places);
         }
         let last = numbers.into_iter().max().unwrap_or(0);
         let standing = if last == 0 { Standing::default() } else { Standing::of(word) };
@@ -165,6 +171,7 @@ impl Tables {
             generations,
             last,
             numbers,
+            places,
             cgroups: CgroupTables::take(ebpf)?,
             peers: take(ebpf, "PEERS")?,
             policy: take(ebpf, "POLICY")?,
@@ -234,10 +241,11 @@ impl Tables {
             self.cgroups.share(slot, &old.cgroups).map_err(&fill)?;
             None
         };
-        self.show(slot, renewal.number, &peers, &policy)?;
+        let (number, places) = (renewal.number, old.places);
+        self.show(slot, number, places, &peers, &policy)?;
         let old = self.held.swap_remove(at);
         let cgroups = grown.unwrap_or_else(|| old.cgroups.moved_to(slot));
-        self.held.push(Held { number: renewal.number, slot, cgroups, peers, policy });
+        self.held.push(Held { number, slot, places, cgroups, peers, policy });
         self.switch(self.standing.replaced(old.slot, slot))
     }
 
@@ -248,18 +256,26 @@ impl Tables {
         let peers = fill_peers(generation.peers).map_err(&fill)?;
         let policy = fill_policy(generation.policy).map_err(&fill)?;
         let cgroups = self.cgroups.fill(slot, generation.cgroups).map_err(&fill)?;
-        self.show(slot, generation.number, &peers, &policy)?;
-        self.held.push(Held { number: generation.number, slot, cgroups, peers, policy });
+        self.places += 1;
+        let (number, places) = (generation.number, self.places);
+        self.show(slot, number, places, &peers, &policy)?;
+        self.held.push(Held { number, slot, places, cgroups, peers, policy });
         Ok(slot)
     }
 
     /// Puts tables into a slot that is not in use.
-    fn show(&mut self, slot: u32, number: u32, peers: &Peers, policy: &Policy) -> Result<(), DatapathError> {
+    fn show(
+        &mut self,
+        slot: u32,
+        number: u32,
+        places: u32,
+        peers: &Peers,
+        policy: &Policy,
+    ) -> Result<(), DatapathError> {
         let fill = DatapathError::map("show the programs a new generation");
         self.peers.set(slot, peers, 0).map_err(&fill)?;
         self.policy.set(slot, policy, 0).map_err(&fill)?;
-        let info = GenerationInfo { number, ..GenerationInfo::default() };
-        self.generations.set(slot, Wire(info), 0).map_err(&fill)?;
+        self.generations.set(slot, Wire(GenerationInfo { number, places }), 0).map_err(&fill)?;
         self.numbers[slot as usize] = number;
         self.last = self.last.max(number);
         Ok(())
@@ -313,6 +329,11 @@ impl Tables {
         self.in_force_slot().map(|slot| self.numbers[slot as usize])
     }
 
+    /// What cgroups are in the generation that was installed last: see [`GenerationInfo::places`].
+    pub(crate) fn places(&self) -> u32 {
+        self.places
+    }
+
     /// Number of the last generation that was ever in a slot; 0: there was none.
     pub(crate) fn last(&self) -> u32 {
         self.last
@@ -352,7 +373,7 @@ impl Tables {
     ) -> Result<(), DatapathError> {
         let identified = self.of(of)?.cgroups.identify(cgroup, endpoint, state);
         if identified.map_err(DatapathError::map("give a cgroup its identity"))? {
-            self.bump_epoch()?;
+            self.have_moved(of)?;
         }
         Ok(())
     }
@@ -371,6 +392,19 @@ impl Tables {
         self.cgroups
             .settled(&mut self.held[at].cgroups)
             .map_err(DatapathError::map("note that every cgroup has its identity"))?;
+        self.have_moved(of)
+    }
+
+    /// Cgroups are others' now than they were: what sockets know of them is void from here on, and every kept verdict.
+    fn have_moved(&mut self, of: u32) -> Result<(), DatapathError> {
+        self.places += 1;
+        let places = self.places;
+        let Held { slot, number, places: old, .. } = self.of(of)?;
+        let (slot, number) = (*slot, *number);
+        *old = places;
+        self.generations
+            .set(slot, Wire(GenerationInfo { number, places }), 0)
+            .map_err(DatapathError::map("announce to the programs that cgroups are others'"))?;
         self.bump_epoch()
     }
 

@@ -61,7 +61,7 @@ pub struct SocketState {
     pub reported: u32,
     /// Who created or connected the socket.
     pub process: Process,
-    /// Vouches for `anchor`, as the programs' `identity` writes it; 0: nobody does.
+    /// Vouches for `anchor`: see [`Self::seal`]. 0: nobody does.
     pub seal: u64,
     /// All packets of the socket's one connection pass, or all of a socket that is in no workload, as the programs'
     /// `cached` writes it; 0: no.
@@ -69,6 +69,15 @@ pub struct SocketState {
     /// By [`crate::Direction`] of the packet: the last datagram that passed without a report, as the programs' `cached`
     /// writes it; 0: none.
     pub passed: [u64; 2],
+}
+
+impl SocketState {
+    /// What vouches for an anchor that was found while cgroups were what [`crate::GenerationInfo::places`] says. It depends on
+    /// both: two CPUs that write a storage at once leave the anchor of one and the seal of the other, which do not fit.
+    #[inline(always)]
+    pub const fn seal(anchor: u64, places: u32) -> u64 {
+        anchor.wrapping_add((places as u64) << 30)
+    }
 }
 
 /// How many 32-bit words of a datagram its kept verdict depends on: addresses (8), ports, and protocol.

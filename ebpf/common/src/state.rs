@@ -70,8 +70,9 @@ impl StateWord {
 pub struct GenerationInfo {
     /// Number of the generation, counted from 1 by the agent; reports carry it.
     pub number: u32,
-    /// Reserved, 0.
-    pub flags: u32,
+    /// What its cgroups are, as a number: another one as soon as a cgroup that is there may have become another workload's,
+    /// and the same as another generation's if all are the same in both.
+    pub places: u32,
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ const ON_LOOPBACK: u32 = 1 << 14;
 const _: () = assert!(bulkhead_common::COUNTERS <= ON_LOOPBACK);
 
 /// Room for the number of a slot.
-pub const SLOT_BITS: u32 = 2;
+const SLOT_BITS: u32 = 2;
 
 const _: () = assert!(SLOTS <= 1 << SLOT_BITS);
 
@@ -374,7 +374,7 @@ fn hash(skb: *mut __sk_buff, on_loopback: u32) -> Option<u64> {
 
 /// How far an epoch is.
 #[inline(always)]
-pub fn epoch(which: Epoch) -> u32 {
+fn epoch(which: Epoch) -> u32 {
     // SAFETY: read as it is: a bump that is missed by a packet on its way came after the packet.
     EPOCH.get_ptr(which as u32).map_or(0, |epoch| unsafe { epoch.read_volatile() } as u32)
 }

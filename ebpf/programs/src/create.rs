@@ -33,7 +33,7 @@ const IPPROTO_MPTCP: u32 = 262;
 #[cgroup_sock(sock_create)]
 pub fn create(ctx: SockContext) -> i32 {
     let Some(generation) = Generation::active() else { return PASS };
-    let version = generation.version();
+    let places = generation.places();
     let local = identity::of_task(generation);
     let process = socket::current_process();
     // SAFETY: the context's own socket.
@@ -45,7 +45,7 @@ pub fn create(ctx: SockContext) -> i32 {
     let mut state = SocketState {
         owner: new.local.cgroup,
         anchor: new.local.anchor,
-        seal: identity::seal(new.local.anchor, version),
+        seal: SocketState::seal(new.local.anchor, places),
         process: new.process,
         ..SocketState::default()
     };

@@ -9,7 +9,6 @@ use bulkhead_common::{
 };
 
 use crate::{
-    cached::{Epoch, SLOT_BITS, epoch},
     maps::{CROWDED, ENDPOINTS, EndpointTable, GENERATIONS, PEERS, POLICY, STATE},
     verifier::forget32,
 };
@@ -61,10 +60,13 @@ impl Generation {
         Self { slot }
     }
 
-    /// Changes with every edit of its tables, and with another generation.
+    /// See [`bulkhead_common::GenerationInfo::places`]. To be read before anything is found out that is to hold as long.
     #[inline(always)]
-    pub fn version(self) -> u64 {
-        u64::from(epoch(Epoch::Tables)) << SLOT_BITS | u64::from(self.slot)
+    pub fn places(self) -> u32 {
+        GENERATIONS.get_ptr(self.slot).map_or(0, |info| {
+            // SAFETY: a map's value, read as it is.
+            unsafe { (&raw const (*info).places).read_volatile() }
+        })
     }
 
     /// Its number, for reports.

@@ -60,7 +60,7 @@ pub fn of_cgroup(generation: Generation, address: u64) -> Local {
 /// The socket of a packet. (`bpf_skb_cgroup_id` looks at the full socket, a listener for its request sockets.)
 ///
 /// A socket's cgroup never changes, and a new cgroup is never above one that is there: what was found once holds until
-/// user space edits the tables.
+/// user space says that cgroups are others'.
 ///
 /// # Safety
 /// `state` must be the storage of the packet's socket, or null.
@@ -68,14 +68,14 @@ pub fn of_cgroup(generation: Generation, address: u64) -> Local {
 pub unsafe fn of_packet(generation: Generation, skb: *mut __sk_buff, state: *mut SocketState) -> Local {
     // SAFETY: `skb` is the program's context.
     let cgroup = unsafe { bpf_skb_cgroup_id(skb) };
-    let version = generation.version();
+    let places = generation.places();
     // SAFETY: the caller vouches for it.
     let state = unsafe { state.as_mut() }.filter(|state| state.owner == cgroup);
     let anchor = match state {
-        Some(state) if state.seal == seal(state.anchor, version) => state.anchor,
+        Some(state) if state.seal == SocketState::seal(state.anchor, places) => state.anchor,
         Some(state) => {
             state.anchor = packet_anchor(skb, generation.slot());
-            state.seal = seal(state.anchor, version);
+            state.seal = SocketState::seal(state.anchor, places);
             state.anchor
         }
         None => packet_anchor(skb, generation.slot()),
@@ -83,15 +83,8 @@ pub unsafe fn of_packet(generation: Generation, skb: *mut __sk_buff, state: *mut
     of_anchor(generation, cgroup, anchor)
 }
 
-/// What vouches for an anchor that was found under this version. It depends on both: two CPUs that write a storage at
-/// once leave the anchor of one and the seal of the other, which do not fit.
-#[inline(always)]
-pub fn seal(anchor: u64, version: u64) -> u64 {
-    anchor.wrapping_add(version << 30)
-}
-
-/// A socket that was looked up: by its tag, or by its very cgroup if it has none. Only in `cgroup_skb`: other hooks
-/// are not offered the latter.
+/// A socket that was looked up: by its tag if that is vouched for, else by the ancestors of its cgroup, of which its tag is
+/// then told. Only in `cgroup_skb`: other hooks are offered neither.
 ///
 /// # Safety
 /// `sk` must be a socket that the caller holds a reference to.
@@ -99,15 +92,22 @@ pub fn seal(anchor: u64, version: u64) -> u64 {
 pub unsafe fn of_socket(generation: Generation, sk: *mut bpf_sock) -> Local {
     // SAFETY: the caller holds `sk`.
     let (cgroup, tag) = unsafe { (bpf_sk_cgroup_id(sk.cast()), socket::state(sk.cast())) };
-    match tag {
-        Some(state) if state.owner == cgroup && state.seal == seal(state.anchor, generation.version()) => {
-            forget_local(of_anchor(generation, cgroup, state.anchor))
+    let places = generation.places();
+    let tag = tag.filter(|state| state.owner == cgroup);
+    let anchor = match tag {
+        Some(state) if state.seal == SocketState::seal(state.anchor, places) => state.anchor,
+        Some(state) => {
+            let anchor = socket_anchor(sk, cgroup, generation.slot());
+            state.anchor = anchor;
+            state.seal = SocketState::seal(anchor, places);
+            anchor
         }
-        tag => of_tag(generation, cgroup, tag.map_or(0, |state| state.anchor)),
-    }
+        None => socket_anchor(sk, cgroup, generation.slot()),
+    };
+    forget_local(of_anchor(generation, cgroup, anchor))
 }
 
-/// The same for a generation of which tags know nothing: by the ancestors of its cgroup.
+/// The same for a generation of which tags know nothing.
 ///
 /// # Safety
 /// As for [`of_socket`].

@@ -205,3 +205,31 @@ fn a_dry_run_after_an_agent_refuses_nothing_and_leaves_nothing() -> Result<()> {
     ensure!(matches!(host.ci.tcp(host.to)?, Outcome::Answered), "refused after the dry run");
     Ok(())
 }
+
+/// Tags that sockets bear are of the policy before, and their workloads may be others under the next.
+#[test]
+fn a_server_becomes_another_workload_under_the_next_agents_policy() -> Result<()> {
+    let lab = Lab::new()?;
+    let (web, ci, server) = (lab.probe("/web")?, lab.probe("/ci")?, lab.probe("/db/inner/container")?);
+    let to = at(std::net::Ipv4Addr::LOCALHOST, PORT);
+    server.serve(Kind::Tcp, to)?;
+    let first = lab.agent(POLICY)?.kept()?.start()?;
+    allowed("web to db", web.tcp(to)?)?;
+    refused("ci to db", ci.tcp(to)?)?;
+    first.kill()?;
+    let inner = format!(
+        "{POLICY}{}",
+        "[workload.inner]\nenvironment = \"dev\"\nselect = { cgroup = \"/db/inner\" }\n\
+         [[allow]]\nfrom = \"ci\"\nto = \"inner\"\n"
+    );
+    let second = lab.agent(&inner)?.kept()?.start()?;
+    allowed("ci to inner, which was db", ci.tcp(to)?)?;
+    refused("web to inner, which was db", web.tcp(to)?)?;
+    second.kill()?;
+    // And back again.
+    let third = lab.agent(POLICY)?.start()?;
+    allowed("web to db, which was inner", web.tcp(to)?)?;
+    refused("ci to db, which was inner", ci.tcp(to)?)?;
+    third.stop()?;
+    Ok(())
+}
