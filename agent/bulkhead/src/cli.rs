@@ -81,7 +81,7 @@ pub(crate) enum Output {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Enforce a policy on this machine, and report what is refused; the kernel goes on enforcing when the agent ends
+    /// Enforce a policy on this machine and report what is refused; the kernel goes on when it ends
     Run(RunArguments),
     /// Show what the running agent enforces
     Status,

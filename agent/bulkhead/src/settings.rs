@@ -31,13 +31,13 @@ pub(crate) struct Settings {
     pub(crate) cgroup_root: Option<PathBuf>,
     pub(crate) control_socket: PathBuf,
     pub(crate) bpffs: PathBuf,
-    pub(crate) on_stop: OnStop,
+    on_stop: OnStop,
 }
 
 /// What becomes of enforcement as the agent is told to stop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum OnStop {
+enum OnStop {
     /// The kernel goes on by itself.
     #[default]
     Keep,
@@ -89,6 +89,13 @@ impl Settings {
             bpffs: common.bpffs.clone().or(file.bpffs).unwrap_or_else(|| BPFFS.into()),
             on_stop: file.on_stop,
         })
+    }
+}
+
+impl Settings {
+    /// Does what it enforces go on after its end? A dry run enforces nothing.
+    pub(crate) fn keeps(&self) -> bool {
+        self.on_stop == OnStop::Keep && !self.dry_run
     }
 }
 

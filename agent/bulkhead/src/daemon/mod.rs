@@ -27,7 +27,7 @@ use crate::{
     lock::{Lock, LockError},
     output::{self, plural},
     policy_files::{self, PolicyFilesError},
-    settings::{OnStop, Settings},
+    settings::Settings,
 };
 
 /// Addresses are looked for this long after a change of cgroups, then in growing distances: a process comes after its
@@ -123,7 +123,7 @@ async fn serve(
     let server = Server::start(&settings.control_socket, questions)?;
     enforcement.attach()?;
     let started = Instant::now();
-    announce(&enforcement, settings.dry_run, output);
+    announce(&enforcement, settings, output);
 
     let mut pace = SOON;
     let mut look_for_addresses = tokio::time::Instant::now() + pace;
@@ -159,19 +159,21 @@ async fn serve(
         }
     };
     drop(server);
-    // What has been refused so far is reported.
-    if settings.dry_run || (ended.is_ok() && settings.on_stop == OnStop::Detach) {
-        enforcement.detach()?;
-    } else {
-        tracing::info!("the kernel goes on enforcing; `bulkhead detach` ends that");
+    // A failure is no reason to open the doors.
+    let keeps = settings.keeps() || (ended.is_err() && !settings.dry_run);
+    if keeps {
         drop(enforcement);
+    } else {
+        enforcement.detach()?;
     }
+    // What has been refused so far is reported.
     refusals.finish(PATIENCE);
+    take_leave(keeps, output);
     ended
 }
 
 /// Says that every connection meets the programs from now on: one line on standard error, for who waits for it.
-fn announce(enforcement: &Enforcement, dry_run: bool, output: Output) {
+fn announce(enforcement: &Enforcement, settings: &Settings, output: Output) {
     let policy = enforcement.policy();
     let (workloads, environments) = (policy.workloads.len(), policy.environments.len());
     let root: PathBuf = enforcement.root().path().to_owned();
@@ -181,7 +183,7 @@ fn announce(enforcement: &Enforcement, dry_run: bool, output: Output) {
             serde_json::json!({
                 "status": "ready",
                 "pid": std::process::id(),
-                "dry_run": dry_run,
+                "dry_run": settings.dry_run,
                 "workloads": workloads,
                 "environments": environments,
                 "rules": policy.rules.len(),
@@ -190,14 +192,30 @@ fn announce(enforcement: &Enforcement, dry_run: bool, output: Output) {
             })
         ),
         Output::Human => eprintln!(
-            "ready: {} {} in {} below {}; stop with Ctrl-C",
-            if dry_run { "watching (dry run, nothing is refused)" } else { "enforcing" },
+            "ready: {} {} in {} below {}; {}",
+            if settings.dry_run { "watching (dry run, nothing is refused)" } else { "enforcing" },
             plural(workloads, "workload"),
             plural(environments, "environment"),
-            root.display()
+            root.display(),
+            if settings.keeps() {
+                "Ctrl-C stops the agent, `bulkhead detach` the enforcement"
+            } else {
+                "stop with Ctrl-C"
+            }
         ),
     }
     for warning in enforcement.warnings() {
         tracing::warn!("{warning}");
+    }
+}
+
+/// Says what goes on without the agent.
+fn take_leave(keeps: bool, output: Output) {
+    match output {
+        Output::Json => eprintln!("{}", serde_json::json!({ "status": "stopped", "enforcing": keeps })),
+        Output::Human if keeps => {
+            eprintln!("stopped: the kernel goes on enforcing, until `bulkhead detach` or the next agent");
+        }
+        Output::Human => eprintln!("stopped: nothing is enforced any more"),
     }
 }
