@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::pace::stretched;
 
@@ -59,18 +59,19 @@ impl Denials {
 
     /// All of them so far.
     pub fn all(&self) -> Result<Vec<Denial>> {
+        self.matching(&json!({}))
+    }
+
+    /// Those so far that hold everything that `wanted` holds.
+    pub fn matching(&self, wanted: &Value) -> Result<Vec<Denial>> {
         let read = self.read();
         ensure!(
             read.strange.is_empty(),
             "standard output has other lines than JSON objects: {:#?}",
             read.strange
         );
-        Ok(read.denials.clone())
-    }
-
-    /// Those so far that hold everything that `wanted` holds.
-    pub fn matching(&self, wanted: &Value) -> Result<Vec<Denial>> {
-        Ok(self.all()?.into_iter().filter(|denial| holds(&denial.record, wanted)).collect())
+        // There may be tens of thousands: those alone are copied that are asked for.
+        Ok(read.denials.iter().filter(|denial| holds(&denial.record, wanted)).cloned().collect())
     }
 
     /// Waits for one that holds everything that `wanted` holds.

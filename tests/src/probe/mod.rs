@@ -309,6 +309,14 @@ impl Socket<'_> {
         }
     }
 
+    /// The address and port that it has.
+    pub fn address(&self) -> Result<SocketAddr> {
+        match self.probe.ask(&Request::Address { socket: self.number })?.result {
+            Ok(Done::Address(address)) => Ok(address),
+            other => bail!("the socket has no address: {other:?}"),
+        }
+    }
+
     /// Sends, and waits for an answer. `to` is for sockets that are not connected.
     pub fn exchange(&self, to: Option<SocketAddr>) -> Result<Outcome> {
         match self.send(to)? {
@@ -361,6 +369,11 @@ impl Socket<'_> {
     /// Only waits.
     pub fn receive(&self) -> Result<Outcome> {
         self.outcome(&Request::Receive { socket: self.number, patience: patience(PATIENCE) })
+    }
+
+    /// Takes what has come already, and hardly waits.
+    pub fn receive_now(&self) -> Result<Outcome> {
+        self.outcome(&Request::Receive { socket: self.number, patience: Duration::ZERO })
     }
 
     /// Hands the socket to another probe, over a Unix socket; this probe's own is closed.

@@ -95,6 +95,11 @@ pub enum Request {
         /// Port 0 takes a free one.
         to: SocketAddr,
     },
+    /// Tell the address and port of a socket.
+    Address {
+        /// Which.
+        socket: u32,
+    },
     /// Answer everything that comes in with the same bytes, from now on: accepts connections if it is TCP.
     Serve {
         /// Which.

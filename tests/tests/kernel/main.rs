@@ -13,8 +13,11 @@ mod creation;
 mod departures;
 mod evasion;
 mod groups;
+mod headers;
+mod heirs;
 mod loopback;
 mod neighbours;
+mod packets;
 mod protocols;
 mod reports;
 mod ring;
@@ -51,6 +54,8 @@ fn main() -> ExitCode {
         departures::CASES,
         evasion::CASES,
         groups::CASES,
+        headers::CASES,
+        heirs::CASES,
         loopback::CASES,
         neighbours::CASES,
         protocols::CASES,

@@ -58,6 +58,7 @@ impl Sockets {
                 socket.bind(&to.into())?;
                 Ok(Done::Address(local(socket)?))
             }
+            Request::Address { socket } => Ok(Done::Address(local(&self.held(socket)?.socket)?)),
             Request::Serve { socket } => {
                 echo::serve(self.take(socket)?.socket)?;
                 Ok(Done::Nothing)
