@@ -11,6 +11,7 @@ mod frame;
 mod kept;
 mod kernel;
 mod packets;
+mod switch;
 mod worker;
 
 use std::{env, fmt};
