@@ -36,10 +36,12 @@ fn slowness() -> u32 {
 /// Waits until something is so, for as long as a background task of the agent may take to notice.
 pub fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     const PATIENCE: Duration = Duration::from_secs(12);
+    /// To look costs something, too.
+    const GLANCE: Duration = Duration::from_millis(50);
     let end = Instant::now() + stretched(PATIENCE);
     while !is_so()? {
         ensure!(Instant::now() < end, "never: {what}");
-        thread::sleep(Duration::from_millis(50));
+        thread::sleep(stretched(GLANCE));
     }
     Ok(())
 }
