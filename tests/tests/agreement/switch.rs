@@ -71,7 +71,8 @@ fn no_packet_sees_a_mixture_of_two_generations() -> Result<()> {
         run(INTRUDER, Box::new(move || is_refused(loose.send_to(b"y", &at(Ipv4Addr::LOCALHOST).into()))))?,
         run(INTRUDER, Box::new(|| is_refused(stream()?.connect(&at(Ipv4Addr::LOCALHOST).into()))))?,
     ];
-    let switched = (0..SWITCHES).try_for_each(|number| kernel.put_in_force(&generation(number % 2 == 0, ISOLATED)));
+    let switched =
+        (0..SWITCHES).try_for_each(|number| kernel.put_in_force(&generation(number % 2 == 0, ISOLATED)));
     stop.store(true, Ordering::Relaxed);
     let allowed = attempts("an allowed flow", allowed)?;
     let packets = attempts("a forbidden flow", refused_packets)?;
