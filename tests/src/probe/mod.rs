@@ -344,6 +344,15 @@ impl Socket<'_> {
         }
     }
 
+    /// Sends packets in turn, so many in all; tells how many were taken.
+    pub fn repeat_each(&self, to: SocketAddr, packets: &[Vec<u8>], times: u32) -> Result<u32> {
+        let request = Request::RepeatEach { socket: self.number, to, packets: packets.to_vec(), times };
+        match self.probe.ask(&request)?.result {
+            Ok(Done::Sent(taken)) => Ok(taken),
+            other => bail!("nothing was sent: {other:?}"),
+        }
+    }
+
     /// Sends so many datagrams to a socket of the same probe, to which it is connected; tells how long the sending took.
     pub fn burst(&self, sink: &Self, times: u32) -> Result<Duration> {
         self.took(&Request::Burst { socket: self.number, sink: sink.number, times })

@@ -179,6 +179,17 @@ pub enum Request {
         /// How often.
         times: u32,
     },
+    /// Send packets in turn, so many in all, and go on if one is refused.
+    RepeatEach {
+        /// Through which socket.
+        socket: u32,
+        /// To whom.
+        to: SocketAddr,
+        /// What.
+        packets: Vec<Vec<u8>>,
+        /// How often.
+        times: u32,
+    },
     /// Send datagrams to whom it is connected, a few at a time, and take them out of the socket where they arrive.
     Burst {
         /// Through which socket.

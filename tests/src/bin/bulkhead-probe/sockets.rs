@@ -120,6 +120,13 @@ impl Sockets {
                 });
                 Ok(Done::Sent(u32::try_from(taken.count()).unwrap_or(u32::MAX)))
             }
+            Request::RepeatEach { socket, to, packets, times } => {
+                let (socket, to) = (&self.held(socket)?.socket, SockAddr::from(to));
+                let times = usize::try_from(times).unwrap_or(usize::MAX);
+                let sent =
+                    packets.iter().cycle().take(times).filter(|bytes| socket.send_to(bytes, &to).is_ok());
+                Ok(Done::Sent(u32::try_from(sent.count()).unwrap_or(u32::MAX)))
+            }
             Request::Burst { socket, sink, times } => {
                 load::burst(&self.held(socket)?.socket, &self.held(sink)?.socket, times).map(Done::Took)
             }
