@@ -29,7 +29,7 @@ pub(crate) const CASES: &[Case] = &[
 
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// How often a port changes hands.
-const ROUNDS: u32 = 300;
+const ROUNDS: u32 = 150;
 /// Datagrams each way, so that the last of them pass as the ones before.
 const BEFORE: u32 = 3;
 /// Where web asks from, if it says so. Another one than other tests': what they sent may still be on its way.
