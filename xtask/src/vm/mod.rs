@@ -32,7 +32,8 @@ pub(crate) struct Args {
     /// Only the tests whose name contains this
     #[arg(long)]
     test: Option<String>,
-    /// Machines at a time, with 1.5 GB of memory each [default: two for each processor, since half of their time they wait]
+    /// Machines at a time, with 1.5 GB of memory each [default: one for each processor and one more, since they
+    /// wait much of their time]
     #[arg(long)]
     jobs: Option<usize>,
     /// Ask the mirror for newer kernels of these series
@@ -116,7 +117,7 @@ fn boot_all(
     let queue: Mutex<VecDeque<_>> = Mutex::new(candidates.iter().enumerate().collect());
     let (sender, receiver) = mpsc::channel();
     let mut runs = thread::scope(|scope| {
-        let jobs = args.jobs.unwrap_or_else(|| 2 * thread::available_parallelism().map_or(1, NonZero::get));
+        let jobs = args.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get) + 1);
         for _ in 0..jobs.clamp(1, candidates.len().max(1)) {
             let (sender, queue) = (sender.clone(), &queue);
             scope.spawn(move || {
