@@ -23,6 +23,8 @@ use crate::{artifact, cgroup, denials::Denials, pace::stretched, place::Place};
 
 /// How long a start may take: verifying the programs on a busy machine.
 const START: Duration = Duration::from_secs(30);
+/// How long `bulkhead status` waits for an answer: a machine that is slower gets as many tries as it is slower.
+const ANSWER: Duration = Duration::from_secs(10);
 /// How long a stop may take.
 const STOP: Duration = Duration::from_secs(10);
 
@@ -157,13 +159,18 @@ impl Agent {
 
     /// What `bulkhead status --output json` answers.
     pub fn status(&self) -> Result<Value> {
-        let output = Command::new(artifact::agent()?)
-            .args(["status", "--output", "json", "--control-socket"])
-            .arg(self.control_socket())
-            .output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "bulkhead status: {}\n{said}", output.status);
-        Ok(serde_json::from_slice(&output.stdout)?)
+        let last = Instant::now() + stretched(ANSWER);
+        loop {
+            let output = Command::new(artifact::agent()?)
+                .args(["status", "--output", "json", "--control-socket"])
+                .arg(self.control_socket())
+                .output()?;
+            if output.status.success() {
+                return Ok(serde_json::from_slice(&output.stdout)?);
+            }
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(Instant::now() + ANSWER < last, "bulkhead status: {}\n{said}", output.status);
+        }
     }
 
     /// Stops it in its tracks until the answer is dropped: what happens meanwhile is the kernel's doing.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::pace::stretched;
 
@@ -38,6 +38,15 @@ struct Lines {
     strange: Vec<String>,
 }
 
+impl Lines {
+    /// Was every line what it should be?
+    fn check(&self) -> Result<()> {
+        let strange = &self.strange;
+        ensure!(strange.is_empty(), "standard output has other lines than JSON objects: {strange:#?}");
+        Ok(())
+    }
+}
+
 impl Denials {
     /// Reads lines in a thread of its own until they end.
     pub(crate) fn collect(from: impl Read + Send + 'static) -> Self {
@@ -59,34 +68,36 @@ impl Denials {
 
     /// All of them so far.
     pub fn all(&self) -> Result<Vec<Denial>> {
-        let read = self.read();
-        ensure!(
-            read.strange.is_empty(),
-            "standard output has other lines than JSON objects: {:#?}",
-            read.strange
-        );
-        Ok(read.denials.clone())
+        self.matching(&json!({}))
     }
 
     /// Those so far that hold everything that `wanted` holds.
     pub fn matching(&self, wanted: &Value) -> Result<Vec<Denial>> {
-        Ok(self.all()?.into_iter().filter(|denial| holds(&denial.record, wanted)).collect())
+        let read = self.read();
+        read.check()?;
+        // There may be tens of thousands: those alone are copied that are asked for.
+        Ok(read.denials.iter().filter(|denial| holds(&denial.record, wanted)).cloned().collect())
     }
 
     /// Waits for one that holds everything that `wanted` holds.
     pub fn expect(&self, wanted: &Value) -> Result<Denial> {
         let end = Instant::now() + stretched(PATIENCE);
+        let mut looked_at = 0;
+        let mut read = self.read();
         loop {
-            if let Some(denial) = self.matching(wanted)?.into_iter().next() {
-                return Ok(denial);
+            read.check()?;
+            let new = &read.denials[looked_at..];
+            if let Some(denial) = new.iter().find(|denial| holds(&denial.record, wanted)) {
+                return Ok(denial.clone());
             }
+            looked_at = read.denials.len();
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                drop(read);
                 bail!("no denial like {wanted}\nreported were:{self}");
             }
-            let read = self.read();
             // Woken by a new line or not: the loop looks again.
-            drop(self.shared.1.wait_timeout(read, left.min(Duration::from_millis(20))));
+            read = self.shared.1.wait_timeout(read, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

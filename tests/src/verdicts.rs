@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::{Outcome, pace::stretched};
+use crate::{Outcome, pace::at_once};
 use anyhow::{Result, ensure};
 
 /// A refused caller is told within this time.
@@ -27,7 +27,7 @@ impl Expected {
     pub fn check(self, attempt: &str, outcome: Outcome) -> Result<()> {
         let fits = match (self, outcome) {
             (Allowed, Outcome::Answered) => true,
-            (Refused, Outcome::Refused(after)) => after < stretched(AT_ONCE),
+            (Refused, Outcome::Refused(after)) => after < at_once(AT_ONCE),
             (Blocked, outcome) => outcome.is_blocked(),
             _ => false,
         };

@@ -5,6 +5,7 @@
 mod bench;
 mod console;
 mod demo;
+mod figures;
 mod fuzz;
 mod setup;
 mod test;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use bulkhead_common::Direction;
 use bulkhead_datapath::Empty;
 use bulkhead_tests::{
     Agent, Lab, Machine, Place, Probe, Socket,
@@ -117,9 +118,9 @@ impl Guard {
         Ok((Self::agent(lab)?, ["/neighbour"; 2]))
     }
 
-    /// Bulkhead under a policy of so many rules, each for one peer, and so many workloads. All peers are behind a device
-    /// that swallows what it gets.
-    pub(crate) fn sized(lab: &Lab, rules: u32, workloads: u32) -> Result<Guarded> {
+    /// Bulkhead under a policy of so many rules, each for one peer that web may call or that may call web, and so many
+    /// workloads. All peers are behind a device that swallows what it gets.
+    pub(crate) fn sized(lab: &Lab, (rules, way): (u32, Direction), workloads: u32) -> Result<Guarded> {
         lab.host()
             .ip("link add sink type bridge\nlink set sink arp off up\nroute add 11.0.0.0/8 dev sink\n")?;
         let mut policy = policy("");
@@ -134,9 +135,13 @@ impl Guard {
         for number in 0..rules {
             // The ports differ: peers that may do the same would be one to the tables.
             let (address, own) = (peer(number), 1_000 + number % 50_000);
+            let (from, to) = match way {
+                Direction::Egress => ("web".to_owned(), address.to_string()),
+                Direction::Ingress => (address.to_string(), "web".to_owned()),
+            };
             writeln!(
                 policy,
-                "[[allow]]\nfrom = \"web\"\nto = \"{address}\"\nports = [\"udp/443\", \"tcp/{own}\"]"
+                "[[allow]]\nfrom = \"{from}\"\nto = \"{to}\"\nports = [\"udp/443\", \"tcp/{own}\"]"
             )?;
         }
         Ok((Self::Bulkhead(Box::new(lab.agent(&policy)?.start()?)), ENDS))
@@ -186,6 +191,16 @@ impl Ground {
             Guard::Bulkhead(agent) => Some(agent),
             _ => None,
         }
+    }
+
+    /// The host.
+    pub(crate) fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// The process that holds the guard's programs.
+    pub(crate) fn programs(&self) -> u32 {
+        self.guard.holder()
     }
 
     /// A datagram socket of the first end.
@@ -262,7 +277,7 @@ impl<'a> Stand<'a> {
 
     /// The process that holds the guard's programs.
     pub(crate) fn programs(&self) -> u32 {
-        self.ground.guard.holder()
+        self.ground.programs()
     }
 }
 

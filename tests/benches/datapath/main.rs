@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod arrivals;
 mod figure;
 mod flood;
 mod ground;
@@ -20,6 +21,7 @@ use self::ground::{Ground, Guard, Stand};
 fn main() -> Result<()> {
     side_by_side()?;
     sizes::measure()?;
+    arrivals::measure()?;
     flood::measure()?;
     switch::measure()
 }

@@ -98,7 +98,11 @@ pub(crate) struct Costs(BTreeMap<String, f64>);
 impl Costs {
     /// What a stand's programs take while something is done.
     pub(crate) fn during(stand: &Stand<'_>, act: impl FnOnce() -> Result<()>) -> Result<Self> {
-        let pid = stand.programs();
+        Self::of_process(stand.programs(), act)
+    }
+
+    /// What the programs take that a process holds, while something is done.
+    pub(crate) fn of_process(pid: u32, act: impl FnOnce() -> Result<()>) -> Result<Self> {
         let before = programs_of(pid)?;
         act()?;
         let after = programs_of(pid)?;

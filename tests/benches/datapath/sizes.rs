@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
+use bulkhead_common::Direction;
 
 use crate::{
     figure::Figure,
@@ -23,7 +24,8 @@ const SIZES: [(u32, u32); 3] = [(10, 1), (100_000, 1), (10, 10_000)];
 pub(crate) fn measure() -> Result<()> {
     eprintln!("==> policies of different sizes");
     let empty = Ground::new(Guard::empty)?;
-    let sized = |(rules, workloads)| Ground::new(move |lab| Guard::sized(lab, rules, workloads));
+    let sized =
+        |(rules, workloads)| Ground::new(move |lab| Guard::sized(lab, (rules, Direction::Egress), workloads));
     let grounds = SIZES.into_iter().map(sized).collect::<Result<Vec<_>>>()?;
     let plain = Stand::new(&empty)?;
     let stands = grounds.iter().map(Stand::new).collect::<Result<Vec<_>>>()?;
@@ -57,7 +59,7 @@ pub(crate) fn measure() -> Result<()> {
 }
 
 /// Some of so many peers, in no order that a cache could follow.
-fn scattered(of: u32) -> Vec<SocketAddr> {
+pub(crate) fn scattered(of: u32) -> Vec<SocketAddr> {
     // Neither a peer nor its neighbour soon comes again: steps of a prime modulo the number of peers.
     (0..PEERS.min(of)).map(|n| (peer(n.wrapping_mul(48_271) % of), 443).into()).collect()
 }

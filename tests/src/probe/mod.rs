@@ -309,6 +309,14 @@ impl Socket<'_> {
         }
     }
 
+    /// The address and port that it has.
+    pub fn address(&self) -> Result<SocketAddr> {
+        match self.probe.ask(&Request::Address { socket: self.number })?.result {
+            Ok(Done::Address(address)) => Ok(address),
+            other => bail!("the socket has no address: {other:?}"),
+        }
+    }
+
     /// Sends, and waits for an answer. `to` is for sockets that are not connected.
     pub fn exchange(&self, to: Option<SocketAddr>) -> Result<Outcome> {
         match self.send(to)? {
@@ -330,6 +338,15 @@ impl Socket<'_> {
     /// Sends a datagram so many times, to each of `to` in turn or to whom it is connected; tells how many were taken.
     pub fn repeat(&self, to: &[SocketAddr], bytes: Vec<u8>, times: u32) -> Result<u32> {
         let request = Request::Repeat { socket: self.number, to: to.to_vec(), bytes, times };
+        match self.probe.ask(&request)?.result {
+            Ok(Done::Sent(taken)) => Ok(taken),
+            other => bail!("nothing was sent: {other:?}"),
+        }
+    }
+
+    /// Sends packets in turn, so many in all; tells how many were taken.
+    pub fn repeat_each(&self, to: SocketAddr, packets: &[Vec<u8>], times: u32) -> Result<u32> {
+        let request = Request::RepeatEach { socket: self.number, to, packets: packets.to_vec(), times };
         match self.probe.ask(&request)?.result {
             Ok(Done::Sent(taken)) => Ok(taken),
             other => bail!("nothing was sent: {other:?}"),
@@ -361,6 +378,11 @@ impl Socket<'_> {
     /// Only waits.
     pub fn receive(&self) -> Result<Outcome> {
         self.outcome(&Request::Receive { socket: self.number, patience: patience(PATIENCE) })
+    }
+
+    /// Takes what has come already, and hardly waits.
+    pub fn receive_now(&self) -> Result<Outcome> {
+        self.outcome(&Request::Receive { socket: self.number, patience: Duration::ZERO })
     }
 
     /// Hands the socket to another probe, over a Unix socket; this probe's own is closed.

@@ -95,6 +95,11 @@ pub enum Request {
         /// Port 0 takes a free one.
         to: SocketAddr,
     },
+    /// Tell the address and port of a socket.
+    Address {
+        /// Which.
+        socket: u32,
+    },
     /// Answer everything that comes in with the same bytes, from now on: accepts connections if it is TCP.
     Serve {
         /// Which.
@@ -171,6 +176,17 @@ pub enum Request {
         to: Vec<SocketAddr>,
         /// What.
         bytes: Vec<u8>,
+        /// How often.
+        times: u32,
+    },
+    /// Send packets in turn, so many in all, and go on if one is refused.
+    RepeatEach {
+        /// Through which socket.
+        socket: u32,
+        /// To whom.
+        to: SocketAddr,
+        /// What.
+        packets: Vec<Vec<u8>>,
         /// How often.
         times: u32,
     },

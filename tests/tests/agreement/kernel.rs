@@ -8,8 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use bulkhead_common::{Counter, CounterKey, Event, PolicyValue, Protocol};
-use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Events, Generation};
+use bulkhead_common::{
+    Address, Counter, CounterKey, Endpoint, Event, PeerEntry, PolicyKey, PolicyValue, Protocol,
+};
+use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Events, Generation, Traffic};
 use bulkhead_policy::{Compiled, WorkloadId};
 use bulkhead_tests::{
     Network,
@@ -51,6 +53,13 @@ struct Workload {
     runs_in: u64,
 }
 
+/// Tables as the programs read them.
+pub(crate) struct Plain {
+    pub(crate) endpoints: Vec<(WorkloadId, Endpoint)>,
+    pub(crate) peers: Vec<(Address, u32, PeerEntry)>,
+    pub(crate) policy: Vec<(u32, PolicyKey, PolicyValue)>,
+}
+
 /// What came of a packet.
 #[derive(Debug)]
 pub(crate) struct Seen {
@@ -65,7 +74,7 @@ impl Kernel {
         let events = datapath.take_events().context("the events are taken")?;
         let network = Network::isolated()?;
         network.ip(&format!(
-            "link add uplink index {UPLINK} type bridge\nlink set uplink up\n\
+            "link add uplink index {UPLINK} type bridge\nlink set uplink arp off up\n\
              addr add 192.0.2.200/32 dev uplink\naddr add fd00:99::1/128 dev uplink nodad\n\
              route add 0.0.0.0/0 dev uplink\nroute add ::/0 dev uplink\n"
         ))?;
@@ -147,6 +156,21 @@ impl Kernel {
         what(&mut lock(&self.datapath))
     }
 
+    /// Puts tables in force that were written by hand.
+    pub(crate) fn put_in_force(&mut self, tables: &Plain) -> Result<()> {
+        let named = |who: WorkloadId| self.workers[who.0].named;
+        let endpoints: Vec<_> = tables.endpoints.iter().map(|(who, end)| (named(*who), *end)).collect();
+        self.generation += 1;
+        let generation = Generation {
+            number: self.generation,
+            cgroups: Cgroups { endpoints: &endpoints, followed: &[], names: &[] },
+            peers: &tables.peers,
+            policy: &tables.policy,
+        };
+        lock(&self.datapath).install(&generation)?;
+        Ok(())
+    }
+
     /// Runs a packet through the program for its direction.
     pub(crate) fn run(&self, case: &Case) -> Result<Seen> {
         let packet = &case.packet;
@@ -190,6 +214,11 @@ impl Kernel {
     /// What has been counted, by kind.
     pub(crate) fn counters(&self) -> Result<Vec<(CounterKey, Counter)>> {
         Ok(lock(&self.datapath).counters()?)
+    }
+
+    /// What has been counted since the start.
+    pub(crate) fn traffic(&self) -> Result<Traffic> {
+        Ok(lock(&self.datapath).traffic()?)
     }
 
     /// The number of the tables that were installed last.

@@ -13,6 +13,7 @@ mod kept;
 mod kernel;
 mod packets;
 mod shadow;
+mod switch;
 mod worker;
 
 use std::{env, fmt};

@@ -10,7 +10,11 @@ use bulkhead_tests::{
 };
 use serde_json::json;
 
-use crate::{Case, site::Site};
+use crate::{
+    Case,
+    packets::{Part, UDP, ipv4_packet, ipv6_packet, udp_header},
+    site::Site,
+};
 
 pub(crate) const CASES: &[Case] = &[
     ("attacks::another_workload_at_the_askers_port_gets_no_answer", another_at_the_askers_port),
@@ -103,35 +107,9 @@ fn raw_is_judged_by_packets(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// A UDP header from a high port to [`PORT`], without data or checksum.
-fn udp_header() -> [u8; 8] {
-    let [high, low] = PORT.to_be_bytes();
-    [0x9c, 0x41, high, low, 0, 8, 0, 0]
-}
-
-/// An IPv4 packet with these options; the kernel fills in length, identification and checksum (raw(7)).
-fn ipv4_packet(target: Ipv4Addr, fragment_offset: u8, options: &[u8], payload: &[u8]) -> Vec<u8> {
-    let header_words = u8::try_from(5 + options.len() / 4).expect("a header has at most 15 words");
-    let mut packet = vec![0x40 | header_words, 0, 0, 0, 0, 0, 0, fragment_offset, 64, 17, 0, 0, 0, 0, 0, 0];
-    packet.extend(target.octets());
-    packet.extend(options);
-    packet.extend(payload);
-    packet
-}
-
-/// An IPv6 packet to `target` with this next header.
-fn ipv6_packet(source: Ipv6Addr, target: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(payload.len()).expect("a few bytes").to_be_bytes();
-    let mut packet = vec![0x60, 0, 0, 0, length[0], length[1], next, 64];
-    packet.extend(source.octets());
-    packet.extend(target.octets());
-    packet.extend(payload);
-    packet
-}
-
 fn packet_that_goes_elsewhere(site: &Site) -> Result<()> {
     const ROUTING: u8 = 43;
-    const UDP: u8 = 17;
+    const UNSPECIFIED: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
     let lab = site.lab();
     let friends = site.partner();
     let (IpAddr::V4(v4), IpAddr::V6(v6)) = (friends.v4, friends.v6) else { bail!("a network has both") };
@@ -146,11 +124,11 @@ fn packet_that_goes_elsewhere(site: &Site) -> Result<()> {
     let udp = udp_header();
     // Loose source route (type 131) by way of the friend to 192.0.2.1, padded to whole words.
     let source_route = [131, 7, 4, 192, 0, 2, 1, 0];
-    let to = at(v4, 0);
-    allowed("a plain packet", raw.send_bytes(to, ipv4_packet(v4, 0, &[], &udp))?)?;
-    refused("a source route", raw.send_bytes(to, ipv4_packet(v4, 0, &source_route, &udp))?)?;
-    refused("a later fragment", raw.send_bytes(to, ipv4_packet(v4, 8, &[], &udp))?)?;
-    refused("half a UDP header", raw.send_bytes(to, ipv4_packet(v4, 0, &[], &udp[..3]))?)?;
+    let (to, way) = (at(v4, 0), (UNSPECIFIED, v4));
+    allowed("a plain packet", raw.send_bytes(to, ipv4_packet(way, Part::Whole, &[], &udp))?)?;
+    refused("a source route", raw.send_bytes(to, ipv4_packet(way, Part::Whole, &source_route, &udp))?)?;
+    refused("a later fragment", raw.send_bytes(to, ipv4_packet(way, Part::Last(8), &[], &udp))?)?;
+    refused("half a UDP header", raw.send_bytes(to, ipv4_packet(way, Part::Whole, &[], &udp[..3]))?)?;
     malformed(v4.into())?;
 
     let raw = app.open(Kind::RawIp, Family::V6)?;
@@ -159,10 +137,10 @@ fn packet_that_goes_elsewhere(site: &Site) -> Result<()> {
         let mut header = vec![UDP, 2, 4, segments_left, 0, 0, 0, 0];
         header.extend(Ipv6Addr::LOCALHOST.octets());
         header.extend(udp);
-        ipv6_packet(own, v6, ROUTING, &header)
+        ipv6_packet((own, v6), ROUTING, &header)
     };
     let to = at(v6, 0);
-    allowed("a plain packet", raw.send_bytes(to, ipv6_packet(own, v6, UDP, &udp))?)?;
+    allowed("a plain packet", raw.send_bytes(to, ipv6_packet((own, v6), UDP, &udp))?)?;
     allowed("a route that has come to its end", raw.send_bytes(to, route(0))?)?;
     refused("a route with a segment left", raw.send_bytes(to, route(1))?)?;
     malformed(v6.into())?;

@@ -14,8 +14,11 @@ mod departures;
 mod evasion;
 mod generations;
 mod groups;
+mod headers;
+mod heirs;
 mod loopback;
 mod neighbours;
+mod packets;
 mod protocols;
 mod reports;
 mod ring;
@@ -53,6 +56,8 @@ fn main() -> ExitCode {
         evasion::CASES,
         generations::CASES,
         groups::CASES,
+        headers::CASES,
+        heirs::CASES,
         loopback::CASES,
         neighbours::CASES,
         protocols::CASES,

@@ -12,6 +12,7 @@ mod vmlinux;
 use std::{
     collections::VecDeque,
     fs,
+    num::NonZero,
     sync::{Mutex, PoisonError, mpsc},
     thread,
     time::Instant,
@@ -20,7 +21,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use self::{kernels::Kernel, machine::Machine, payload::Payload, results::Run};
-use crate::{console, setup, workspace::target_directory};
+use crate::{console, figures, setup, workspace::target_directory};
 
 /// Run the kernel tests on kernels from Debian, old and new, each in an emulated machine
 #[derive(Clone, Debug, clap::Args)]
@@ -31,12 +32,16 @@ pub(crate) struct Args {
     /// Only the tests whose name contains this
     #[arg(long)]
     test: Option<String>,
-    /// Machines at a time
-    #[arg(long, default_value_t = 2)]
-    jobs: usize,
+    /// Machines at a time, with 1.5 GB of memory each [default: one for each processor and one more, since they
+    /// wait much of their time]
+    #[arg(long)]
+    jobs: Option<usize>,
     /// Ask the mirror for newer kernels of these series
     #[arg(long)]
     update: bool,
+    /// Put what the verifiers went through into docs/performance.md
+    #[arg(long, conflicts_with = "test")]
+    write: bool,
     /// Do not ask before installing what is missing
     #[arg(long, short)]
     yes: bool,
@@ -73,6 +78,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     console::step(console::plural(candidates.len(), "emulated machine"));
     let runs = boot_all(&candidates, &payload, args, &directory)?;
     println!("{}", table::render(&runs));
+    if args.write {
+        figures::write("vm", &table::verified(&runs))?;
+    }
     let verdict = expected::judge(&runs, args.test.is_none());
     for finding in &verdict.findings {
         println!("{finding}");
@@ -109,7 +117,8 @@ fn boot_all(
     let queue: Mutex<VecDeque<_>> = Mutex::new(candidates.iter().enumerate().collect());
     let (sender, receiver) = mpsc::channel();
     let mut runs = thread::scope(|scope| {
-        for _ in 0..args.jobs.clamp(1, candidates.len().max(1)) {
+        let jobs = args.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get) + 1);
+        for _ in 0..jobs.clamp(1, candidates.len().max(1)) {
             let (sender, queue) = (sender.clone(), &queue);
             scope.spawn(move || {
                 loop {

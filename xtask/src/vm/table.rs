@@ -32,6 +32,35 @@ pub(super) fn render(runs: &[Run]) -> String {
     text
 }
 
+/// What the verifiers went through, as Markdown, of those kernels that tell.
+pub(super) fn verified(runs: &[Run]) -> String {
+    let runs: Vec<_> = runs.iter().filter(|run| !run.verified.is_empty()).collect();
+    let programs: BTreeSet<&str> =
+        runs.iter().flat_map(|run| run.verified.keys().map(String::as_str)).collect();
+    let first = programs.iter().map(|program| program.len()).chain(["program".len()]).max().unwrap_or(0);
+    let last = |run: &Run| run.name.len().max(6);
+    let mut text = String::new();
+    for run in &runs {
+        let _ = writeln!(text, "- {}: Debian's {}", run.name, run.release);
+    }
+    let _ = write!(text, "\n| {:first$} |", "program");
+    for run in &runs {
+        let _ = write!(text, " {:>1$} |", run.name, last(run));
+    }
+    let _ = write!(text, "\n| {:-<first$} |", "");
+    for run in &runs {
+        let _ = write!(text, " {:->1$}: |", "", last(run) - 1);
+    }
+    for program in programs {
+        let _ = write!(text, "\n| {program:first$} |");
+        for run in &runs {
+            let count = run.verified.get(program).map_or_else(|| "-".into(), u32::to_string);
+            let _ = write!(text, " {count:>0$} |", last(run));
+        }
+    }
+    text
+}
+
 fn table(
     text: &mut String,
     title: &str,
@@ -69,6 +98,10 @@ mod tests {
             render(&runs),
             "test    5.10  newest\na       pass    FAIL\nb       skip       -\n5.10: b skipped: too old\n\n\
              verified instructions    5.10  newest\negress                      -      70\n"
+        );
+        assert_eq!(
+            verified(&runs),
+            "- newest: Debian's 7.3\n\n| program | newest |\n| ------- | -----: |\n| egress  |     70 |"
         );
     }
 }

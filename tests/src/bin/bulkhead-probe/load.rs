@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -47,7 +48,7 @@ pub(crate) fn churn(listener: &Socket, from: u16, times: u32) -> io::Result<Dura
         }
         // connect() gives up after as long as a send may take (socket(7), SO_SNDTIMEO).
         caller.set_write_timeout(Some(PATIENCE))?;
-        caller.connect(&to)?;
+        connect(&caller, &to, PATIENCE)?;
         drop(listener.accept()?);
         if from != 0 {
             // Who closes before it has heard that the other end has is in TIME_WAIT, too, and its port not free.
@@ -57,4 +58,18 @@ pub(crate) fn churn(listener: &Socket, from: u16, times: u32) -> io::Result<Dura
         drop(caller);
     }
     Ok(start.elapsed())
+}
+
+/// Connects as soon as the pair of ports is free: the connection before has ended once its last acknowledgement has come,
+/// for which nobody waits who closes.
+fn connect(caller: &Socket, to: &SockAddr, patience: Duration) -> io::Result<()> {
+    let end = Instant::now() + patience;
+    loop {
+        match caller.connect(to) {
+            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            other => return other,
+        }
+    }
 }

@@ -58,6 +58,7 @@ impl Sockets {
                 socket.bind(&to.into())?;
                 Ok(Done::Address(local(socket)?))
             }
+            Request::Address { socket } => Ok(Done::Address(local(&self.held(socket)?.socket)?)),
             Request::Serve { socket } => {
                 echo::serve(self.take(socket)?.socket)?;
                 Ok(Done::Nothing)
@@ -118,6 +119,13 @@ impl Sockets {
                     None => socket.send(&bytes).is_ok(),
                 });
                 Ok(Done::Sent(u32::try_from(taken.count()).unwrap_or(u32::MAX)))
+            }
+            Request::RepeatEach { socket, to, packets, times } => {
+                let (socket, to) = (&self.held(socket)?.socket, SockAddr::from(to));
+                let times = usize::try_from(times).unwrap_or(usize::MAX);
+                let sent =
+                    packets.iter().cycle().take(times).filter(|bytes| socket.send_to(bytes, &to).is_ok());
+                Ok(Done::Sent(u32::try_from(sent.count()).unwrap_or(u32::MAX)))
             }
             Request::Burst { socket, sink, times } => {
                 load::burst(&self.held(socket)?.socket, &self.held(sink)?.socket, times).map(Done::Took)
