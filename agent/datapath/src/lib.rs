@@ -4,6 +4,7 @@
 
 mod btf;
 mod cgroups;
+mod clock;
 mod counters;
 #[cfg(feature = "test-run")]
 mod empty;
@@ -18,6 +19,7 @@ mod refusals;
 mod security;
 mod shadow;
 mod sock_diag;
+mod standing;
 mod sys;
 mod tables;
 #[cfg(feature = "test-run")]

@@ -9,14 +9,13 @@ use aya::{
 use bulkhead_common::{
     Address, Endpoint, GenerationInfo, PeerEntry, PolicyKey, PolicyValue, SLOTS, StateWord,
 };
-use rustix::{
-    thread::{MembarrierCommand, membarrier},
-    time::{ClockId, clock_gettime},
-};
+use rustix::thread::{MembarrierCommand, membarrier};
 
 use crate::{
     DatapathError,
     cgroups::{CgroupTable, CgroupTables, Cgroups},
+    clock::{Clock, now_ms},
+    standing::Standing,
     wire::Wire,
 };
 
@@ -105,46 +104,6 @@ struct Held {
     cgroups: CgroupTable,
     peers: Peers,
     policy: Policy,
-}
-
-/// Which slots are in use, and for what.
-#[derive(Clone, Copy, Debug, Default)]
-struct Standing {
-    active: Option<u32>,
-    /// What is in force from the deadline on, and the deadline in milliseconds of `CLOCK_BOOTTIME`.
-    fallback: Option<(u32, u64)>,
-    shadow: Option<u32>,
-}
-
-impl Standing {
-    fn uses(&self, slot: u32) -> bool {
-        let fallback = self.fallback.map(|(slot, _)| slot);
-        [self.active, fallback, self.shadow].contains(&Some(slot))
-    }
-
-    /// With `to` in place of `from`.
-    fn replaced(self, from: u32, to: u32) -> Self {
-        let replaced = |slot: u32| if slot == from { to } else { slot };
-        Self {
-            active: self.active.map(replaced),
-            fallback: self.fallback.map(|(slot, deadline)| (replaced(slot), deadline)),
-            shadow: self.shadow.map(replaced),
-        }
-    }
-
-    /// What another agent has left in force.
-    fn of(word: StateWord) -> Self {
-        Self { active: Some(word.slot(0)), fallback: word.fallback(), shadow: word.shadow() }
-    }
-
-    fn word(&self) -> StateWord {
-        let active = self.active.unwrap_or(0);
-        let word = match self.fallback {
-            None => StateWord::settled(active),
-            Some((previous, deadline)) => StateWord::until(active, previous, deadline),
-        };
-        self.shadow.map_or(word, |shadow| word.beside(shadow))
-    }
 }
 
 impl Tables {
@@ -474,55 +433,4 @@ pub(crate) fn take<M: TryFrom<Map, Error = MapError>>(
 /// Number of entries to ask for.
 fn room(entries: usize) -> u32 {
     u32::try_from(entries.saturating_add(ENTRIES_TO_COME)).unwrap_or(u32::MAX)
-}
-
-/// What turns a moment of the wall clock into one of `CLOCK_BOOTTIME`, the only clock that programs can read.
-struct Clock {
-    real: u64,
-    boot: u64,
-}
-
-impl Clock {
-    fn now() -> Self {
-        Self { real: nanoseconds(ClockId::Realtime), boot: nanoseconds(ClockId::Boottime) }
-    }
-
-    /// A compiled entry as the programs read it.
-    fn value(&self, compiled: &PolicyValue) -> PolicyValue {
-        PolicyValue { expires: self.boot_time(compiled.expires), ..*compiled }
-    }
-
-    /// Nanoseconds of `CLOCK_BOOTTIME` at a moment given in nanoseconds since the Unix epoch; 0 stays "never", and
-    /// what is past is past.
-    fn boot_time(&self, unix: u64) -> u64 {
-        match unix {
-            0 => 0,
-            past if past <= self.real => 1,
-            future => (future - self.real).saturating_add(self.boot),
-        }
-    }
-}
-
-/// Milliseconds of `CLOCK_BOOTTIME`.
-fn now_ms() -> u64 {
-    nanoseconds(ClockId::Boottime) / 1_000_000
-}
-
-fn nanoseconds(clock: ClockId) -> u64 {
-    let now = clock_gettime(clock);
-    u64::try_from(i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn expiries_move_to_the_clock_of_the_programs() {
-        let clock = Clock { real: 1_000, boot: 50 };
-        assert_eq!(clock.boot_time(0), 0, "never stays never");
-        assert_eq!(clock.boot_time(1_010), 60);
-        assert_eq!(clock.boot_time(1_000), 1, "past, not never");
-        assert_eq!(clock.boot_time(u64::MAX), u64::MAX - 950);
-    }
 }
