@@ -122,19 +122,6 @@ fn come_and_go(host: &Host, first: Agent) -> Result<()> {
 }
 
 #[test]
-fn with_no_agent_alive_the_kernel_refuses_and_allows_as_before() -> Result<()> {
-    let host = Host::new()?;
-    host.start()?.kill()?;
-    refused("ci to db", host.ci.tcp(host.to)?)?;
-    allowed("web to db", host.web.tcp(host.to)?)?;
-    // Whoever is made meanwhile is what its name says.
-    let nested = host.lab.probe("/ci/nested")?;
-    refused("a new cgroup of ci's to db", nested.tcp(host.to)?)?;
-    host.detach()?;
-    Ok(())
-}
-
-#[test]
 fn counts_go_on_over_agents_that_are_killed() -> Result<()> {
     let host = Host::new()?;
     let first = host.start()?;

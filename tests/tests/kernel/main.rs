@@ -25,6 +25,7 @@ mod ring;
 mod site;
 mod sockets;
 mod sources;
+mod survival;
 mod transports;
 mod verifier;
 
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         ring::CASES,
         sockets::CASES,
         sources::CASES,
+        survival::CASES,
         transports::CASES,
         verifier::CASES,
         // They use up what workloads may have reported for some seconds.
