@@ -18,6 +18,8 @@ mod create;
 mod decide;
 mod event;
 mod flow;
+#[cfg(test)]
+mod layout;
 mod policy;
 mod refusal;
 mod socket;
