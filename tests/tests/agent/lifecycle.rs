@@ -1,10 +1,19 @@
 //! Start, stop, a second agent, a killed one, and starts that must not succeed.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bulkhead_tests::{Lab, agent, artifact, probe::Kind};
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::{
     loopback::{POLICY, PORT},
@@ -105,6 +114,32 @@ fn a_cgroup_root_that_is_none_starts_nothing() -> Result<()> {
         let said = String::from_utf8(ended.stderr)?;
         ensure!(!ended.status.success() && said.contains(root), "{root}: {said}");
     }
+    Ok(())
+}
+
+/// The way back for who is locked out: not even a policy is needed, nor a place to pin anything.
+#[test]
+fn a_kernel_parameter_switches_enforcement_off() -> Result<()> {
+    const BOOTED: &str = r#"mount --bind "$0" /proc/cmdline && exec "$@""#;
+    let (lab, files) = (Lab::new()?, tempfile::tempdir()?);
+    let line = files.path().join("cmdline");
+    fs::write(&line, "root=/dev/sda1 ro bulkhead=off\n")?;
+    let mut agent = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", BOOTED])
+        .arg(&line)
+        .arg(artifact::agent()?)
+        .args(["run", "--policy", "/nowhere", "--output", "json", "--cgroup-root"])
+        .arg(lab.root()?.path())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut said = String::new();
+    BufReader::new(agent.stderr.take().context("no standard error")?).read_line(&mut said)?;
+    let attached = agent::attached(lab.root()?.path())?;
+    kill(Pid::from_raw(i32::try_from(agent.id())?), Signal::SIGTERM)?;
+    let ended = agent.wait()?;
+    ensure!(said.contains(r#""status":"off""#), "it says: {said}");
+    ensure!(attached.is_empty(), "programs are attached");
+    ensure!(ended.success(), "it ended with {ended}");
     Ok(())
 }
 

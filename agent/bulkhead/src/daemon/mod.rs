@@ -5,6 +5,7 @@ mod names;
 mod priority;
 mod refusals;
 mod signals;
+mod switched_off;
 mod unseen;
 
 use std::{
@@ -67,6 +68,9 @@ pub(crate) enum RunError {
 
 /// Enforces a policy until told to stop.
 pub(crate) fn run(settings: &Settings, output: Output) -> Result<(), RunError> {
+    if switched_off::by_the_kernels_command_line() {
+        return switched_off::wait(output);
+    }
     let sources = policy_files::read(&settings.policy)?;
     let policy = read_policy(&sources, settings.dry_run)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
