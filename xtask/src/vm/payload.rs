@@ -116,6 +116,7 @@ struct Target {
 fn artifact(arguments: &[&str], name: &str) -> Result<PathBuf> {
     let output = cargo()
         .args(arguments)
+        .args(["--profile", "emulated"])
         .args(["--quiet", "--message-format=json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()
