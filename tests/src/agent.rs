@@ -102,6 +102,23 @@ impl Launch {
         Ok(agent)
     }
 
+    /// Starts it in a terminal of its own, and waits until it says there that it is ready.
+    pub fn start_in_terminal(self) -> Result<Terminal> {
+        let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
+        let quoted = words.map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''")));
+        let mut child = Command::new("script")
+            .args(["--quiet", "--flush", "--command", &quoted.collect::<Vec<_>>().join(" "), "/dev/null"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("script cannot be started (package bsdutils)")?;
+        let mut shown = BufReader::new(child.stdout.take().context("no standard output")?).lines();
+        let ready = shown.by_ref().map_while(Result::ok).any(|line| line.starts_with("ready:"));
+        let terminal = Terminal { child, _files: self.files };
+        ensure!(ready, "the agent ended before it was ready");
+        Ok(terminal)
+    }
+
     /// Starts it and kills it after a while, ready or not.
     pub fn start_and_kill(mut self, after: Duration) -> Result<()> {
         let mut child = self.command.spawn().context("nsenter cannot be started (package util-linux)")?;
@@ -248,6 +265,21 @@ impl Agent {
                 }
             }
         }
+    }
+}
+
+/// A terminal with an agent in it. Dropping it closes it.
+#[derive(Debug)]
+pub struct Terminal {
+    child: Child,
+    _files: TempDir,
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // With the process that holds its other end; the kernel tells those in it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -52,6 +52,8 @@ pub(crate) fn log(for_people: bool) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // By eprintln!(), which panics where standard error is what has failed.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal() && color(&io::stderr()));
     if for_people { log.without_time().with_target(false).init() } else { log.init() }
 }

@@ -1,7 +1,8 @@
 //! Settings of the agent: defaults, agent.toml over them, the command line over both.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, IsTerminal as _},
     path::{Path, PathBuf},
 };
 
@@ -35,14 +36,20 @@ pub(crate) struct Settings {
 }
 
 /// What becomes of enforcement as the agent is told to stop.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum OnStop {
     /// The kernel goes on by itself.
-    #[default]
     Keep,
     /// It ends.
     Detach,
+}
+
+impl OnStop {
+    /// Who tries a policy from a terminal, and cuts that off, is to get back in as it closes. A service is there to stay.
+    fn usual(in_terminal: bool) -> Self {
+        if in_terminal { Self::Detach } else { Self::Keep }
+    }
 }
 
 /// agent.toml.
@@ -62,8 +69,7 @@ struct Agent {
     cgroup_root: Option<PathBuf>,
     control_socket: Option<PathBuf>,
     bpffs: Option<PathBuf>,
-    #[serde(default)]
-    on_stop: OnStop,
+    on_stop: Option<OnStop>,
 }
 
 /// Keys of agent.toml, for suggestions.
@@ -87,7 +93,7 @@ impl Settings {
                 .or(file.control_socket)
                 .unwrap_or_else(|| CONTROL_SOCKET.into()),
             bpffs: common.bpffs.clone().or(file.bpffs).unwrap_or_else(|| BPFFS.into()),
-            on_stop: file.on_stop,
+            on_stop: file.on_stop.unwrap_or_else(|| OnStop::usual(io::stderr().is_terminal())),
         })
     }
 }

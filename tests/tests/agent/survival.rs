@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use bulkhead_tests::{
     Agent, Lab, Outcome, Probe, agent,
+    pace::until,
     probe::{Family, Kind},
 };
 
@@ -164,6 +165,16 @@ fn detach_needs_no_agent_and_leaves_nothing() -> Result<()> {
     ensure!(host.attached()? == 0, "programs are left attached");
     allowed("ci to db", host.ci.tcp(host.to)?)?;
     agent.kill()
+}
+
+#[test]
+fn a_terminal_that_closes_takes_enforcement_with_it() -> Result<()> {
+    let host = Host::new()?;
+    let terminal = host.lab.agent(POLICY)?.kept()?.start_in_terminal()?;
+    refused("ci to db", host.ci.tcp(host.to)?)?;
+    drop(terminal);
+    until("nothing is attached any more", || Ok(host.attached()? == 0))?;
+    allowed("ci to db", host.ci.tcp(host.to)?)
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod switched_off;
 mod unseen;
 
 use std::{
-    io,
+    io::{self, Write as _},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -163,8 +163,8 @@ async fn serve(
         }
     };
     drop(server);
-    // A failure is no reason to open the doors.
-    let keeps = settings.keeps() || (ended.is_err() && !settings.dry_run);
+    // First of all: whose terminal is gone has nobody left to print to, and waits to get back in.
+    let keeps = settings.keeps();
     if keeps {
         drop(enforcement);
     } else {
@@ -181,21 +181,19 @@ fn announce(enforcement: &Enforcement, settings: &Settings, output: Output) {
     let policy = enforcement.policy();
     let (workloads, environments) = (policy.workloads.len(), policy.environments.len());
     let root: PathBuf = enforcement.root().path().to_owned();
-    match output {
-        Output::Json => eprintln!(
-            "{}",
-            serde_json::json!({
-                "status": "ready",
-                "pid": std::process::id(),
-                "dry_run": settings.dry_run,
-                "workloads": workloads,
-                "environments": environments,
-                "rules": policy.rules.len(),
-                "cgroup_root": root,
-                "generation": enforcement.generation(),
-            })
-        ),
-        Output::Human => eprintln!(
+    let line = match output {
+        Output::Json => serde_json::json!({
+            "status": "ready",
+            "pid": std::process::id(),
+            "dry_run": settings.dry_run,
+            "workloads": workloads,
+            "environments": environments,
+            "rules": policy.rules.len(),
+            "cgroup_root": root,
+            "generation": enforcement.generation(),
+        })
+        .to_string(),
+        Output::Human => format!(
             "ready: {} {} in {} below {}; {}",
             if settings.dry_run { "watching (dry run, nothing is refused)" } else { "enforcing" },
             plural(workloads, "workload"),
@@ -207,7 +205,8 @@ fn announce(enforcement: &Enforcement, settings: &Settings, output: Output) {
                 "stop with Ctrl-C"
             }
         ),
-    }
+    };
+    tell(&line);
     for warning in enforcement.warnings() {
         tracing::warn!("{warning}");
     }
@@ -215,11 +214,17 @@ fn announce(enforcement: &Enforcement, settings: &Settings, output: Output) {
 
 /// Says what goes on without the agent.
 fn take_leave(keeps: bool, output: Output) {
-    match output {
-        Output::Json => eprintln!("{}", serde_json::json!({ "status": "stopped", "enforcing": keeps })),
+    let said = match output {
+        Output::Json => serde_json::json!({ "status": "stopped", "enforcing": keeps }).to_string(),
         Output::Human if keeps => {
-            eprintln!("stopped: the kernel goes on enforcing, until `bulkhead detach` or the next agent");
+            "stopped: the kernel goes on enforcing, until `bulkhead detach` or the next agent".to_owned()
         }
-        Output::Human => eprintln!("stopped: nothing is enforced any more"),
-    }
+        Output::Human => "stopped: nothing is enforced any more".to_owned(),
+    };
+    tell(&said);
+}
+
+/// One line on standard error, for who waits for it. There may be nobody: a terminal closes.
+fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }

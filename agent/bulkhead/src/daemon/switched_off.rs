@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{RunError, signals::Signals};
+use super::{RunError, signals::Signals, tell};
 use crate::cli::Output;
 
 const COMMAND_LINE: &str = "/proc/cmdline";
@@ -31,12 +31,14 @@ pub(super) fn wait(output: Output) -> Result<(), RunError> {
 }
 
 fn announce(output: Output) {
-    match output {
-        Output::Json => eprintln!("{}", serde_json::json!({ "status": "off", "reason": OFF })),
-        Output::Human => eprintln!(
-            "off: the kernel was booted with {OFF}, so nothing is enforced; boot without it to enforce again"
-        ),
-    }
+    tell(&match output {
+        Output::Json => serde_json::json!({ "status": "off", "reason": OFF }).to_string(),
+        Output::Human => {
+            format!(
+                "off: the kernel was booted with {OFF}, so nothing is enforced; boot without it to enforce again"
+            )
+        }
+    });
 }
 
 #[cfg(test)]
