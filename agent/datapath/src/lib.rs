@@ -102,7 +102,15 @@ pub struct Datapath {
 impl Datapath {
     /// Checks privileges, kernel and cgroup root, and loads the programs, with the maps that are pinned, if they are.
     /// Attaches nothing yet. Without pins everything goes with the value.
-    pub fn load(cgroup_root: &Path, pins: Option<Pins>) -> Result<Self, DatapathError> {
+    pub fn load(cgroup_root: &Path, pins: Option<&Pins>) -> Result<Self, DatapathError> {
+        let loaded = Self::load_with(cgroup_root, pins.cloned());
+        if loaded.is_err() {
+            pins.into_iter().for_each(leave_nothing_unfinished);
+        }
+        loaded
+    }
+
+    fn load_with(cgroup_root: &Path, pins: Option<Pins>) -> Result<Self, DatapathError> {
         preflight::check(cgroup_root)?;
         let keys = hash_keys()?;
         let layout = btf::cgroup_layout()?;
@@ -337,12 +345,15 @@ impl Datapath {
 
 impl Drop for Datapath {
     fn drop(&mut self) {
-        if let Some(pins) = &self.pins
-            && !pins.attaches(LAST)
-        {
-            // Never attached as a whole: who could not start leaves nothing. What cannot be removed now can be later.
-            let _ = pins.detach();
-        }
+        self.pins.iter().for_each(leave_nothing_unfinished);
+    }
+}
+
+/// Removes the pins of who has not come to attach everything: who could not start leaves nothing.
+fn leave_nothing_unfinished(pins: &Pins) {
+    if !pins.attaches(LAST) {
+        // What cannot be removed now can be later.
+        let _ = pins.detach();
     }
 }
 

@@ -57,7 +57,7 @@ impl Enforcement {
     pub(super) fn start(
         policy: Arc<Policy>,
         root: CgroupRoot,
-        pins: Pins,
+        pins: &Pins,
         tree: SharedTree,
         there: &Changes,
     ) -> Result<Self, RunError> {

@@ -107,7 +107,7 @@ async fn serve(
     let policy = Arc::new(policy);
     let pins = Pins::new(&settings.bpffs, root.path())?;
     let mut enforcement =
-        Enforcement::start(Arc::clone(&policy), root.clone(), pins, watcher.tree(), &there)?;
+        Enforcement::start(Arc::clone(&policy), root.clone(), &pins, watcher.tree(), &there)?;
 
     let tree = watcher.tree();
     let of_process = root.clone();
