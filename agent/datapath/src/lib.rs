@@ -227,7 +227,8 @@ impl Datapath {
     }
 
     /// Attaches all programs, those that judge to the cgroup root, and tags the sockets that are already open. Where pinned
-    /// programs are attached, each is replaced at once by the one of its name, and sockets have their tags.
+    /// programs are attached, each is replaced at once by the one of its name, and only tags that are of another policy are
+    /// put right.
     ///
     /// Install a generation first: until there is one, nothing is refused. `anchor` tells the cgroup whose entry holds
     /// for another: itself or the nearest above it that has one.
@@ -241,10 +242,11 @@ impl Datapath {
         for name in tags {
             self.attach_program(&cgroup, name)?;
         }
+        let places = self.tables.places();
         let tagged = if taken_over {
-            older::Tagged::default()
+            self.sockets.retag(&anchor, places)?
         } else {
-            self.sockets.tag_open(&anchor, self.tables.places())?
+            self.sockets.tag_open(&anchor, places)?
         };
         for name in judges {
             self.attach_program(&cgroup, name)?;

@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use bulkhead_common::{
     Address, CounterKey, Decision, Direction, Endpoint, Flow, Hook, Origin, Outcome, Peer, PeerEntry,
-    PeerFlowKey, Process, Protocol, Reason, RuleId, SocketState,
+    PeerFlowKey, Process, Protocol, Reason, RuleId,
 };
 
 use crate::{
@@ -104,9 +104,6 @@ struct Call<const NOTES: bool> {
     found: bool,
     /// Could the call be noted on its socket?
     marked: bool,
-    /// Is it known whose the listener is? Not where its tag is of a generation before, and it is nested below what may be a
-    /// workload now: its packets tell, and tell its tag.
-    is_known: bool,
 }
 
 #[inline(always)]
@@ -142,7 +139,6 @@ impl<const NOTES: bool> Call<NOTES> {
             peer_cgroup: 0,
             found: false,
             marked: false,
-            is_known: true,
         }
     }
 
@@ -165,9 +161,6 @@ impl<const NOTES: bool> Call<NOTES> {
             self.port,
             self.flow.peer.class.0
         );
-        if !self.is_known {
-            return false;
-        }
         let owner = identity::of_tag(self.generation, self.owner, self.anchor);
         if self.flow.protocol != Protocol::TCP && answers(self, &owner) {
             return false;
@@ -280,15 +273,11 @@ fn identify<const NOTES: bool>(call: &mut Call<NOTES>) {
             call.flow.protocol,
             (source, source_port),
             (call.target, call.port),
-            |listener| socket::state(listener.cast()).map(|state| (state.owner, state.anchor, state.seal)),
+            |listener| socket::state(listener.cast()).map(|state| (state.owner, state.anchor)),
         )
     };
     call.found = found.is_some();
-    let Some(Some((owner, anchor, seal))) = found else { return };
-    let vouched = seal == SocketState::seal(anchor, call.generation.places());
-    if !vouched && owner != 0 && call.generation.endpoint(owner).is_none() {
-        call.is_known = false;
-    }
+    let Some(Some((owner, anchor))) = found else { return };
     let listener = identity::of_tag(call.generation, owner, anchor);
     if listener.anchor != 0 {
         call.listener = listener;

@@ -83,8 +83,8 @@ pub unsafe fn of_packet(generation: Generation, skb: *mut __sk_buff, state: *mut
     of_anchor(generation, cgroup, anchor)
 }
 
-/// A socket that was looked up: by its tag if that is vouched for, else by the ancestors of its cgroup, of which its tag is
-/// then told. Only in `cgroup_skb`: other hooks are offered neither.
+/// A socket that was looked up: by its tag, or by its very cgroup if it has none. Only in `cgroup_skb`: other hooks
+/// are not offered the latter.
 ///
 /// # Safety
 /// `sk` must be a socket that the caller holds a reference to.
@@ -92,19 +92,15 @@ pub unsafe fn of_packet(generation: Generation, skb: *mut __sk_buff, state: *mut
 pub unsafe fn of_socket(generation: Generation, sk: *mut bpf_sock) -> Local {
     // SAFETY: the caller holds `sk`.
     let (cgroup, tag) = unsafe { (bpf_sk_cgroup_id(sk.cast()), socket::state(sk.cast())) };
-    let places = generation.places();
-    let tag = tag.filter(|state| state.owner == cgroup);
-    let anchor = match tag {
-        Some(state) if state.seal == SocketState::seal(state.anchor, places) => state.anchor,
-        Some(state) => {
-            let anchor = socket_anchor(sk, cgroup, generation.slot());
-            state.anchor = anchor;
-            state.seal = SocketState::seal(anchor, places);
-            anchor
+    match tag {
+        Some(state)
+            if state.owner == cgroup
+                && state.seal == SocketState::seal(state.anchor, generation.places()) =>
+        {
+            forget_local(of_anchor(generation, cgroup, state.anchor))
         }
-        None => socket_anchor(sk, cgroup, generation.slot()),
-    };
-    forget_local(of_anchor(generation, cgroup, anchor))
+        tag => of_tag(generation, cgroup, tag.map_or(0, |state| state.anchor)),
+    }
 }
 
 /// The same for a generation of which tags know nothing.

@@ -1,5 +1,5 @@
 //! The same calls by the shadow: see [`crate::packet`]'s. A listener that is nested below its workload's cgroup is known by
-//! its tag, and that is of the generation in force: calls to it are not compared, their packets are.
+//! its tag, and so only if the shadow has a workload there as well: its packets tell exactly.
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use bulkhead_common::{Address, Hook, Outcome};
