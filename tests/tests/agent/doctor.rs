@@ -170,3 +170,14 @@ fn a_self_test_that_cannot_be_made_fails() -> Result<()> {
     ensure!(found.status == Some(1), "exit status {:?}", found.status);
     Ok(())
 }
+
+#[test]
+fn a_refusal_that_may_be_another_policys_is_no_proof() -> Result<()> {
+    let lab = Lab::new()?;
+    let agent = lab.agent("[workload.all]\nselect = { cgroup = \"/**\" }\n")?.start()?;
+    let found = Findings::of(&lab, &["--self-test"])?;
+    found.expect("self-test", "warning", "from one beside it was refused")?;
+    found.nothing_fails()?;
+    agent.stop()?;
+    Ok(())
+}

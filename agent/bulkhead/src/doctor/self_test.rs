@@ -50,15 +50,17 @@ pub(super) fn self_test(root: Result<&CgroupRoot, &HierarchyError>) -> Vec<Findi
                 "connect() from an isolated cgroup was refused (EPERM), and from one beside it was not";
             return vec![Finding::ok(CHECK, found), departures(unwatched)];
         }
-        Ok(Outcome { inside, beside, .. }) => Finding::failure(
+        Ok(Outcome { inside: Visit::Refused, beside, .. }) => Finding::warning(
             CHECK,
-            format_args!("connect() from an isolated cgroup {inside}, and from one beside it {beside}"),
-            if inside == Visit::Refused {
-                "something else refuses connections on loopback, or an agent's policy holds for all cgroups"
-            } else {
-                "what a policy refuses is not refused on this machine"
-            },
-            "look for another firewall, bring the loopback device up, and report what `bulkhead doctor` prints",
+            format_args!("connect() from an isolated cgroup was refused, and from one beside it {beside}"),
+            "whether it was Bulkhead's doing is not shown: something else stops connections on loopback, too",
+            "bring the loopback device up, and run it where no policy and no firewall holds for the cgroup root itself",
+        ),
+        Ok(Outcome { inside, .. }) => Finding::failure(
+            CHECK,
+            format_args!("connect() from an isolated cgroup {inside}"),
+            "what a policy refuses is not refused on this machine",
+            "report it, with what `bulkhead doctor --output json` prints",
         ),
         Err(error) => Finding::failure(
             CHECK,
