@@ -38,6 +38,7 @@ fn every_check_has_its_object_with_all_its_fields() {
         "bpf-statistics",
         "unprivileged-bpf",
         "cgroup-layout",
+        "net-cls",
         "cgroup-root",
         "bpffs",
         "pins",

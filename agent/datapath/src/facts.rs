@@ -20,6 +20,12 @@ pub fn kernel_types() -> Result<(), DatapathError> {
     btf::cgroup_layout().map(drop)
 }
 
+/// Does a socket keep its cgroup of v2 when cgroup v1 (net_cls, net_prio) marks sockets? Otherwise all sockets that are
+/// made from then on are in no workload.
+pub fn sockets_keep_their_cgroup() -> Result<bool, DatapathError> {
+    btf::sockets_keep_their_cgroup()
+}
+
 /// Does it run BPF programs at its security hooks? Without, sockets and devices whose packets no program sees are not
 /// refused.
 pub fn security_programs() -> Result<(), Unguarded> {

@@ -26,8 +26,8 @@ pub struct Hierarchy {
     pub controllers: Vec<String>,
 }
 
-/// Those of v1 that mark sockets. Before Linux 5.15 a socket cannot both be marked and know its v2 cgroup
-/// (`cgroup_sk_alloc_disable` in kernel/cgroup/cgroup.c).
+/// Those of v1 that mark sockets. Before Linux 5.15 and the stable releases that took over its way, a socket cannot both be
+/// marked and know its v2 cgroup (`cgroup_sk_alloc_disable` in kernel/cgroup/cgroup.c).
 const MARKING: [(&str, &str); 2] = [("net_cls", "net_cls.classid"), ("net_prio", "net_prio.ifpriomap")];
 
 impl Layout {

@@ -9,14 +9,14 @@ const MOUNT: &str = "boot with `systemd.unified_cgroup_hierarchy=1`, or mount on
                      /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified`";
 const NOT_STARTED: &str = "`bulkhead run` does not start";
 
-/// v2 alone, beside v1, or v1 alone; and before Linux 5.15 whether v1 takes sockets' cgroups from v2.
+/// v2 alone, beside v1, or v1 alone; and whether v1 takes sockets their cgroup of v2.
 pub(super) fn layout() -> Vec<Finding> {
     const CHECK: &str = "cgroup-layout";
     match Layout::read() {
         Ok(layout) => {
-            let mut findings = vec![hierarchies(CHECK, &layout)];
-            findings.extend(facts::kernel_is_before(5, 15).then(|| marks(&layout.marking())));
-            findings
+            // A kernel that does not tell may be one that loses them.
+            let keeps = facts::sockets_keep_their_cgroup().unwrap_or(false);
+            vec![hierarchies(CHECK, &layout), marks(keeps, &layout.marking())]
         }
         Err(error) => {
             let found = format!("/proc/self/mountinfo: {error}");
@@ -41,8 +41,12 @@ fn hierarchies(check: &'static str, layout: &Layout) -> Finding {
     }
 }
 
-fn marks(marking: &[(&str, bool)]) -> Finding {
+/// `keeps`: does a socket keep its cgroup of v2 when v1 marks sockets?
+fn marks(keeps: bool, marking: &[(&str, bool)]) -> Finding {
     const CHECK: &str = "net-cls";
+    if keeps {
+        return Finding::ok(CHECK, "sockets keep their cgroup of v2, whatever cgroup v1 marks");
+    }
     let names = |used| {
         let those = marking.iter().filter(|(_, is_used)| *is_used == used).map(|(name, _)| *name);
         those.collect::<Vec<_>>().join(" and ")
@@ -52,20 +56,23 @@ fn marks(marking: &[(&str, bool)]) -> Finding {
         return Finding::failure(
             CHECK,
             format_args!("{used} of cgroup v1 in use"),
-            "before Linux 5.15 sockets lose their cgroup of v2 with it: workloads are not recognised, and not held to \
-             anything",
-            "end what sets classes or priorities there and reboot with `cgroup_no_v1=net_cls,net_prio`, or boot Linux 5.15",
+            "this kernel takes sockets their cgroup of v2 for it: workloads are not recognised, and not held to anything",
+            "end what sets classes or priorities there and reboot with `cgroup_no_v1=net_cls,net_prio`, or boot Linux 5.15 \
+             or newer",
         );
     }
     if !idle.is_empty() {
         return Finding::warning(
             CHECK,
             format_args!("{idle} of cgroup v1 mounted, and nothing set there"),
-            "before Linux 5.15 sockets lose their cgroup of v2, and workloads their policy, once something is",
-            "boot with `cgroup_no_v1=net_cls,net_prio`, or Linux 5.15",
+            "once something is, this kernel takes sockets their cgroup of v2, and workloads their policy",
+            "boot with `cgroup_no_v1=net_cls,net_prio`, or Linux 5.15 or newer",
         );
     }
-    Finding::ok(CHECK, "net_cls and net_prio of cgroup v1 are not mounted")
+    Finding::ok(
+        CHECK,
+        "net_cls and net_prio of cgroup v1, which would take sockets their cgroup of v2, are not mounted",
+    )
 }
 
 /// Is there a directory below which workloads are looked for?
@@ -128,10 +135,11 @@ mod tests {
     }
 
     #[test]
-    fn marks_of_v1_are_a_failure_only_where_they_are_set() {
-        assert!(marks(&[("net_cls", true), ("net_prio", false)]).is_failure());
-        assert!(!marks(&[("net_cls", false)]).is_failure());
-        assert_eq!(marks(&[]), Finding::ok("net-cls", "net_cls and net_prio of cgroup v1 are not mounted"));
+    fn marks_of_v1_are_a_failure_only_where_they_are_set_and_cost_sockets_their_cgroup() {
+        assert!(marks(false, &[("net_cls", true), ("net_prio", false)]).is_failure());
+        assert!(!marks(true, &[("net_cls", true)]).is_failure());
+        assert!(!marks(false, &[("net_cls", false)]).is_failure());
+        assert!(format!("{:?}", marks(false, &[])).contains("result: Ok"));
     }
 
     #[test]
