@@ -1,6 +1,7 @@
 //! Which cgroup hierarchies a host has mounted, v1 included.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::unix::fs::DirEntryExt as _,
     path::{Path, PathBuf},
@@ -64,6 +65,15 @@ impl Layout {
         mounted.collect()
     }
 
+    /// The names of all cgroups of v2, without the directories that they lie in.
+    pub fn names(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        if let Some(point) = self.v2.first() {
+            collect_names(point, &mut found);
+        }
+        found
+    }
+
     /// The directory of the cgroup of v2 with this number; none: it is gone, or out of this process's sight.
     pub fn directory_of(&self, id: CgroupId) -> Option<PathBuf> {
         self.v2.iter().find_map(|point| {
@@ -78,6 +88,13 @@ fn is_option(option: &str) -> bool {
     option.contains('=')
         || ["rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode", "favordynmods"]
             .contains(&option)
+}
+
+fn collect_names(directory: &Path, found: &mut BTreeSet<String>) {
+    for child in directories(directory) {
+        found.insert(child.file_name().to_string_lossy().into_owned());
+        collect_names(&child.path(), found);
+    }
 }
 
 fn below(directory: &Path, id: CgroupId) -> Option<PathBuf> {
@@ -163,5 +180,6 @@ mod tests {
             assert_eq!(layout.directory_of(id).as_deref(), Some(directory));
         }
         assert_eq!(layout.directory_of(CgroupId(u64::MAX)), None);
+        assert!(layout.names().iter().eq(["a", "b"]), "{:?}", layout.names());
     }
 }

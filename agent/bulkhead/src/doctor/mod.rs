@@ -15,10 +15,7 @@ mod processes;
 mod self_test;
 mod settings;
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::PathBuf};
 
 use bulkhead_workloads::CgroupRoot;
 
@@ -61,7 +58,7 @@ pub(crate) fn doctor(places: &Places, self_test: bool, output: Output) -> io::Re
     findings.push(agent.finding(pinned.enforce()));
     findings.push(processes::privileged(agent.workloads().as_deref()));
     findings.push(clock::clock());
-    findings.push(containers::runtimes(Path::new("/")));
+    findings.push(containers::runtimes());
     if self_test {
         findings.extend(self_test::self_test(root.as_ref()));
     }
