@@ -104,6 +104,16 @@ impl Lab {
         command.output().context("nsenter cannot be started (package util-linux)")
     }
 
+    /// Runs another program of this host's, to its end, which must be a success.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Result<Output> {
+        self.office()?.run(program, arguments)
+    }
+
+    /// The BPF file system that an agent here pins in; only processes of this host see it.
+    pub fn bpffs(&self) -> &Path {
+        self.files.path()
+    }
+
     /// Where the agent runs.
     fn office(&self) -> Result<Place<'_>> {
         Ok(Place::new(self.outside()?, self.host()).with_mounts(&self.mounts))

@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Status,
     /// End all enforcement on this machine, whether an agent runs or not
     Detach,
+    /// Say whether this machine has what enforcement takes, and what to do if not; exit status 1 if something fails
+    Doctor(DoctorArguments),
     /// Validate policy files; exit status 1 and diagnostics if something is wrong
     Check(CheckArguments),
     /// Run the [[test]]s of a policy; exit status 1 if one fails
@@ -115,6 +117,17 @@ pub(crate) struct RunArguments {
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Look for workloads below this cgroup only [default: the root of the cgroup v2 hierarchy]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cgroup_root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  bulkhead doctor --self-test")]
+pub(crate) struct DoctorArguments {
+    /// Also let the real programs refuse a connection, in cgroups of their own that are removed again
+    #[arg(long)]
+    pub(crate) self_test: bool,
+    /// Where the agent looks for workloads [default: the root of the cgroup v2 hierarchy]
     #[arg(long, value_name = "DIR")]
     pub(crate) cgroup_root: Option<PathBuf>,
 }

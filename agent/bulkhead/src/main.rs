@@ -8,6 +8,7 @@ mod control;
 mod daemon;
 mod detach;
 mod diff;
+mod doctor;
 mod explain;
 mod flow_file;
 mod here;
@@ -21,7 +22,7 @@ mod simulate;
 mod status;
 mod test;
 
-use std::{io, process::ExitCode};
+use std::{env, io, process::ExitCode};
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Context;
@@ -42,11 +43,11 @@ const USAGE: u8 = 2;
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match act(&cli) {
-        Ok(code) => code,
-        Err(error) => fail(&error),
-    }
+    let done = match doctor::visit(env::args_os()) {
+        Some(visited) => visited.and_then(|outcome| print(&outcome)).map(|()| ExitCode::SUCCESS),
+        None => act(&Cli::parse()),
+    };
+    done.unwrap_or_else(|error| fail(&error))
 }
 
 fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
@@ -64,6 +65,10 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
             print(&status)?;
         }
         Command::Detach => print(&detach::detach(&settings::bpffs(common)?, common.output())?)?,
+        Command::Doctor(arguments) => {
+            let places = settings::places(common, arguments.cgroup_root.as_deref())?;
+            return tell(&doctor::doctor(&places, arguments.self_test, common.output())?);
+        }
         Command::Check(arguments) => {
             return tell(&check::check(arguments, common.output())?);
         }

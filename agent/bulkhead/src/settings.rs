@@ -8,7 +8,10 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::cli::{Common, RunArguments};
+use crate::{
+    cli::{Common, RunArguments},
+    doctor::Places,
+};
 
 const CONFIG: &str = "/etc/bulkhead/agent.toml";
 const CONTROL_SOCKET: &str = "/run/bulkhead/control.sock";
@@ -103,6 +106,16 @@ impl Settings {
     pub(crate) fn keeps(&self) -> bool {
         self.on_stop == OnStop::Keep && !self.dry_run
     }
+}
+
+/// Where `bulkhead doctor` looks.
+pub(crate) fn places(common: &Common, cgroup_root: Option<&Path>) -> Result<Places, SettingsError> {
+    let file = File::of(common)?.agent;
+    Ok(Places {
+        bpffs: bpffs(common)?,
+        cgroup_root: cgroup_root.map(Path::to_owned).or(file.cgroup_root),
+        control_socket: control_socket(common)?,
+    })
 }
 
 /// Where pins are.

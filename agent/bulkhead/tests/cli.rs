@@ -17,7 +17,7 @@ fn help_of_run_names_every_flag() {
 
 #[test]
 fn help_of_what_needs_no_agent_has_an_example() {
-    for command in ["check", "test", "explain", "simulate", "diff"] {
+    for command in ["doctor", "check", "test", "explain", "simulate", "diff"] {
         let help = bulkhead(&[], &[command, "--help"]);
         assert!(help.contains(&format!(":\n  bulkhead {command} ")), "{help}");
     }
@@ -269,7 +269,19 @@ fn manual_pages_and_completions_name_every_option_of_every_command() {
     let overview = bulkhead(&[], &["man"]);
     assert!(overview.contains("Exit status: 0 fine"), "{overview}");
     let shells = ["bash", "zsh", "fish"].map(|shell| (shell, bulkhead(&[], &["completions", shell])));
-    for command in ["run", "status", "check", "test", "explain", "simulate", "diff", "completions", "man"] {
+    for command in [
+        "run",
+        "status",
+        "detach",
+        "doctor",
+        "check",
+        "test",
+        "explain",
+        "simulate",
+        "diff",
+        "completions",
+        "man",
+    ] {
         assert!(overview.contains(&format!("bulkhead\\-{command}(1)")), "no {command}: {overview}");
         let page = bulkhead(&[], &["man", command]).replace("\\-", "-");
         assert!(page.contains(&format!(".TH bulkhead-{command} 1")), "{page}");

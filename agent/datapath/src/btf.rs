@@ -12,10 +12,19 @@ const KERNEL: &str = "/sys/kernel/btf/vmlinux";
 
 /// Where the programs find what they read of a cgroup.
 pub(crate) fn cgroup_layout() -> Result<CgroupLayout, DatapathError> {
-    let path = Path::new(KERNEL);
-    let bytes = fs::read(path).map_err(|source| DatapathError::KernelTypes { source })?;
     let missing = |(structure, member)| DatapathError::KernelMember { structure, member };
-    layout(&Types::parse(&bytes).ok_or(DatapathError::KernelTypesMalformed)?).map_err(missing)
+    with_types(layout)?.map_err(missing)
+}
+
+/// Does a socket keep its cgroup of v2 when cgroup v1 (net_cls, net_prio) marks sockets? Before Linux 5.15 both shared a
+/// word; stable releases of 5.10 have them apart as well (`struct sock_cgroup_data` in include/linux/cgroup-defs.h).
+pub(crate) fn sockets_keep_their_cgroup() -> Result<bool, DatapathError> {
+    with_types(|types| types.offset("sock_cgroup_data", "cgroup").is_some())
+}
+
+fn with_types<T>(ask: impl FnOnce(&Types<'_>) -> T) -> Result<T, DatapathError> {
+    let bytes = fs::read(Path::new(KERNEL)).map_err(|source| DatapathError::KernelTypes { source })?;
+    Ok(ask(&Types::parse(&bytes).ok_or(DatapathError::KernelTypesMalformed)?))
 }
 
 /// The layout, or what is missing: structure and member.

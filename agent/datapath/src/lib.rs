@@ -10,6 +10,7 @@ mod counters;
 mod empty;
 mod error;
 mod events;
+pub mod facts;
 #[cfg(feature = "log")]
 mod log;
 mod older;

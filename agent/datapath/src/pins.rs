@@ -153,6 +153,40 @@ pub fn detach(bpffs: &Path) -> Result<usize, DatapathError> {
     Ok(detached)
 }
 
+/// What is pinned for one cgroup root, by whichever version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    /// Where.
+    pub folder: PathBuf,
+    /// Version of what programs and agent share, as the folder spells it: `v1`.
+    pub version: String,
+    /// Is it this agent's version?
+    pub is_own_version: bool,
+    /// The cgroup root's number. It may be gone: a link holds no cgroup.
+    pub cgroup: Option<u64>,
+    /// Programs that are attached.
+    pub programs: usize,
+}
+
+/// All that any agent has pinned below `bpffs`.
+pub(crate) fn pinned(bpffs: &Path) -> Result<Vec<Pinned>, DatapathError> {
+    let mut found = Vec::new();
+    for version in folders(&bpffs.join(FOLDER))? {
+        for folder in folders(&version)? {
+            let name = name_of(&version);
+            found.push(Pinned {
+                is_own_version: name == format!("v{ABI_VERSION}"),
+                version: name,
+                cgroup: name_of(&folder).strip_prefix("cgroup-").and_then(|id| id.parse().ok()),
+                programs: entries(&folder.join(LINKS))?.len(),
+                folder,
+            });
+        }
+    }
+    found.sort_by(|a, b| a.folder.cmp(&b.folder));
+    Ok(found)
+}
+
 /// First the links: a program that is still attached has its maps to the end.
 fn detach_root(root: &Path) -> Result<usize, DatapathError> {
     let detached = remove_files(&root.join(LINKS))?;
@@ -197,7 +231,7 @@ fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn is_bpffs(path: &Path) -> Result<(), DatapathError> {
+pub(crate) fn is_bpffs(path: &Path) -> Result<(), DatapathError> {
     match rustix::fs::statfs(path) {
         Ok(found) if found.f_type == BPF_FS_MAGIC => Ok(()),
         _ => Err(DatapathError::BpfFs { path: path.to_owned() }),

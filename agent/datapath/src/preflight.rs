@@ -8,16 +8,15 @@ use crate::DatapathError;
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
 
 const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_PTRACE: u32 = 19;
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_SYS_RESOURCE: u32 = 24;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
 /// Checks privileges, kernel and cgroup root, in the order in which an operator would mend them.
 pub(crate) fn check(cgroup_root: &Path) -> Result<(), DatapathError> {
-    let status = Path::new("/proc/self/status");
-    let text = fs::read_to_string(status)
-        .map_err(|source| DatapathError::Read { path: status.to_owned(), source })?;
-    let missing = missing_capabilities(effective_capabilities(&text));
+    let missing = missing_capabilities(own_capabilities()?);
     if !missing.is_empty() {
         return Err(DatapathError::Privileges { missing });
     }
@@ -33,6 +32,14 @@ pub(crate) fn check(cgroup_root: &Path) -> Result<(), DatapathError> {
     Ok(())
 }
 
+/// The capabilities in effect for this process, as a bit mask.
+pub(crate) fn own_capabilities() -> Result<u64, DatapathError> {
+    let status = Path::new("/proc/self/status");
+    let text = fs::read_to_string(status)
+        .map_err(|source| DatapathError::Read { path: status.to_owned(), source })?;
+    Ok(effective_capabilities(&text))
+}
+
 /// The effective set of /proc/PID/status, as a bit mask.
 fn effective_capabilities(status: &str) -> u64 {
     status
@@ -43,7 +50,7 @@ fn effective_capabilities(status: &str) -> u64 {
 }
 
 /// Before 5.8 and for the superuser `CAP_SYS_ADMIN` stands for `CAP_BPF` and `CAP_PERFMON` (capabilities(7)).
-fn missing_capabilities(effective: u64) -> Vec<&'static str> {
+pub(crate) fn missing_capabilities(effective: u64) -> Vec<&'static str> {
     let has = |bit: u32| effective & (1 << bit) != 0;
     let mut missing = Vec::new();
     if !has(CAP_NET_ADMIN) {
@@ -60,13 +67,25 @@ fn missing_capabilities(effective: u64) -> Vec<&'static str> {
     missing
 }
 
+/// What tagging sockets that are older than the agent takes beside these: their owners' descriptors, in all network
+/// namespaces.
+pub(crate) fn missing_to_tag(effective: u64) -> Vec<&'static str> {
+    let wanted = [(CAP_SYS_PTRACE, "CAP_SYS_PTRACE"), (CAP_SYS_ADMIN, "CAP_SYS_ADMIN")];
+    wanted.into_iter().filter(|(bit, _)| effective & (1 << bit) == 0).map(|(_, name)| name).collect()
+}
+
+/// May it raise its own limits?
+pub(crate) fn may_raise_limits(effective: u64) -> bool {
+    effective & (1 << CAP_SYS_RESOURCE) != 0
+}
+
 /// Is the running kernel older than this version?
 pub(crate) fn is_before(major: u32, minor: u32) -> bool {
     older(&release(), (major, minor))
 }
 
 /// `uname -r`.
-fn release() -> String {
+pub(crate) fn release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
@@ -105,6 +124,13 @@ mod tests {
         assert_eq!(missing_capabilities(0), ["CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON"]);
         assert_eq!(missing_capabilities(1 << CAP_SYS_ADMIN), ["CAP_NET_ADMIN"]);
         assert!(missing_capabilities(1 << CAP_NET_ADMIN | 1 << CAP_BPF | 1 << CAP_PERFMON).is_empty());
+    }
+
+    #[test]
+    fn what_tagging_takes_beside_is_named() {
+        assert_eq!(missing_to_tag(0), ["CAP_SYS_PTRACE", "CAP_SYS_ADMIN"]);
+        assert_eq!(missing_to_tag(1 << CAP_SYS_ADMIN), ["CAP_SYS_PTRACE"]);
+        assert!(may_raise_limits(1 << CAP_SYS_RESOURCE) && !may_raise_limits(!(1 << CAP_SYS_RESOURCE)));
     }
 
     #[test]

@@ -50,10 +50,7 @@ pub enum Unguarded {
 
 /// Loads and attaches them, where that has an effect: elsewhere the kernel takes them and never runs them.
 pub(crate) fn attach(ebpf: &mut Ebpf, pins: Option<&Pins>) -> Result<(), Unguarded> {
-    let now = fs::read_to_string(MODULES).map_err(Unguarded::Unknown)?;
-    if !runs_bpf(&now) {
-        return Err(Unguarded::NotRun { now: now.trim().to_owned() });
-    }
+    are_run()?;
     let types = Btf::from_sys_fs()?;
     for name in PROGRAMS {
         let program = ebpf.program_mut(name).and_then(|program| <&mut Lsm>::try_from(program).ok());
@@ -66,6 +63,12 @@ pub(crate) fn attach(ebpf: &mut Ebpf, pins: Option<&Pins>) -> Result<(), Unguard
         }
     }
     Ok(())
+}
+
+/// Does the kernel run BPF programs at its security hooks?
+pub(crate) fn are_run() -> Result<(), Unguarded> {
+    let now = fs::read_to_string(MODULES).map_err(Unguarded::Unknown)?;
+    if runs_bpf(&now) { Ok(()) } else { Err(Unguarded::NotRun { now: now.trim().to_owned() }) }
 }
 
 fn runs_bpf(modules: &str) -> bool {

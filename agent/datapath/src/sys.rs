@@ -1,8 +1,10 @@
-//! The two calls of bpf(2) that aya does not offer: to open a pinned link, and to put another program behind it.
+//! The calls that no library offers: of bpf(2) to open a pinned link, and to put another program behind it; and whether the
+//! clock is set by anybody.
 
 use std::{
     ffi::CString,
     io,
+    mem::MaybeUninit,
     os::{
         fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
         unix::ffi::OsStrExt as _,
@@ -45,6 +47,14 @@ pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
 pub(crate) fn update_link(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Result<()> {
     let (link_fd, new_prog_fd) = (link.as_raw_fd(), program.as_raw_fd());
     bpf(BPF_LINK_UPDATE, &Update { link_fd, new_prog_fd, flags: 0, old_prog_fd: 0 }).map(drop)
+}
+
+/// Does the kernel's clock follow another one (adjtimex(2))?
+pub(crate) fn clock_is_synchronised() -> io::Result<bool> {
+    let mut clock = MaybeUninit::<libc::timex>::zeroed();
+    // SAFETY: zero is a value of every member. No mode is set, so that the kernel only writes the structure.
+    let state = unsafe { libc::adjtimex(clock.as_mut_ptr()) };
+    if state < 0 { Err(io::Error::last_os_error()) } else { Ok(state != libc::TIME_ERROR) }
 }
 
 fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<RawFd> {

@@ -52,7 +52,7 @@ fn capable(workload: WorkloadId, pid: &str, own: Option<&NetworkNamespace>) -> O
 }
 
 /// The permitted set of /proc/PID/status, as a bit mask: what is effective is part of it.
-fn permitted(status: &str) -> Option<u64> {
+pub(crate) fn permitted(status: &str) -> Option<u64> {
     let hex = status.lines().find_map(|line| line.strip_prefix("CapPrm:"))?;
     u64::from_str_radix(hex.trim(), 16).ok()
 }

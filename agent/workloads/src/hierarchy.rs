@@ -92,6 +92,11 @@ impl CgroupRoot {
         self.id
     }
 
+    /// How /proc/PID/cgroup spells a cgroup whose path below this root is given, `/` for the root itself.
+    pub fn spell(&self, path: &str) -> String {
+        format!("{}{}", self.name, path.trim_end_matches('/'))
+    }
+
     /// How many levels it lies below the root of the hierarchy, as far as this cgroup namespace shows.
     pub fn level(&self) -> usize {
         self.name.split('/').filter(|name| !name.is_empty()).count()
@@ -139,7 +144,7 @@ impl Mount {
 }
 
 /// mountinfo writes blanks, tabs, line ends and backslashes as three octal digits.
-fn unescape(field: &str) -> String {
+pub(crate) fn unescape(field: &str) -> String {
     let mut out = String::with_capacity(field.len());
     let mut rest = field;
     while let Some(at) = rest.find('\\') {
@@ -193,6 +198,15 @@ mod tests {
         let error = CgroupRoot::among(v1, None).unwrap_err();
         assert!(matches!(error, HierarchyError::NotMounted));
         assert!(error.to_string().contains("mount -t cgroup2"), "{error}");
+    }
+
+    #[test]
+    fn a_cgroup_is_spelt_from_the_root_of_the_hierarchy() {
+        let root =
+            |name: &str| CgroupRoot { path: "/sys/fs/cgroup".into(), id: CgroupId(1), name: name.into() };
+        assert_eq!(root("").spell("/web.slice/a"), "/web.slice/a");
+        assert_eq!(root("/web.slice").spell("/a"), "/web.slice/a");
+        assert_eq!(root("/web.slice").spell("/"), "/web.slice");
     }
 
     #[test]

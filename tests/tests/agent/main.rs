@@ -7,6 +7,7 @@
 mod beginnings;
 mod crowds;
 mod detours;
+mod doctor;
 mod lifecycle;
 mod modes;
 mod recorded;
