@@ -322,10 +322,22 @@ fn is_ready(line: &str) -> bool {
 /// Where the kernel has programs attached by links to a cgroup or below, as another tool than ours sees it. (Not by
 /// `bpftool cgroup`: a newer one sees nothing on a kernel that does not know all its hooks.)
 pub fn attached(cgroup: &Path) -> Result<Vec<String>> {
-    let output = Command::new("bpftool")
-        .args(["--json", "link", "show"])
-        .output()
-        .context("bpftool cannot be started (package bpftool)")?;
+    const TRIES: u32 = 5;
+    let list = || -> Result<Output> {
+        let mut bpftool = Command::new("bpftool");
+        bpftool
+            .args(["--json", "link", "show"])
+            .output()
+            .context("bpftool cannot be started (package bpftool)")
+    };
+    // It gives up if a link goes while it lists them: other tests come and go.
+    let mut output = list()?;
+    for _ in 1..TRIES {
+        if output.status.success() {
+            break;
+        }
+        output = list()?;
+    }
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "bpftool: {}\n{said}", output.status);
     let links: Vec<Value> = serde_json::from_slice(&output.stdout)?;
