@@ -149,7 +149,8 @@ impl Datapath {
     }
 
     /// The same for a while: then the generation that is in force now is so again, by the kernel alone, unless this one is
-    /// [confirmed](Self::confirm). What is in force for a while itself is not gone back to, but what was before it.
+    /// [confirmed](Self::confirm). What is in force for a while itself is not gone back to, but what was before it; if there
+    /// is nothing to go back to, it stays.
     pub fn install_for(&mut self, generation: &Generation<'_>, time: Duration) -> Result<(), DatapathError> {
         self.tables.install_for(generation, time)?;
         shadow::end(&mut self.ebpf);
