@@ -114,6 +114,13 @@ impl Lab {
         self.files.path()
     }
 
+    /// Runs a command where the agent runs, with its BPF file system as the last argument.
+    pub fn in_office(&self, command: &[&str]) -> Result<Output> {
+        let (program, arguments) = command.split_first().context("a command has a name")?;
+        let bpffs = self.files.path().to_string_lossy();
+        self.office()?.run(program, &[arguments, &[&*bpffs]].concat())
+    }
+
     /// Where the agent runs.
     fn office(&self) -> Result<Place<'_>> {
         Ok(Place::new(self.outside()?, self.host()).with_mounts(&self.mounts))

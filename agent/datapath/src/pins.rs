@@ -78,7 +78,9 @@ impl Pins {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
             made.map_err(|source| DatapathError::Pin { path, source })?;
         }
-        Ok(())
+        // Who owns a directory removes what is in it, and with that detaches. (Anybody may make one in some file systems.)
+        let below = |path: &&Path| *path != self.bpffs;
+        self.folder().ancestors().take_while(below).try_for_each(is_ours)
     }
 
     /// Where a map is pinned.
@@ -225,6 +227,17 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, DatapathError> {
         read => read.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()),
     };
     read.map_err(|source| unreadable(folder, source))
+}
+
+fn is_ours(path: &Path) -> Result<(), DatapathError> {
+    const WRITABLE_BY_OTHERS: u32 = 0o022;
+    let found = fs::metadata(path).map_err(|source| unreadable(path, source))?;
+    if found.uid() == rustix::process::geteuid().as_raw() && found.mode() & WRITABLE_BY_OTHERS == 0 {
+        return Ok(());
+    }
+    let source =
+        io::Error::other("others could remove what is pinned there: remove the directory, and start again");
+    Err(DatapathError::Pin { path: path.to_owned(), source })
 }
 
 fn name_of(path: &Path) -> String {

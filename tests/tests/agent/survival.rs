@@ -178,6 +178,17 @@ fn a_terminal_that_closes_takes_enforcement_with_it() -> Result<()> {
 }
 
 #[test]
+fn a_directory_that_is_somebody_elses_is_no_place_for_pins() -> Result<()> {
+    let host = Host::new()?;
+    host.lab.in_office(&["sh", "-c", r#"mkdir "$0/bulkhead" && chown 65534 "$0/bulkhead""#])?;
+    let ended = host.lab.agent(POLICY)?.end()?;
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    ensure!(!ended.status.success() && said.contains("others could remove what is pinned there"), "{said}");
+    ensure!(host.attached()? == 0, "programs are attached");
+    Ok(())
+}
+
+#[test]
 fn killed_at_any_moment_of_its_start_it_starts_again() -> Result<()> {
     let host = Host::new()?;
     for n in 0..10 {
