@@ -143,7 +143,20 @@ impl Datapath {
     /// Fills a free slot with `generation` and switches to it with one write. It is in force for good, and no other
     /// generation is held any more.
     pub fn install(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
-        self.tables.install(generation)?;
+        self.prepare(generation)?;
+        self.put_in_force(generation.number)
+    }
+
+    /// Fills a free slot, to which programs add the cgroups that are made from here on: look for those that were made before,
+    /// [identify](Self::identify) them, and [put it in force](Self::put_in_force). Another generation filled meanwhile takes
+    /// its place.
+    pub fn prepare(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
+        self.tables.prepare(generation)
+    }
+
+    /// Switches with one write to what has been [prepared](Self::prepare).
+    pub fn put_in_force(&mut self, number: u32) -> Result<(), DatapathError> {
+        self.tables.put_in_force(number)?;
         shadow::end(&mut self.ebpf);
         self.retire()
     }

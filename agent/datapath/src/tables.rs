@@ -142,10 +142,15 @@ impl Tables {
         })
     }
 
-    /// In force for good, and no other.
-    pub(crate) fn install(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
-        let slot = self.fill(generation)?;
-        self.switch(Standing { active: Some(slot), ..Standing::default() })
+    /// Fills a slot, to which programs add the cgroups that are made from here on. To be put in force, or lost with the next.
+    pub(crate) fn prepare(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
+        self.fill(generation).map(drop)
+    }
+
+    /// Puts what has been prepared in force for good, and no other.
+    pub(crate) fn put_in_force(&mut self, number: u32) -> Result<(), DatapathError> {
+        let active = Some(self.of(number)?.slot);
+        self.switch(Standing { active, ..Standing::default() })
     }
 
     /// In force for a while, then again what is in force now, or, if that is so for a while only, what was before it.

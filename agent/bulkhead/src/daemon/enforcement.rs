@@ -53,7 +53,7 @@ struct Found {
 }
 
 impl Enforcement {
-    /// Loads the programs and fills their tables; nothing is enforced before [`Self::attach`].
+    /// Loads the programs and fills their tables, which are not in force yet; nothing is enforced before [`Self::attach`].
     pub(super) fn start(
         policy: Arc<Policy>,
         root: CgroupRoot,
@@ -88,6 +88,13 @@ impl Enforcement {
         };
         enforcement.begin()?;
         Ok(enforcement)
+    }
+
+    /// Judges by this policy from now on, if an agent before this one has left its programs at work. `changes`: cgroups that
+    /// were made while the tables were filled; of those that come later the kernel tells itself.
+    pub(super) fn put_in_force(&mut self, changes: &Changes) -> Result<(), DatapathError> {
+        self.follow(changes);
+        self.datapath.put_in_force(self.generation)
     }
 
     /// Enforces from now on.
@@ -272,7 +279,7 @@ impl Enforcement {
         done.is_ok()
     }
 
-    /// Installs the first generation.
+    /// Prepares the first generation.
     fn begin(&mut self) -> Result<(), DatapathError> {
         let placed = self.members.placed();
         let placed = placed.filter_map(|(cgroup, identity)| Some((cgroup.0, self.endpoint(identity)?)));
@@ -285,7 +292,7 @@ impl Enforcement {
         };
         let names = names::table(&self.automaton, |identity| self.endpoint(identity));
         let compiled = self.compiler.compiled();
-        self.datapath.install(&Generation {
+        self.datapath.prepare(&Generation {
             number: self.generation,
             cgroups: Cgroups { endpoints: &endpoints, followed: &followed, names: &names },
             peers: &compiled.peers,

@@ -108,9 +108,7 @@ async fn serve(
     let pins = Pins::new(&settings.bpffs, root.path())?;
     let mut enforcement =
         Enforcement::start(Arc::clone(&policy), root.clone(), &pins, watcher.tree(), &there)?;
-    // To fill the tables takes a while, and what another agent has pinned judges by them already: whoever was made
-    // meanwhile is told of at once.
-    enforcement.follow(&watcher.look_again());
+    enforcement.put_in_force(&watcher.look_again())?;
 
     let tree = watcher.tree();
     let of_process = root.clone();
