@@ -157,15 +157,18 @@ impl Datapath {
     /// Switches with one write to what has been [prepared](Self::prepare).
     pub fn put_in_force(&mut self, number: u32) -> Result<(), DatapathError> {
         self.tables.put_in_force(number)?;
-        shadow::end(&mut self.ebpf);
-        self.retire()
+        self.has_switched()
     }
 
     /// The same for a while: then the generation that is in force now is so again, by the kernel alone, unless this one is
     /// [confirmed](Self::confirm). What is in force for a while itself is not gone back to, but what was before it; if there
     /// is nothing to go back to, it stays.
-    pub fn install_for(&mut self, generation: &Generation<'_>, time: Duration) -> Result<(), DatapathError> {
-        self.tables.install_for(generation, time)?;
+    pub fn put_in_force_for(&mut self, number: u32, time: Duration) -> Result<(), DatapathError> {
+        self.tables.put_in_force_for(number, time)?;
+        self.has_switched()
+    }
+
+    fn has_switched(&mut self) -> Result<(), DatapathError> {
         shadow::end(&mut self.ebpf);
         self.retire()
     }
@@ -196,12 +199,12 @@ impl Datapath {
         self.retire()
     }
 
-    /// Compares a generation with the one in force, on the same packets and calls, in place of another that is compared.
-    /// It changes nothing but what packets cost: until [the end](Self::end_comparison) each is decided three times. A
-    /// generation that is newly in force ends it, too.
-    pub fn compare(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
+    /// Compares what has been [prepared](Self::prepare) with the generation in force, on the same packets and calls, in place
+    /// of another that is compared. It changes nothing but what packets cost: until [the end](Self::end_comparison) each is
+    /// decided three times. A generation that is newly in force ends it, too.
+    pub fn compare(&mut self, number: u32) -> Result<(), DatapathError> {
         let cgroup = self.open_root()?;
-        self.tables.compare(generation)?;
+        self.tables.compare(number)?;
         if let Err(error) = shadow::begin(&mut self.ebpf, &cgroup) {
             return self.end_comparison().and(Err(error));
         }
