@@ -11,6 +11,8 @@ mod empty;
 mod error;
 mod events;
 pub mod facts;
+mod holders;
+mod live;
 #[cfg(feature = "log")]
 mod log;
 mod older;
@@ -49,11 +51,12 @@ pub use self::{
     counters::Traffic,
     error::DatapathError,
     events::Events,
+    live::{Live, Observer},
     pins::{Pins, detach},
     security::Unguarded,
     tables::{Edits, Generation, Renewal},
 };
-use self::{counters::Counters, older::Sockets, tables::Tables};
+use self::{counters::Counters, holders::Visited, older::Sockets, tables::Tables};
 
 /// The compiled programs (see build.rs).
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bulkhead"));
@@ -98,6 +101,7 @@ pub struct Datapath {
     counters: Counters,
     sockets: Sockets,
     events: Option<Events>,
+    observer: Option<Observer>,
 }
 
 impl Datapath {
@@ -128,6 +132,7 @@ impl Datapath {
             }
         }
         let mut ebpf = loader.load(OBJECT)?;
+        let observer = Some(Observer::of(&ebpf)?);
         let tables = Tables::take(&mut ebpf)?;
         let counters = Counters::take(&mut ebpf)?;
         let sockets = Sockets::take(&mut ebpf)?;
@@ -137,7 +142,16 @@ impl Datapath {
         }
         #[cfg(feature = "log")]
         log::start(&mut ebpf);
-        Ok(Self { ebpf, cgroup_root: cgroup_root.to_owned(), pins, tables, counters, sockets, events })
+        Ok(Self {
+            ebpf,
+            cgroup_root: cgroup_root.to_owned(),
+            pins,
+            tables,
+            counters,
+            sockets,
+            events,
+            observer,
+        })
     }
 
     /// Fills a free slot with `generation` and switches to it with one write. It is in force for good, and no other
@@ -276,7 +290,7 @@ impl Datapath {
         if let Some(pins) = &self.pins {
             pins.detach_other_versions()?;
         }
-        let older::Tagged { sockets, unreadable_namespaces } = tagged;
+        let Visited { sockets, unreadable_namespaces } = tagged;
         Ok(Attached { taken_over, sockets, unreadable_namespaces, watches_programs, unwatched, unguarded })
     }
 
@@ -355,6 +369,11 @@ impl Datapath {
     /// Every cgroup that is there has been identified to a generation: whatever is in no workload is nobody's.
     pub fn settled(&mut self, of: u32) -> Result<(), DatapathError> {
         self.tables.settled(of)
+    }
+
+    /// Lists what is open; can be taken once.
+    pub fn take_observer(&mut self) -> Option<Observer> {
+        self.observer.take()
     }
 
     /// The stream of refusals; can be taken once.
