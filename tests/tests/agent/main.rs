@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod beginnings;
+mod changes;
 mod crowds;
 mod detours;
 mod doctor;
