@@ -28,17 +28,17 @@ use crate::{
 const TRIAL: Duration = Duration::from_secs(3);
 
 /// web, ci and db on one machine. By POLICY web reaches db; by the other policy ci does, and web does not.
-struct Shop {
-    lab: Lab,
-    web: Probe,
-    ci: Probe,
+pub(crate) struct Shop {
+    pub(crate) lab: Lab,
+    pub(crate) web: Probe,
+    pub(crate) ci: Probe,
     _db: Probe,
-    to: SocketAddr,
-    files: TempDir,
+    pub(crate) to: SocketAddr,
+    pub(crate) files: TempDir,
 }
 
 impl Shop {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let lab = Lab::new()?;
         let (web, ci, db) = (lab.probe("/web")?, lab.probe("/ci")?, lab.probe("/db")?);
         let to = at(lab.host().v4, PORT);
@@ -52,12 +52,17 @@ impl Shop {
         Ok(self.lab.agent(POLICY)?.kept()?.with_state(&self.files.path().join("state")))
     }
 
+    /// A file with POLICY.
+    pub(crate) fn first(&self) -> Result<PathBuf> {
+        self.written("policy.toml", POLICY)
+    }
+
     /// A file with the other policy.
-    fn other(&self) -> Result<PathBuf> {
+    pub(crate) fn other(&self) -> Result<PathBuf> {
         self.written("other.toml", &POLICY.replace("from = \"web\"", "from = \"ci\""))
     }
 
-    fn written(&self, name: &str, policy: &str) -> Result<PathBuf> {
+    pub(crate) fn written(&self, name: &str, policy: &str) -> Result<PathBuf> {
         let path = self.files.path().join(name);
         fs::write(&path, policy)?;
         Ok(path)

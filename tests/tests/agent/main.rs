@@ -9,6 +9,7 @@ mod changes;
 mod crowds;
 mod detours;
 mod doctor;
+mod faults;
 mod lifecycle;
 mod modes;
 mod recorded;
