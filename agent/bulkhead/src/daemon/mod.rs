@@ -2,6 +2,7 @@
 
 mod enforcement;
 mod names;
+mod notify;
 mod priority;
 mod refusals;
 mod signals;
@@ -21,7 +22,9 @@ use bulkhead_report::{Enricher, Format, Lines};
 use bulkhead_workloads::{CgroupId, CgroupRoot, HierarchyError, WatchError, Watcher};
 use tokio::{sync::mpsc, time::sleep_until};
 
-use self::{enforcement::Enforcement, refusals::Refusals, signals::Signals};
+use self::{
+    enforcement::Enforcement, notify::Notify, refusals::Refusals, signals::Signals,
+};
 use crate::{
     cli::Output,
     control::{Question, Server, ServerError},
@@ -103,6 +106,7 @@ async fn serve(
     let root = CgroupRoot::find(settings.cgroup_root.as_deref())?;
     let _lock = Lock::take(&root)?;
     let mut signals = Signals::listen()?;
+    let mut notify = Notify::from_environment()?;
     let (mut watcher, there) = Watcher::start(root.clone())?;
     let policy = Arc::new(policy);
     let pins = Pins::new(&settings.bpffs, root.path())?;
@@ -128,7 +132,7 @@ async fn serve(
     let server = Server::start(&settings.control_socket, questions)?;
     enforcement.attach()?;
     let started = Instant::now();
-    announce(&enforcement, settings, output);
+    announce(&enforcement, settings, output, &notify);
 
     let mut pace = SOON;
     let mut look_for_addresses = tokio::time::Instant::now() + pace;
@@ -138,6 +142,7 @@ async fn serve(
                 tracing::info!(signal, "stopping");
                 break Ok(());
             }
+            () = notify.beat() => {}
             () = refusals.ended() => break Err(RunError::ReportsEnded),
             changes = watcher.changed() => {
                 match changes {
@@ -163,6 +168,7 @@ async fn serve(
             }
         }
     };
+    notify.stopping();
     drop(server);
     // First of all: whose terminal is gone has nobody left to print to, and waits to get back in.
     let keeps = settings.keeps();
@@ -177,11 +183,20 @@ async fn serve(
     ended
 }
 
-/// Says that every connection meets the programs from now on: one line on standard error, for who waits for it.
-fn announce(enforcement: &Enforcement, settings: &Settings, output: Output) {
+/// Says that every connection meets the programs from now on: one line on standard error, for who waits for it, and the
+/// service manager.
+fn announce(enforcement: &Enforcement, settings: &Settings, output: Output, notify: &Notify) {
     let policy = enforcement.policy();
     let (workloads, environments) = (policy.workloads.len(), policy.environments.len());
     let root: PathBuf = enforcement.root().path().to_owned();
+    let doing = format!(
+        "{} {} in {} below {}",
+        if settings.dry_run { "watching (dry run, nothing is refused)" } else { "enforcing" },
+        plural(workloads, "workload"),
+        plural(environments, "environment"),
+        root.display(),
+    );
+    notify.ready(&doing);
     let line = match output {
         Output::Json => serde_json::json!({
             "status": "ready",
@@ -194,18 +209,10 @@ fn announce(enforcement: &Enforcement, settings: &Settings, output: Output) {
             "generation": enforcement.generation(),
         })
         .to_string(),
-        Output::Human => format!(
-            "ready: {} {} in {} below {}; {}",
-            if settings.dry_run { "watching (dry run, nothing is refused)" } else { "enforcing" },
-            plural(workloads, "workload"),
-            plural(environments, "environment"),
-            root.display(),
-            if settings.keeps() {
-                "Ctrl-C stops the agent, `bulkhead detach` the enforcement"
-            } else {
-                "stop with Ctrl-C"
-            }
-        ),
+        Output::Human if settings.keeps() => {
+            format!("ready: {doing}; Ctrl-C stops the agent, `bulkhead detach` the enforcement")
+        }
+        Output::Human => format!("ready: {doing}; stop with Ctrl-C"),
     };
     tell(&line);
     for warning in enforcement.warnings() {
