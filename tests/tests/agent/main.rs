@@ -12,6 +12,7 @@ mod lifecycle;
 mod modes;
 mod recorded;
 mod reports;
+mod service;
 mod sockets;
 mod survival;
 mod systemd;

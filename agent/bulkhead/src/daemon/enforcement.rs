@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bulkhead_common::{Counter, Endpoint, STATE_DEAD, UNPLACED};
+use bulkhead_common::{Counter, Endpoint, PeerId, STATE_DEAD, SubjectId, UNPLACED};
 use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Edits, Events, Generation, Pins, Renewal};
 use bulkhead_policy::{Automaton, Compiler, Identity, Inventory, Mode, Policy, WorkloadId};
 use bulkhead_workloads::{CgroupId, CgroupRoot, Changes, Edit, Members, SharedTree, addresses};
@@ -42,6 +42,8 @@ pub(super) struct Enforcement {
     unseen: Option<Unseen>,
     /// Why processes that leave their workload are not reported; none: they are.
     unwatched: Option<String>,
+    /// Has it been attached in place of what an agent before this one has left?
+    taken_over: bool,
 }
 
 /// What a look through the processes of the workloads has found.
@@ -85,6 +87,7 @@ impl Enforcement {
             fault: None,
             unseen: None,
             unwatched: None,
+            taken_over: false,
         };
         enforcement.begin()?;
         Ok(enforcement)
@@ -102,6 +105,7 @@ impl Enforcement {
         let (tree, members) = (self.tree.clone(), &self.members);
         let anchor = |cgroup| members.anchor(&tree.read(), CgroupId(cgroup)).map(|id| id.0);
         let attached = self.datapath.attach(anchor)?;
+        self.taken_over = attached.taken_over;
         if attached.taken_over {
             tracing::info!("took over from an agent before this one: enforcement has not paused");
         } else {
@@ -134,6 +138,18 @@ impl Enforcement {
     /// Takes the policy out of force.
     pub(super) fn detach(self) -> Result<(), DatapathError> {
         self.datapath.detach()
+    }
+
+    /// Gives up what this agent has begun to enforce; what it has taken over goes on.
+    pub(super) fn withdraw(self) -> Result<(), DatapathError> {
+        if self.taken_over { Ok(()) } else { self.detach() }
+    }
+
+    /// Makes a cgroup of the agent's own the [canary](super::canary), isolated or not, whatever the policy says of it.
+    pub(super) fn make_canary(&mut self, cgroup: u64, isolated: bool) -> Result<(), DatapathError> {
+        let flags = if isolated { Endpoint::ISOLATE_EGRESS | Endpoint::ISOLATE_INGRESS } else { 0 };
+        let canary = Endpoint { subject: SubjectId::CANARY, peer: PeerId::NONE, flags };
+        self.datapath.identify(self.generation, cgroup, Some(canary), STATE_DEAD)
     }
 
     /// The stream of refusals; can be taken once.

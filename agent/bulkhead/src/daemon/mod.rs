@@ -1,5 +1,6 @@
 //! `bulkhead run`: wires what follows the cgroups, what compiles, what enforces and what reports.
 
+mod canary;
 mod enforcement;
 mod names;
 mod notify;
@@ -22,8 +23,9 @@ use bulkhead_report::{Enricher, Format, Lines};
 use bulkhead_workloads::{CgroupId, CgroupRoot, HierarchyError, WatchError, Watcher};
 use tokio::{sync::mpsc, time::sleep_until};
 
+pub(crate) use self::canary::{be_canary, is_canary};
 use self::{
-    enforcement::Enforcement, notify::Notify, refusals::Refusals, signals::Signals,
+    canary::CanaryError, enforcement::Enforcement, notify::Notify, refusals::Refusals, signals::Signals,
 };
 use crate::{
     cli::Output,
@@ -61,6 +63,8 @@ pub(crate) enum RunError {
     Datapath(#[from] DatapathError),
     #[error(transparent)]
     Control(#[from] ServerError),
+    #[error(transparent)]
+    Canary(#[from] CanaryError),
     #[error("cannot read the addresses of this machine: {0}")]
     Addresses(io::Error),
     #[error("the thread that reports refusals has ended: this is a bug")]
@@ -131,6 +135,10 @@ async fn serve(
     let (questions, mut asked) = mpsc::channel(16);
     let server = Server::start(&settings.control_socket, questions)?;
     enforcement.attach()?;
+    if let Err(error) = canary::is_refused(&mut enforcement) {
+        enforcement.withdraw()?;
+        return Err(error.into());
+    }
     let started = Instant::now();
     announce(&enforcement, settings, output, &notify);
 

@@ -18,7 +18,7 @@ use std::{
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// Where the service manager listens.
-const SOCKET: &str = "NOTIFY_SOCKET";
+pub(super) const SOCKET: &str = "NOTIFY_SOCKET";
 /// How often it wants a sign of life, in microseconds, and of which process; none: of whoever is told.
 const WATCHDOG: &str = "WATCHDOG_USEC";
 const WATCHED: &str = "WATCHDOG_PID";
