@@ -10,6 +10,7 @@ mod detours;
 mod doctor;
 mod lifecycle;
 mod modes;
+mod package;
 mod recorded;
 mod reports;
 mod service;
