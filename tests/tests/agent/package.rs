@@ -169,6 +169,7 @@ fn the_package_installs_upgrades_under_traffic_and_goes_without_a_trace() -> Res
     host.enforce()?;
     refused("ci to db", host.ci.tcp(host.to)?)?;
     allowed("web to db", host.web.tcp(host.to)?)?;
+    a_killed_agent_comes_back(&host)?;
     upgrade_under_traffic(&packages, &host)?;
 
     host.machine.succeed("dpkg", &["--remove", "bulkhead"])?;
@@ -194,10 +195,28 @@ fn begins_with_a_dry_run(host: &Host) -> Result<()> {
     ensure!(status["workloads"].as_array().is_some_and(Vec::is_empty), "{status}");
     let enabled = host.machine.systemctl(&["is-enabled", "bulkhead.service"])?;
     ensure!(enabled.trim() == "enabled", "the service is {enabled}");
+    let verified = host.machine.succeed("systemd-analyze", &["verify", "--man=no", "bulkhead.service"])?;
+    ensure!(verified.is_empty(), "systemd is not content with the unit:\n{verified}");
+    for waiting in ["sysinit.target", "network-pre.target"] {
+        let after = host.machine.systemctl(&["show", "--value", "--property", "After", waiting])?;
+        ensure!(after.contains("bulkhead.service"), "{waiting} does not wait, but for {after}");
+    }
     allowed("ci to db in the dry run", host.ci.tcp(host.to)?)?;
     let missing: Vec<_> = TRACES.into_iter().filter(|path| !host.traces().contains(path)).collect();
     ensure!(missing.is_empty(), "not installed: {missing:?}");
     host.machine.succeed("dpkg", &["--verify", "bulkhead"])?;
+    Ok(())
+}
+
+fn a_killed_agent_comes_back(host: &Host) -> Result<()> {
+    let (pins, pid) = (host.judging_pins()?, host.property("MainPID")?);
+    host.machine.systemctl(&["kill", "--signal", "KILL", "bulkhead.service"])?;
+    until("the agent is started again", || {
+        refused("ci to db with the agent killed", host.ci.tcp(host.to)?)?;
+        Ok(host.property("ActiveState")? == "active" && host.property("MainPID")? != pid)
+    })?;
+    ensure!(pins == host.judging_pins()?, "other programs judge than before");
+    allowed("web to db with an agent started again", host.web.tcp(host.to)?)?;
     Ok(())
 }
 
