@@ -103,6 +103,12 @@ impl Launch {
         Ok(self)
     }
 
+    /// With a variable in its environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     /// Keeps the terminal's Ctrl-C from it: whoever started it stops it.
     pub fn in_own_group(mut self) -> Self {
         self.command.process_group(0);

@@ -240,4 +240,28 @@ mod tests {
         help: did you mean `dry-run`?
         ");
     }
+
+    /// What packages install: a dry run, every other setting shown with its default.
+    #[test]
+    fn the_packages_settings_are_a_dry_run_and_name_every_setting_with_its_default() {
+        let text = include_str!("../../../deploy/agent.toml");
+        let installed = parse(text).unwrap().agent;
+        assert_eq!(installed.dry_run, Some(true));
+        assert!(installed.policy.is_none() && installed.on_stop.is_none() && installed.bpffs.is_none());
+
+        // Prose has a space after the `#`, a setting has none.
+        let offered =
+            |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).map(str::to_owned);
+        let lines = text.lines().map(|line| offered(line).unwrap_or_else(|| line.to_owned()));
+        let shown = parse(&lines.collect::<Vec<_>>().join("\n")).unwrap().agent;
+        assert_eq!(shown.policy, Some(vec![POLICY.into()]));
+        assert_eq!(shown.control_socket, Some(CONTROL_SOCKET.into()));
+        assert_eq!(shown.bpffs, Some(BPFFS.into()));
+        assert_eq!(shown.state_dir, Some(STATE_DIR.into()));
+        assert_eq!(shown.on_stop, Some(OnStop::usual(false)));
+        assert_eq!(shown.reload, Some(Reload::usual(false)));
+        for key in KEYS {
+            assert!(text.contains(&format!("{key} = ")) || key == "agent", "{key} is not shown");
+        }
+    }
 }
