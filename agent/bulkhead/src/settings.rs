@@ -1,13 +1,19 @@
 //! Settings of the agent: defaults, agent.toml over them, the command line over both.
 
+mod metrics;
+mod sinks;
+
 use std::{
     fs,
     io::{self, IsTerminal as _},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
 
+use self::metrics::Metrics;
+pub(crate) use self::sinks::{JOURNAL, Sink, SinkKind};
 use crate::{
     cli::{Common, RunArguments},
     doctor::Places,
@@ -35,6 +41,10 @@ pub(crate) struct Settings {
     pub(crate) cgroup_root: Option<PathBuf>,
     pub(crate) control_socket: PathBuf,
     pub(crate) bpffs: PathBuf,
+    /// Where denials go; nowhere in particular if there is none.
+    pub(crate) sinks: Vec<Sink>,
+    /// Where metrics are served, if they are.
+    pub(crate) metrics: Option<SocketAddr>,
     on_stop: OnStop,
 }
 
@@ -61,6 +71,9 @@ impl OnStop {
 struct File {
     #[serde(default)]
     agent: Agent,
+    #[serde(default)]
+    sink: Vec<Sink>,
+    metrics: Option<Metrics>,
 }
 
 /// Its `[agent]` table.
@@ -75,14 +88,21 @@ struct Agent {
     on_stop: Option<OnStop>,
 }
 
-/// Keys of agent.toml, for suggestions.
-const KEYS: [&str; 7] = ["agent", "policy", "dry-run", "cgroup-root", "control-socket", "bpffs", "on-stop"];
+/// Keys of agent.toml and words among its values, for suggestions.
+#[rustfmt::skip]
+const WORDS: [&str; 19] = [
+    "agent", "policy", "dry-run", "cgroup-root", "control-socket", "bpffs", "on-stop",
+    "sink", "type", "name", "path", "address", "stdout", "file", "journald", "syslog", "otlp",
+    "metrics", "detach",
+];
 
 impl Settings {
     /// For `bulkhead run`.
     pub(crate) fn of_run(common: &Common, run: &RunArguments) -> Result<Self, SettingsError> {
-        let file = File::of(common)?.agent;
+        let File { agent: file, sink: sinks, metrics } = File::of(common)?;
         Ok(Self {
+            sinks,
+            metrics: metrics.map(|metrics| metrics.address),
             policy: if run.policy.is_empty() {
                 file.policy.unwrap_or_else(|| vec![POLICY.into()])
             } else {
@@ -146,19 +166,26 @@ impl File {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {
-        toml::from_str(text).map_err(|error| {
-            let unknown =
-                error.message().strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
-            let hint = unknown.and_then(nearest).map(|key| format!("help: did you mean `{key}`?\n"));
+        let invalid =
+            |message: &str| SettingsError::Invalid { path: path.to_owned(), message: message.to_owned() };
+        let file: Self = toml::from_str(text).map_err(|error| {
+            let mut unknown = ["unknown field `", "unknown variant `"].into_iter();
+            let unknown = unknown.find_map(|what| error.message().strip_prefix(what));
+            let unknown = unknown.and_then(|rest| rest.split('`').next());
+            let hint = unknown.and_then(nearest).map(|word| format!("help: did you mean `{word}`?\n"));
             let message = format!("{error}{}", hint.unwrap_or_default());
-            SettingsError::Invalid { path: path.to_owned(), message: message.trim_end().to_owned() }
-        })
+            invalid(message.trim_end())
+        })?;
+        if let Some(name) = sinks::twice(&file.sink) {
+            return Err(invalid(&format!("two sinks are called `{name}`: give one another `name`")));
+        }
+        Ok(file)
     }
 }
 
-fn nearest(key: &str) -> Option<&'static str> {
+fn nearest(word: &str) -> Option<&'static str> {
     let (distance, nearest) =
-        KEYS.into_iter().map(|known| (strsim::damerau_levenshtein(key, known), known)).min()?;
+        WORDS.into_iter().map(|known| (strsim::damerau_levenshtein(word, known), known)).min()?;
     (distance <= 3).then_some(nearest)
 }
 
@@ -166,7 +193,7 @@ fn nearest(key: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<File, String> {
+    pub(super) fn parse(text: &str) -> Result<File, String> {
         File::parse(Path::new("agent.toml"), text).map_err(|e| e.to_string())
     }
 

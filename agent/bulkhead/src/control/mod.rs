@@ -6,7 +6,7 @@ mod status;
 
 pub(crate) use client::{ClientError, get};
 pub(crate) use server::{Question, Server, ServerError};
-pub(crate) use status::{Count, Environment, Events, Status, Traffic, Workload};
+pub(crate) use status::{Count, Environment, Events, Sink, Status, Traffic, Workload};
 
 /// Where the agent tells its [`Status`].
 pub(crate) const STATUS: &str = "/v1/status";

@@ -5,6 +5,7 @@ mod names;
 mod priority;
 mod refusals;
 mod signals;
+mod sinks;
 mod switched_off;
 mod unseen;
 
@@ -17,7 +18,7 @@ use std::{
 
 use bulkhead_datapath::{DatapathError, Pins};
 use bulkhead_policy::{Diagnostics, Policy, Source, load};
-use bulkhead_report::{Enricher, Format, Lines};
+use bulkhead_report::{Enricher, Sinks};
 use bulkhead_workloads::{CgroupId, CgroupRoot, HierarchyError, WatchError, Watcher};
 use tokio::{sync::mpsc, time::sleep_until};
 
@@ -116,12 +117,8 @@ async fn serve(
         let known = tree.read().path(CgroupId(cgroup));
         known.or_else(|| of_process.path_of_process(pid, CgroupId(cgroup)))
     });
-    let format = match output {
-        Output::Json => Format::Json,
-        Output::Human => Format::Human { color: output::color(&io::stdout()) },
-    };
-    let mut refusals =
-        Refusals::start(enforcement.take_events()?, enricher, Lines::to(io::stdout(), format)?)?;
+    let sinks = Sinks::start(sinks::destinations(&settings.sinks, output))?;
+    let mut refusals = Refusals::start(enforcement.take_events()?, enricher, sinks)?;
 
     priority::soon();
     let (questions, mut asked) = mpsc::channel(16);
