@@ -1,5 +1,7 @@
 //! The policy in force: who is in which workload, what that compiles to, and the kernel's copy of it.
 
+mod measures;
+
 use std::{
     collections::HashMap,
     path::PathBuf,
@@ -7,14 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bulkhead_common::{Counter, Endpoint, STATE_DEAD, UNPLACED};
+use bulkhead_common::{Endpoint, STATE_DEAD, UNPLACED};
 use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Edits, Events, Generation, Pins, Renewal};
 use bulkhead_policy::{Automaton, Compiler, Identity, Inventory, Mode, Policy, WorkloadId};
 use bulkhead_workloads::{CgroupId, CgroupRoot, Changes, Edit, Members, SharedTree, addresses};
 use tokio::task::JoinHandle;
 
 use super::{
-    RunError, names, priority,
+    RunError,
+    ledger::Ledger,
+    names, priority,
     unseen::{self, Capables, Unseen},
 };
 use crate::control::{self, Environment, Status, Workload};
@@ -36,8 +40,13 @@ pub(super) struct Enforcement {
     crowded: bool,
     search: Option<JoinHandle<Found>>,
     cost_of_search: Duration,
+    /// How often that has been so.
+    times_crowded: u64,
     /// The last thing that the kernel did not take.
     fault: Option<String>,
+    faults: u64,
+    /// What the workloads' traffic has come to.
+    ledger: Ledger,
     /// None: what the programs do not see is refused.
     unseen: Option<Unseen>,
     /// Why processes that leave their workload are not reported; none: they are.
@@ -68,6 +77,7 @@ impl Enforcement {
         let automaton = Automaton::new(&policy);
         let datapath = Datapath::load(root.path(), Some(pins))?;
         let generation = datapath.last_generation() + 1;
+        let ledger = Ledger::of(datapath.tally(), generation, &policy);
         let mut enforcement = Self {
             policy,
             root,
@@ -83,6 +93,9 @@ impl Enforcement {
             search: None,
             cost_of_search: Duration::ZERO,
             fault: None,
+            faults: 0,
+            times_crowded: 0,
+            ledger,
             unseen: None,
             unwatched: None,
         };
@@ -185,6 +198,7 @@ impl Enforcement {
     pub(super) fn make_room(&mut self) -> bool {
         tracing::warn!("more cgroups than the kernel's tables have room for: making more");
         self.crowded = false;
+        self.times_crowded += 1;
         let done = self.renew(true);
         let roomy = done.is_ok();
         self.note(done);
@@ -312,6 +326,7 @@ impl Enforcement {
         if self.in_step {
             self.generation = number;
         }
+        self.ledger.turn(number, &self.policy);
         done
     }
 
@@ -328,6 +343,7 @@ impl Enforcement {
             let message = format!("{:#}", anyhow::Error::new(error));
             tracing::error!("{message}");
             self.fault = Some(message);
+            self.faults += 1;
         }
     }
 
@@ -381,21 +397,6 @@ impl Enforcement {
             events,
             traffic: self.traffic(),
         }
-    }
-
-    fn traffic(&self) -> Option<control::Traffic> {
-        let read = self.datapath.traffic();
-        let traffic =
-            read.inspect_err(|error| tracing::warn!(%error, "what was counted cannot be read")).ok()?;
-        let count =
-            |c: Counter| control::Count { packets: c.packets, bytes: c.bytes, connections: c.connections };
-        Some(control::Traffic {
-            allowed: count(traffic.allowed),
-            denied: count(traffic.denied),
-            would_deny: count(traffic.would_deny),
-            refused_calls: traffic.refused_calls,
-            other: count(traffic.other),
-        })
     }
 
     fn workload(&self, id: WorkloadId) -> Workload {

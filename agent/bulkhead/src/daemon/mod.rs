@@ -1,6 +1,8 @@
 //! `bulkhead run`: wires what follows the cgroups, what compiles, what enforces and what reports.
 
 mod enforcement;
+mod ledger;
+mod metrics;
 mod names;
 mod priority;
 mod refusals;
@@ -22,7 +24,7 @@ use bulkhead_report::{Enricher, Sinks};
 use bulkhead_workloads::{CgroupId, CgroupRoot, HierarchyError, WatchError, Watcher};
 use tokio::{sync::mpsc, time::sleep_until};
 
-use self::{enforcement::Enforcement, refusals::Refusals, signals::Signals};
+use self::{enforcement::Enforcement, metrics::Metrics, refusals::Refusals, signals::Signals};
 use crate::{
     cli::Output,
     control::{Question, Server, ServerError},
@@ -123,6 +125,8 @@ async fn serve(
     priority::soon();
     let (questions, mut asked) = mpsc::channel(16);
     let server = Server::start(&settings.control_socket, questions)?;
+    let (scrapes, mut waiting) = mpsc::channel(16);
+    let metrics = Metrics::serve(settings.metrics, scrapes);
     enforcement.attach()?;
     let started = Instant::now();
     announce(&enforcement, settings, output);
@@ -154,13 +158,18 @@ async fn serve(
             }
             inventory = enforcement.addresses_found() => enforcement.take_addresses(inventory),
             Some(Question::Status(answer)) = asked.recv() => {
-                let status = enforcement.status(&files, settings.dry_run, started, refusals.counts());
+                let mut status = enforcement.status(&files, settings.dry_run, started, refusals.counts());
+                status.warnings.extend(metrics.warning());
                 // Who asked may be gone.
                 let _ = answer.send(status);
+            }
+            Some(scrape) = waiting.recv() => {
+                let _ = scrape.send(enforcement.measures(settings.dry_run, started, &refusals));
             }
         }
     };
     drop(server);
+    drop(metrics);
     // First of all: whose terminal is gone has nobody left to print to, and waits to get back in.
     let keeps = settings.keeps();
     if keeps {

@@ -41,6 +41,8 @@ pub(super) struct Refusals {
 struct Counters {
     refusals: AtomicU64,
     dropped: AtomicU64,
+    /// Records that were due and could not be made.
+    late: AtomicU64,
     /// How many, and the last.
     departures: Mutex<(u64, Option<Departed>)>,
 }
@@ -92,6 +94,11 @@ impl Refusals {
             departures,
             last_departure,
         }
+    }
+
+    /// Records that were due and found no room; what they were to tell is told later.
+    pub(super) fn late(&self) -> u64 {
+        self.counters.late.load(Ordering::Relaxed)
     }
 
     /// Reports what is left, waiting for its reader no longer than `patience`.
@@ -222,6 +229,7 @@ impl Drain {
         let late = events.late()?;
         if late != self.late {
             self.late = late;
+            counters.late.store(late, Ordering::Relaxed);
             coalescer.look_at_all(now);
         }
         coalescer.due(
