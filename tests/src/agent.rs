@@ -83,6 +83,13 @@ impl Launch {
         Ok(self)
     }
 
+    /// With more in its agent.toml.
+    pub fn settings(self, toml: &str) -> Result<Self> {
+        let path = config(&self.files);
+        fs::write(&path, fs::read_to_string(&path)? + toml)?;
+        Ok(self)
+    }
+
     /// Keeps the terminal's Ctrl-C from it: whoever started it stops it.
     pub fn in_own_group(mut self) -> Self {
         self.command.process_group(0);

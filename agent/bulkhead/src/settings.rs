@@ -205,6 +205,16 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_the_page_is_right() {
+        let page =
+            fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reporting.md")).unwrap();
+        let example = page.split("```").find_map(|block| block.strip_prefix("toml\n")).unwrap();
+        let file = parse(example).unwrap();
+        assert_eq!(file.sink.iter().map(|sink| &*sink.name).collect::<Vec<_>>(), ["file", "collector"]);
+        assert!(file.metrics.is_some());
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_the_one_that_was_meant() {
         insta::assert_snapshot!(parse("[agent]\ndry_run = true\n").unwrap_err(), @r"
         agent.toml: TOML parse error at line 2, column 1

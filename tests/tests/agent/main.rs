@@ -8,6 +8,7 @@ mod beginnings;
 mod crowds;
 mod detours;
 mod doctor;
+mod export;
 mod lifecycle;
 mod modes;
 mod recorded;

@@ -1,6 +1,6 @@
 //! Where denials go: as the settings say, or else to whoever reads what the agent prints.
 
-use std::{env, io, os::fd::AsFd as _};
+use std::{env, io, os::fd::AsFd};
 
 use bulkhead_report::{Destination, Format, Kind};
 use rustix::fs::fstat;
@@ -18,7 +18,7 @@ pub(super) fn destinations(sinks: &[Sink], output: Output) -> Vec<Destination> {
         Output::Human => Format::Human { color: output::color(&io::stdout()) },
     };
     if sinks.is_empty() {
-        let kind = usual(format, stdout_is_journal());
+        let kind = usual(format, is_journal(&env::var("JOURNAL_STREAM").unwrap_or_default(), io::stdout()));
         return vec![Destination { name: kind.name().to_owned(), kind }];
     }
     let destination = |sink: &Sink| Destination {
@@ -43,15 +43,26 @@ fn usual(format: Format, stdout_is_journal: bool) -> Kind {
 }
 
 /// Does systemd read what is printed, for the journal? It tells of the socket by its device and inode (`JOURNAL_STREAM` in
-/// systemd.exec(5)): a process that was given the variable and other streams is not meant.
-fn stdout_is_journal() -> bool {
-    let stream = env::var("JOURNAL_STREAM").unwrap_or_default();
-    fstat(io::stdout().as_fd()).is_ok_and(|stdout| stream == format!("{}:{}", stdout.st_dev, stdout.st_ino))
+/// systemd.exec(5)): a process that was given the variable and another standard output is not meant.
+fn is_journal(stream: &str, stdout: impl AsFd) -> bool {
+    fstat(stdout).is_ok_and(|stdout| stream == format!("{}:{}", stdout.st_dev, stdout.st_ino))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+
+    #[test]
+    fn the_journal_is_known_by_its_socket() {
+        let (journal, other) = UnixStream::pair().unwrap();
+        let stat = fstat(&journal).unwrap();
+        let stream = format!("{}:{}", stat.st_dev, stat.st_ino);
+        assert!(is_journal(&stream, &journal));
+        assert!(!is_journal(&stream, &other));
+        assert!(!is_journal("", &journal));
+    }
 
     #[test]
     fn what_the_journal_reads_anyway_it_gets_in_fields() {

@@ -96,7 +96,7 @@ fn entry(denial: &Denial) -> Vec<u8> {
 }
 
 /// `peer.name` is `BULKHEAD_PEER`, and `peer.port` `BULKHEAD_PEER_PORT`.
-fn name(path: &str) -> String {
+pub(super) fn name(path: &str) -> String {
     let path = path.strip_suffix(".name").or_else(|| path.strip_suffix(".id")).unwrap_or(path);
     format!("BULKHEAD_{}", path.replace('.', "_").to_uppercase())
 }

@@ -113,3 +113,66 @@ impl Sinks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, net::TcpListener, thread};
+
+    use super::{testing::denial, worker::WAITING, *};
+    use crate::Rule;
+
+    #[test]
+    fn the_page_lists_every_field_in_each_form() {
+        let known =
+            Denial { rule: Some(Rule { id: "old".into(), file: "shop.toml".into(), line: 3 }), ..denial() };
+        let rows = fields::flat(&known).into_iter().map(|(path, _)| {
+            format!("| `{path}` | `{}` | `{path}` | `{}` |", journal::name(&path), otlp::name(&path))
+        });
+        let page =
+            fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reporting.md")).unwrap();
+        let listed = page.lines().filter(|line| line.contains("| `BULKHEAD_")).map(|line| {
+            let cells = line.match_indices('|').nth(4).unwrap().0;
+            line[..=cells].to_owned()
+        });
+        assert_eq!(listed.collect::<BTreeSet<_>>(), rows.collect::<BTreeSet<_>>());
+    }
+
+    /// One receiver takes connections and never reads, another is a file: that one gets all that its own queue has room for,
+    /// and the first keeps neither the reports nor the memory of more than its queue holds.
+    #[test]
+    fn a_receiver_that_never_reads_costs_the_others_nothing() {
+        const MANY: u64 = 50_000;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("denials.jsonl");
+        let receiver = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stuck = Kind::Syslog(Address::Tcp(receiver.local_addr().unwrap().to_string()));
+        let sinks = Sinks::start(vec![
+            Destination { name: "stuck".into(), kind: stuck },
+            Destination { name: "file".into(), kind: Kind::File(path.clone()) },
+        ])
+        .unwrap();
+        let [stuck, file] = sinks.accounts().try_into().unwrap();
+        let each = denial().count;
+        for n in 0..MANY {
+            let before = Instant::now();
+            sinks.report(denial());
+            assert!(before.elapsed() < Duration::from_millis(500), "report {n} took {:?}", before.elapsed());
+            if n % 1000 == 0 {
+                // The file's thread is to have a chance on a machine with one processor.
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let held = MANY - (stuck.delivered() + stuck.lost()) / each;
+        assert!(stuck.lost() > 0 && held <= (WAITING + worker::BATCH) as u64, "{held} held: {stuck:?}");
+        let end = Instant::now() + Duration::from_secs(20);
+        while file.delivered() + file.lost() < MANY * each {
+            assert!(Instant::now() < end, "{file:?}");
+            thread::sleep(Duration::from_millis(10));
+        }
+        let lines = fs::read_to_string(&path).unwrap().lines().count() as u64;
+        assert_eq!(lines * each, file.delivered());
+        let before = Instant::now();
+        sinks.finish(Duration::from_millis(200));
+        assert!(before.elapsed() < Duration::from_secs(2), "{:?} to finish", before.elapsed());
+    }
+}

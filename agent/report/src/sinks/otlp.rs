@@ -142,10 +142,8 @@ fn rejected(answer: &[u8]) -> Option<(usize, String)> {
 
 fn record(denial: &Denial) -> Value {
     let (severity, text) = if denial.verdict == "denied" { (13, "WARN") } else { (9, "INFO") };
-    let attributes: Vec<Value> = flat(denial)
-        .into_iter()
-        .map(|(path, value)| attribute(&format!("bulkhead.{path}"), &value))
-        .collect();
+    let attributes: Vec<Value> =
+        flat(denial).into_iter().map(|(path, value)| attribute(&name(&path), &value)).collect();
     json!({
         "timeUnixNano": denial.time.as_nanosecond().to_string(),
         "observedTimeUnixNano": clock::now().to_string(),
@@ -155,6 +153,11 @@ fn record(denial: &Denial) -> Value {
         "body": { "stringValue": human::line(denial) },
         "attributes": attributes,
     })
+}
+
+/// `peer.name` is `bulkhead.peer.name`.
+pub(super) fn name(path: &str) -> String {
+    format!("bulkhead.{path}")
 }
 
 fn attribute(key: &str, value: &Value) -> Value {
