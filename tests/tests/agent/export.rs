@@ -14,12 +14,12 @@ use tempfile::TempDir;
 
 use crate::{
     loopback::{POLICY, PORT},
-    verdicts::{allowed, at, refused},
+    verdicts::{allowed, at, blocked, refused},
 };
 
 /// ci calls each of these ports once, and is refused.
 fn calls(ci: &Probe, ports: std::ops::Range<u16>) -> Result<()> {
-    ports.into_iter().try_for_each(|port| refused("ci", ci.tcp(at([192, 0, 2, 1], port))?))
+    ports.into_iter().try_for_each(|port| blocked("ci", ci.tcp(at([192, 0, 2, 1], port))?))
 }
 
 /// What `status` tells of a sink.
