@@ -329,7 +329,6 @@ fn is_ready(line: &str) -> bool {
 /// Where the kernel has programs attached by links to a cgroup or below, as another tool than ours sees it. (Not by
 /// `bpftool cgroup`: a newer one sees nothing on a kernel that does not know all its hooks.)
 pub fn attached(cgroup: &Path) -> Result<Vec<String>> {
-    const TRIES: u32 = 5;
     let list = || -> Result<Output> {
         let mut bpftool = Command::new("bpftool");
         bpftool
@@ -337,12 +336,11 @@ pub fn attached(cgroup: &Path) -> Result<Vec<String>> {
             .output()
             .context("bpftool cannot be started (package bpftool)")
     };
-    // It gives up if a link goes while it lists them: other tests come and go.
+    // It gives up if a link goes while it lists them, and other tests come and go all the time.
+    let end = Instant::now() + stretched(ANSWER);
     let mut output = list()?;
-    for _ in 1..TRIES {
-        if output.status.success() {
-            break;
-        }
+    while !output.status.success() && Instant::now() < end {
+        thread::sleep(Duration::from_millis(20));
         output = list()?;
     }
     let said = String::from_utf8_lossy(&output.stderr);

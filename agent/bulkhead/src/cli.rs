@@ -1,9 +1,10 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use clap_complete::Shell;
+use jiff::SignedDuration;
 
 /// eBPF micro-segmentation: an allowlist for every workload of this machine, environments kept apart, and every
 /// refusal reported and explained.
@@ -33,7 +34,7 @@ pub(crate) struct Common {
     /// Socket on which the agent answers [default: /run/bulkhead/control.sock]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) control_socket: Option<PathBuf>,
-    /// Where the agent keeps what is to outlive it; nothing yet [default: /var/lib/bulkhead]
+    /// Where the agent keeps what is to outlive it: the policy that was confirmed last [default: /var/lib/bulkhead]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
     /// BPF file system where the agent pins what is to outlive it [default: /sys/fs/bpf]
@@ -85,6 +86,14 @@ pub(crate) enum Command {
     Run(RunArguments),
     /// Show what the running agent enforces
     Status,
+    /// Say what a policy would change here, and which open connections it would cut; exit status 1 if there are such
+    Plan(PlanArguments),
+    /// Put a policy in force; exit status 1, and nothing changes, if it would cut the way back in
+    Apply(ApplyArguments),
+    /// Let the policy stay that was applied with --confirm-within
+    Confirm,
+    /// Go back: to the policy before the one that waits to be confirmed, or else before the one confirmed last
+    Rollback,
     /// End all enforcement on this machine, whether an agent runs or not
     Detach,
     /// Say whether this machine has what enforcement takes, and what to do if not; exit status 1 if something fails
@@ -119,6 +128,42 @@ pub(crate) struct RunArguments {
     /// Look for workloads below this cgroup only [default: the root of the cgroup v2 hierarchy]
     #[arg(long, value_name = "DIR")]
     pub(crate) cgroup_root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  bulkhead plan /etc/bulkhead/policy")]
+pub(crate) struct PlanArguments {
+    #[command(flatten)]
+    pub(crate) policy: PolicyArguments,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  bulkhead apply /etc/bulkhead/policy --confirm-within 60s && bulkhead confirm\n  \
+                  bulkhead apply --force emergency.toml\n\nThe connections that stop it are those of the login session that it \
+                  is called from, of SSH, of the Kubernetes API, and DNS."
+)]
+pub(crate) struct ApplyArguments {
+    #[command(flatten)]
+    pub(crate) policy: PolicyArguments,
+    /// Go back to the policy before unless `bulkhead confirm` comes in time: the kernel does, agent alive or not
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) confirm_within: Option<Duration>,
+    /// Apply it whatever it cuts, and whether or not it can be kept for the next start
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// `60s`, `2m`, `1h 30m`.
+fn time(text: &str) -> Result<Duration, String> {
+    let time: SignedDuration =
+        text.parse().map_err(|_| "a time such as 60s, 2m or 1h is expected".to_owned())?;
+    let time = Duration::try_from(time).map_err(|_| "it has to be later than now".to_owned())?;
+    if (Duration::from_secs(1)..=Duration::from_hours(24)).contains(&time) {
+        Ok(time)
+    } else {
+        Err("it has to be between 1s and 24h".to_owned())
+    }
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod change;
 mod check;
 mod cli;
 mod control;
@@ -19,17 +20,18 @@ mod output;
 mod policy_files;
 mod settings;
 mod simulate;
+mod state;
 mod status;
 mod test;
 
-use std::{env, io, process::ExitCode};
+use std::{env, io, path::Path, process::ExitCode};
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Context;
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command, Output},
+    cli::{Cli, Command, Common, Output},
     daemon::RunError,
     input::InputError,
     output::Outcome,
@@ -59,10 +61,23 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
             daemon::run(&Settings::of_run(common, arguments)?, output)?;
         }
         Command::Status => {
-            let socket = settings::control_socket(common)?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let status = runtime.block_on(status::ask(&socket, common.output()))?;
-            print(&status)?;
+            print(&ask(common, async |socket| Ok(status::ask(socket, common.output()).await?))?)?;
+        }
+        Command::Plan(arguments) => {
+            return tell(&ask(common, async |socket| {
+                change::plan(socket, arguments, common.output()).await
+            })?);
+        }
+        Command::Apply(arguments) => {
+            return tell(&ask(common, async |socket| {
+                change::apply(socket, arguments, common.output()).await
+            })?);
+        }
+        Command::Confirm => {
+            return tell(&ask(common, async |socket| change::confirm(socket, common.output()).await)?);
+        }
+        Command::Rollback => {
+            return tell(&ask(common, async |socket| change::roll_back(socket, common.output()).await)?);
         }
         Command::Detach => print(&detach::detach(&settings::bpffs(common)?, common.output())?)?,
         Command::Doctor(arguments) => {
@@ -90,6 +105,13 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the agent something.
+fn ask<T>(common: &Common, question: impl AsyncFnOnce(&Path) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let socket = settings::control_socket(common)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(question(&socket))
 }
 
 fn print(result: &str) -> anyhow::Result<()> {

@@ -26,6 +26,21 @@ pub(crate) enum PolicyFilesError {
 
 /// The policy files at `paths`: each a file, or a folder of *.toml files. What is named twice is read once.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Source>, PolicyFilesError> {
+    let mut files = list(paths)?;
+    let mut seen = HashSet::new();
+    // A pipe has no path of its own.
+    files.retain(|file| seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())));
+    let sources = files.iter().map(|file| read_file(file)).collect::<Result<Vec<_>, _>>()?;
+    // A file that was cut off while it was written must not pass for a policy.
+    if sources.iter().all(|source| source.text.trim().is_empty()) {
+        let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
+        return Err(PolicyFilesError::Blank(names.join(", ")));
+    }
+    Ok(sources)
+}
+
+/// The files at `paths`.
+pub(crate) fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>, PolicyFilesError> {
     let mut files = Vec::new();
     for path in paths {
         if path.is_dir() {
@@ -38,16 +53,7 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Source>, PolicyFilesError> {
             files.push(path.clone());
         }
     }
-    let mut seen = HashSet::new();
-    // A pipe has no path of its own.
-    files.retain(|file| seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())));
-    let sources = files.iter().map(|file| read_file(file)).collect::<Result<Vec<_>, _>>()?;
-    // A file that was cut off while it was written must not pass for a policy.
-    if sources.iter().all(|source| source.text.trim().is_empty()) {
-        let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
-        return Err(PolicyFilesError::Blank(names.join(", ")));
-    }
-    Ok(sources)
+    Ok(files)
 }
 
 /// A path as messages and reports name it: its letters may be anything.

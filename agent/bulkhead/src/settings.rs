@@ -22,6 +22,7 @@ use crate::{
 const CONFIG: &str = "/etc/bulkhead/agent.toml";
 const CONTROL_SOCKET: &str = "/run/bulkhead/control.sock";
 const BPFFS: &str = "/sys/fs/bpf";
+const STATE_DIR: &str = "/var/lib/bulkhead";
 const POLICY: &str = "/etc/bulkhead/policy";
 
 /// Why agent.toml cannot be used.
@@ -41,11 +42,15 @@ pub(crate) struct Settings {
     pub(crate) cgroup_root: Option<PathBuf>,
     pub(crate) control_socket: PathBuf,
     pub(crate) bpffs: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    /// Was the policy named on the command line?
+    pub(crate) names_policy: bool,
     /// Where denials go; nowhere in particular if there is none.
     pub(crate) sinks: Vec<Sink>,
     /// Where metrics are served, if they are.
     pub(crate) metrics: Option<SocketAddr>,
     on_stop: OnStop,
+    reload: Reload,
 }
 
 /// What becomes of enforcement as the agent is told to stop.
@@ -62,6 +67,25 @@ impl OnStop {
     /// Who tries a policy from a terminal, and cuts that off, is to get back in as it closes. A service is there to stay.
     fn usual(in_terminal: bool) -> Self {
         if in_terminal { Self::Detach } else { Self::Keep }
+    }
+}
+
+/// What makes the agent read its policy files anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Reload {
+    /// Nothing: SIGHUP stops it.
+    Off,
+    /// SIGHUP.
+    Signal,
+    /// SIGHUP, and that they have changed.
+    Watch,
+}
+
+impl Reload {
+    /// SIGHUP tells who runs in a terminal that it is gone.
+    fn usual(in_terminal: bool) -> Self {
+        if in_terminal { Self::Off } else { Self::Signal }
     }
 }
 
@@ -85,22 +109,27 @@ struct Agent {
     cgroup_root: Option<PathBuf>,
     control_socket: Option<PathBuf>,
     bpffs: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
     on_stop: Option<OnStop>,
+    reload: Option<Reload>,
 }
 
 /// Keys of agent.toml and words among its values, for suggestions.
 #[rustfmt::skip]
-const WORDS: [&str; 19] = [
-    "agent", "policy", "dry-run", "cgroup-root", "control-socket", "bpffs", "on-stop",
+const WORDS: [&str; 22] = [
+    "agent", "policy", "dry-run", "cgroup-root", "control-socket", "bpffs", "state-dir",
+    "on-stop", "reload",
     "sink", "type", "name", "path", "address", "stdout", "file", "journald", "syslog", "otlp",
-    "metrics", "detach",
+    "metrics", "keep", "detach",
 ];
 
 impl Settings {
     /// For `bulkhead run`.
     pub(crate) fn of_run(common: &Common, run: &RunArguments) -> Result<Self, SettingsError> {
         let File { agent: file, sink: sinks, metrics } = File::of(common)?;
+        let in_terminal = io::stderr().is_terminal();
         Ok(Self {
+            names_policy: !run.policy.is_empty(),
             sinks,
             metrics: metrics.map(|metrics| metrics.address),
             policy: if run.policy.is_empty() {
@@ -116,7 +145,9 @@ impl Settings {
                 .or(file.control_socket)
                 .unwrap_or_else(|| CONTROL_SOCKET.into()),
             bpffs: common.bpffs.clone().or(file.bpffs).unwrap_or_else(|| BPFFS.into()),
-            on_stop: file.on_stop.unwrap_or_else(|| OnStop::usual(io::stderr().is_terminal())),
+            state_dir: common.state_dir.clone().or(file.state_dir).unwrap_or_else(|| STATE_DIR.into()),
+            on_stop: file.on_stop.unwrap_or_else(|| OnStop::usual(in_terminal)),
+            reload: file.reload.unwrap_or_else(|| Reload::usual(in_terminal)),
         })
     }
 }
@@ -125,6 +156,18 @@ impl Settings {
     /// Does what it enforces go on after its end? A dry run enforces nothing.
     pub(crate) fn keeps(&self) -> bool {
         self.on_stop == OnStop::Keep && !self.dry_run
+    }
+}
+
+impl Settings {
+    /// Does SIGHUP ask for the policy files to be read anew? Else it stops the agent.
+    pub(crate) fn reloads_on_signal(&self) -> bool {
+        self.reload != Reload::Off
+    }
+
+    /// Are they read anew when they have changed?
+    pub(crate) fn watches_files(&self) -> bool {
+        self.reload == Reload::Watch
     }
 }
 
@@ -221,7 +264,7 @@ mod tests {
           |
         2 | dry_run = true
           | ^^^^^^^
-        unknown field `dry_run`, expected one of `policy`, `dry-run`, `cgroup-root`, `control-socket`, `bpffs`, `on-stop`
+        unknown field `dry_run`, expected one of `policy`, `dry-run`, `cgroup-root`, `control-socket`, `bpffs`, `state-dir`, `on-stop`, `reload`
         help: did you mean `dry-run`?
         ");
     }

@@ -44,6 +44,13 @@ fn write(out: &mut String, status: &Status, color: bool) -> std::fmt::Result {
         plain(&shortened(&status.policy_hash)),
         status.generation
     )?;
+    if let Some(trial) = status.trial {
+        writeln!(
+            out,
+            "  on trial     for another {:.0} s: say `bulkhead confirm` to keep it",
+            trial.ends_in
+        )?;
+    }
     let events = &status.events;
     writeln!(out, "  refusals     {} ({} not recorded)", events.refusals, events.dropped)?;
     for (n, sink) in events.sinks.iter().enumerate() {
@@ -135,7 +142,7 @@ fn age(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Count, Environment, Events, Sink, Workload};
+    use crate::control::{Count, Environment, Events, Sink, Trial, Workload};
 
     #[test]
     fn a_status_shows_each_environment_with_its_workloads() {
@@ -163,6 +170,7 @@ mod tests {
             policy: vec!["shop.toml".into()],
             policy_hash: "8975e208e695".repeat(5) + "f00d",
             tables_hash: "c871eb9ccec8".repeat(5) + "f00d",
+            trial: Some(Trial { ends_in: 41.7 }),
             rules: 1,
             environments: vec![
                 Environment { name: "prod".into(), mode: "enforce".into(), workloads: 2 },

@@ -32,7 +32,12 @@ impl Clock {
 
 /// Milliseconds of `CLOCK_BOOTTIME`.
 pub(crate) fn now_ms() -> u64 {
-    nanoseconds(ClockId::Boottime) / 1_000_000
+    now_ns() / 1_000_000
+}
+
+/// Nanoseconds of `CLOCK_BOOTTIME`.
+pub(crate) fn now_ns() -> u64 {
+    nanoseconds(ClockId::Boottime)
 }
 
 fn nanoseconds(clock: ClockId) -> u64 {

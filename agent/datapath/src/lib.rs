@@ -11,6 +11,8 @@ mod empty;
 mod error;
 mod events;
 pub mod facts;
+mod holders;
+mod live;
 #[cfg(feature = "log")]
 mod log;
 mod older;
@@ -49,11 +51,12 @@ pub use self::{
     counters::{BySubject, Tally, Traffic},
     error::DatapathError,
     events::Events,
+    live::{Live, Observer},
     pins::{Pins, detach},
     security::Unguarded,
     tables::{Edits, Generation, Renewal},
 };
-use self::{counters::Counters, older::Sockets, tables::Tables};
+use self::{counters::Counters, holders::Visited, older::Sockets, tables::Tables};
 
 /// The compiled programs (see build.rs).
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bulkhead"));
@@ -98,6 +101,7 @@ pub struct Datapath {
     tally: Tally,
     sockets: Sockets,
     events: Option<Events>,
+    observer: Option<Observer>,
 }
 
 impl Datapath {
@@ -128,6 +132,7 @@ impl Datapath {
             }
         }
         let mut ebpf = loader.load(OBJECT)?;
+        let observer = Some(Observer::of(&ebpf)?);
         let tables = Tables::take(&mut ebpf)?;
         let tally = Tally::of(Counters::take(&mut ebpf)?);
         let sockets = Sockets::take(&mut ebpf)?;
@@ -137,7 +142,16 @@ impl Datapath {
         }
         #[cfg(feature = "log")]
         log::start(&mut ebpf);
-        Ok(Self { ebpf, cgroup_root: cgroup_root.to_owned(), pins, tables, tally, sockets, events })
+        Ok(Self {
+            ebpf,
+            cgroup_root: cgroup_root.to_owned(),
+            pins,
+            tables,
+            tally,
+            sockets,
+            events,
+            observer,
+        })
     }
 
     /// Fills a free slot with `generation` and switches to it with one write. It is in force for good, and no other
@@ -157,15 +171,18 @@ impl Datapath {
     /// Switches with one write to what has been [prepared](Self::prepare).
     pub fn put_in_force(&mut self, number: u32) -> Result<(), DatapathError> {
         self.tables.put_in_force(number)?;
-        shadow::end(&mut self.ebpf);
-        self.retire()
+        self.has_switched()
     }
 
     /// The same for a while: then the generation that is in force now is so again, by the kernel alone, unless this one is
     /// [confirmed](Self::confirm). What is in force for a while itself is not gone back to, but what was before it; if there
     /// is nothing to go back to, it stays.
-    pub fn install_for(&mut self, generation: &Generation<'_>, time: Duration) -> Result<(), DatapathError> {
-        self.tables.install_for(generation, time)?;
+    pub fn put_in_force_for(&mut self, number: u32, time: Duration) -> Result<(), DatapathError> {
+        self.tables.put_in_force_for(number, time)?;
+        self.has_switched()
+    }
+
+    fn has_switched(&mut self) -> Result<(), DatapathError> {
         shadow::end(&mut self.ebpf);
         self.retire()
     }
@@ -196,12 +213,12 @@ impl Datapath {
         self.retire()
     }
 
-    /// Compares a generation with the one in force, on the same packets and calls, in place of another that is compared.
-    /// It changes nothing but what packets cost: until [the end](Self::end_comparison) each is decided three times. A
-    /// generation that is newly in force ends it, too.
-    pub fn compare(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
+    /// Compares what has been [prepared](Self::prepare) with the generation in force, on the same packets and calls, in place
+    /// of another that is compared. It changes nothing but what packets cost: until [the end](Self::end_comparison) each is
+    /// decided three times. A generation that is newly in force ends it, too.
+    pub fn compare(&mut self, number: u32) -> Result<(), DatapathError> {
         let cgroup = self.open_root()?;
-        self.tables.compare(generation)?;
+        self.tables.compare(number)?;
         if let Err(error) = shadow::begin(&mut self.ebpf, &cgroup) {
             return self.end_comparison().and(Err(error));
         }
@@ -278,7 +295,7 @@ impl Datapath {
         if let Some(pins) = &self.pins {
             pins.detach_other_versions()?;
         }
-        let older::Tagged { sockets, unreadable_namespaces } = tagged;
+        let Visited { sockets, unreadable_namespaces } = tagged;
         Ok(Attached { taken_over, sockets, unreadable_namespaces, watches_programs, unwatched, unguarded })
     }
 
@@ -357,6 +374,11 @@ impl Datapath {
     /// Every cgroup that is there has been identified to a generation: whatever is in no workload is nobody's.
     pub fn settled(&mut self, of: u32) -> Result<(), DatapathError> {
         self.tables.settled(of)
+    }
+
+    /// Lists what is open; can be taken once.
+    pub fn take_observer(&mut self) -> Option<Observer> {
+        self.observer.take()
     }
 
     /// The stream of refusals; can be taken once.

@@ -1,6 +1,13 @@
 //! The IP sockets of a network namespace, asked of the kernel over netlink (sock_diag(7)).
 
-use std::{collections::HashMap, fs::File, io, mem::size_of, os::fd::AsFd as _};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    mem::size_of,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
+};
 
 use bytemuck::{Pod, Zeroable};
 use rustix::{
@@ -17,6 +24,13 @@ pub(crate) struct Socket {
     pub(crate) listens: bool,
     /// Is it a TCP connection, in any state?
     pub(crate) connected: bool,
+    /// IP protocol number.
+    pub(crate) protocol: u8,
+    pub(crate) local: SocketAddr,
+    /// Unspecified where it has no peer.
+    pub(crate) remote: SocketAddr,
+    /// Its number among the files of processes; 0: no process holds it.
+    pub(crate) inode: u32,
 }
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2` (include/uapi/linux/inet_diag.h); ports, addresses and cookie are
@@ -47,12 +61,13 @@ const HEADER: usize = 16;
 const MESSAGE: usize = 72;
 /// `INET_DIAG_CGROUP_ID`.
 const CGROUP_ID: u16 = 21;
-const TCP: u8 = 6;
+pub(crate) const TCP: u8 = 6;
 const TCP_LISTEN: u8 = 10;
+const AF_INET: u8 = 2;
 /// TCP, UDP, UDP-Lite.
 const PROTOCOLS: [u8; 3] = [TCP, 17, 136];
-/// `AF_INET`, `AF_INET6`.
-const FAMILIES: [u8; 2] = [2, 10];
+/// And `AF_INET6`.
+const FAMILIES: [u8; 2] = [AF_INET, 10];
 /// The kernel fills at most 32 KiB for one recv (`netlink_dump`).
 const BUFFER: usize = 64 * 1024;
 
@@ -119,7 +134,8 @@ fn messages(mut datagram: &[u8], protocol: u8, found: &mut HashMap<u64, Socket>)
 /// One `struct inet_diag_msg` with its attributes.
 fn socket(body: &[u8], protocol: u8) -> Option<(u64, Socket)> {
     let message = body.get(..MESSAGE)?;
-    // family, state, timer, retrans, then id: sport, dport, src, dst, interface (44 bytes), cookie (8 bytes).
+    // family, state, timer, retrans, then id: sport, dport, src, dst, interface (44 bytes), cookie (8 bytes), expires, queues,
+    // uid, inode.
     let listens = protocol == TCP && message[1] == TCP_LISTEN;
     let connected = protocol == TCP && !listens;
     let cookie = u64::from(u32_at(message, 44)) | u64::from(u32_at(message, 48)) << 32;
@@ -129,11 +145,23 @@ fn socket(body: &[u8], protocol: u8) -> Option<(u64, Socket)> {
         let value = attributes.get(4..length)?;
         if u16_at(header, 2) == CGROUP_ID {
             let cgroup = u64::from_ne_bytes(value.get(..8)?.try_into().ok()?);
-            return Some((cookie, Socket { cgroup, listens, connected }));
+            let (local, remote) = (end(message, 4, 8), end(message, 6, 24));
+            let inode = u32_at(message, 68);
+            return Some((cookie, Socket { cgroup, listens, connected, protocol, local, remote, inode }));
         }
         attributes = attributes.get(align(length)..).unwrap_or_default();
     }
     None
+}
+
+/// One end of a socket: port and address lie there in network byte order.
+fn end(message: &[u8], port: usize, address: usize) -> SocketAddr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&message[address..address + 16]);
+    let [a, b, c, d, ..] = octets;
+    let address =
+        if message[0] == AF_INET { IpAddr::from([a, b, c, d]) } else { IpAddr::from(octets).to_canonical() };
+    SocketAddr::new(address, u16::from_be_bytes([message[port], message[port + 1]]))
 }
 
 /// Messages and attributes begin at multiples of four bytes.
@@ -166,11 +194,14 @@ mod tests {
         let datagrams = UdpSocket::bind("[::1]:0").unwrap();
         let found = own_namespace();
         let known = |socket: &dyn Fn() -> u64| found.get(&socket()).copied().expect("listed");
+        let bound = listener.local_addr().unwrap();
         let listener = known(&|| rustix::net::sockopt::socket_cookie(&listener).unwrap());
+        assert_eq!((listener.local, listener.protocol), (bound, TCP));
         let datagrams = known(&|| rustix::net::sockopt::socket_cookie(&datagrams).unwrap());
         assert!(listener.listens && !listener.connected);
         assert!(!datagrams.listens && !datagrams.connected);
         assert!(listener.cgroup != 0 && listener.cgroup == datagrams.cgroup);
+        assert!(listener.inode != 0 && listener.inode != datagrams.inode);
     }
 
     #[test]

@@ -142,9 +142,19 @@ impl Tables {
         })
     }
 
-    /// Fills a slot, to which programs add the cgroups that are made from here on. To be put in force, or lost with the next.
+    /// Fills a slot that is not in use, to which programs add the cgroups that are made from here on. To be put in force, or
+    /// lost with the next.
     pub(crate) fn prepare(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
-        self.fill(generation).map(drop)
+        let slot = self.free_slot();
+        let fill = DatapathError::map("fill the tables of the new generation");
+        let peers = fill_peers(generation.peers).map_err(&fill)?;
+        let policy = fill_policy(generation.policy).map_err(&fill)?;
+        let cgroups = self.cgroups.fill(slot, generation.cgroups).map_err(&fill)?;
+        self.places += 1;
+        let (number, places) = (generation.number, self.places);
+        self.show(slot, number, places, &peers, &policy)?;
+        self.held.push(Held { number, slot, places, cgroups, peers, policy });
+        Ok(())
     }
 
     /// Puts what has been prepared in force for good, and no other.
@@ -153,17 +163,13 @@ impl Tables {
         self.switch(Standing { active, ..Standing::default() })
     }
 
-    /// In force for a while, then again what is in force now, or, if that is so for a while only, what was before it.
-    pub(crate) fn install_for(
-        &mut self,
-        generation: &Generation<'_>,
-        time: Duration,
-    ) -> Result<(), DatapathError> {
-        let previous = self.lasting_slot();
-        let slot = self.fill(generation)?;
+    /// Puts what has been prepared in force for a while, then again what is in force now, or, if that is so for a while only,
+    /// what was before it.
+    pub(crate) fn put_in_force_for(&mut self, number: u32, time: Duration) -> Result<(), DatapathError> {
+        let slot = self.of(number)?.slot;
         let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let deadline = now_ms().saturating_add(time).min(LATEST);
-        let fallback = previous.map(|previous| (previous, deadline));
+        let fallback = self.lasting_slot().map(|previous| (previous, deadline));
         self.switch(Standing { active: Some(slot), fallback, shadow: None })
     }
 
@@ -181,10 +187,10 @@ impl Tables {
         Ok(self.in_force())
     }
 
-    /// Evaluated beside what is in force, in place of another shadow.
-    pub(crate) fn compare(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
-        let slot = self.fill(generation)?;
-        self.switch(Standing { shadow: Some(slot), ..self.standing })
+    /// What has been prepared is evaluated beside what is in force, in place of another shadow.
+    pub(crate) fn compare(&mut self, number: u32) -> Result<(), DatapathError> {
+        let shadow = Some(self.of(number)?.slot);
+        self.switch(Standing { shadow, ..self.standing })
     }
 
     pub(crate) fn end_comparison(&mut self) -> Result<(), DatapathError> {
@@ -211,20 +217,6 @@ impl Tables {
         let cgroups = grown.unwrap_or_else(|| old.cgroups.moved_to(slot));
         self.held.push(Held { number, slot, places, cgroups, peers, policy });
         self.switch(self.standing.replaced(old.slot, slot))
-    }
-
-    /// Fills a slot that is not in use; tells which.
-    fn fill(&mut self, generation: &Generation<'_>) -> Result<u32, DatapathError> {
-        let slot = self.free_slot();
-        let fill = DatapathError::map("fill the tables of the new generation");
-        let peers = fill_peers(generation.peers).map_err(&fill)?;
-        let policy = fill_policy(generation.policy).map_err(&fill)?;
-        let cgroups = self.cgroups.fill(slot, generation.cgroups).map_err(&fill)?;
-        self.places += 1;
-        let (number, places) = (generation.number, self.places);
-        self.show(slot, number, places, &peers, &policy)?;
-        self.held.push(Held { number, slot, places, cgroups, peers, policy });
-        Ok(slot)
     }
 
     /// Puts tables into a slot that is not in use.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bulkhead_common::{Direction, PeerId, Protocol};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     compile::{Compiled, compile},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What becomes different.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// Connections that pass or no longer pass, or for another time, if everything is enforced.
     pub access: Vec<Change>,
@@ -28,7 +28,7 @@ pub struct Difference {
 }
 
 /// Connections between two parties that fare alike.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Change {
     /// Who opens them: a workload, or ranges of addresses.
     pub from: String,
@@ -41,7 +41,7 @@ pub struct Change {
 }
 
 /// What becomes of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Access {
     /// It passes from now on.

@@ -35,6 +35,7 @@ mod identity;
 mod inventory;
 mod language;
 mod nearest;
+mod one_end;
 mod parties;
 mod prove;
 mod question;
@@ -64,6 +65,7 @@ pub use language::{
     expired_rules, load,
 };
 pub use nearest::{Asked, NearestRule, nearest_rule};
+pub use one_end::OneEnd;
 pub use prove::{TestResult, junit, run_tests};
 pub use question::{Answer, TooManyConnections, ask};
 pub use schema::json_schema;

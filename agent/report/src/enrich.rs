@@ -1,6 +1,6 @@
 //! From the kernel's record to everything that is known of a refusal.
 
-use std::{fmt, net::IpAddr, path::Path, sync::Arc};
+use std::{fmt, net::IpAddr, path::Path};
 
 use bulkhead_common::{Departure, Direction, Event, Protocol, Reason, RuleId, Started, SubjectId, Verdict};
 use bulkhead_policy::{
@@ -8,8 +8,8 @@ use bulkhead_policy::{
 };
 
 use crate::{
-    Denial, Departed, NearestRule, Peer, Process, Rule, Workload, clock, process, socket::NamedSocket,
-    unit::unit_of,
+    Denial, Departed, NearestRule, Peer, Policies, Process, Rule, Workload, clock, process,
+    socket::NamedSocket, unit::unit_of,
 };
 
 /// Finds the path of a cgroup by its id; the process may be asked, unless it is 0.
@@ -17,7 +17,7 @@ type PathOfCgroup = dyn Fn(u64, u32) -> Option<String> + Send;
 
 /// Makes denials of records.
 pub struct Enricher {
-    policy: Arc<Policy>,
+    policies: Policies,
     path_of_cgroup: Box<PathOfCgroup>,
     programs: process::Programs,
 }
@@ -29,13 +29,13 @@ impl fmt::Debug for Enricher {
 }
 
 impl Enricher {
-    /// For records of generations compiled from `policy`. `path_of_cgroup` gets a cgroup's id and the process that made
-    /// the call, or 0.
+    /// For records of generations compiled from these policies; of others nothing is named. `path_of_cgroup` gets a cgroup's
+    /// id and the process that made the call, or 0.
     pub fn new(
-        policy: Arc<Policy>,
+        policies: Policies,
         path_of_cgroup: impl Fn(u64, u32) -> Option<String> + Send + 'static,
     ) -> Self {
-        Self { policy, path_of_cgroup: Box::new(path_of_cgroup), programs: process::Programs::default() }
+        Self { policies, path_of_cgroup: Box::new(path_of_cgroup), programs: process::Programs::default() }
     }
 
     /// Goes once through all that a look-up does, for a process that is there. The first refused program may be gone
@@ -47,6 +47,7 @@ impl Enricher {
             subject: 1,
             verdict: Verdict::Denied as u8,
             reason: Reason::NoRule as u8,
+            generation: self.policies.last(),
             ..bytemuck::Zeroable::zeroed()
         };
         let _line = self.look_up(&event);
@@ -62,7 +63,8 @@ impl Enricher {
     /// A process that was moved out of its workload, in words.
     pub fn departure(&self, departure: &Departure) -> Departed {
         let path = |cgroup, pid| (self.path_of_cgroup)(cgroup, pid);
-        let name = |subject| self.workload(subject).map(|workload| self.names(workload).0);
+        let policy = self.policies.of(departure.generation).unwrap_or_default();
+        let name = |subject| workload(&policy, subject).map(|workload| names(&policy, workload).0);
         Departed {
             pid: departure.pid,
             comm: command(departure.comm.bytes()),
@@ -98,8 +100,9 @@ impl Enricher {
         let protocol = Protocol(event.protocol);
         let address = IpAddr::from(event.peer_address);
         let asked_for = NamedSocket::of(event);
-        let subject = self.workload(event.subject);
-        let peer_workload = self.workload(event.peer_subject);
+        let policy = &*self.policies.of(event.generation).unwrap_or_default();
+        let subject = workload(policy, event.subject);
+        let peer_workload = workload(policy, event.peer_subject);
         let asked = subject.map(|subject| Asked {
             direction,
             subject,
@@ -122,20 +125,20 @@ impl Enricher {
                 Some(socket) => socket.protocol.clone(),
                 None => protocol_name(protocol),
             },
-            workload: self.local_end(event, subject),
+            workload: self.local_end(policy, event, subject),
             process,
             peer: match &asked_for {
                 Some(_) => Peer { address: None, port: None, name: None, environment: None },
-                None => self.other_end(event, peer_workload, address, protocol),
+                None => other_end(policy, event, peer_workload, address, protocol),
             },
-            rule: self.rule(event.rule),
+            rule: rule(policy, event.rule),
             reason: reason.name(),
             nearest_rule: asked
                 .filter(|_| matches!(reason, Reason::NoRule | Reason::Expired))
-                .and_then(|asked| nearest_rule(&self.policy, &asked))
+                .and_then(|asked| nearest_rule(policy, &asked))
                 .and_then(|nearest| {
                     Some(NearestRule {
-                        rule: self.rule(u32::try_from(nearest.rule).ok()?)?,
+                        rule: rule(policy, u32::try_from(nearest.rule).ok()?)?,
                         differs: nearest.differs,
                     })
                 }),
@@ -146,55 +149,50 @@ impl Enricher {
         })
     }
 
-    fn workload(&self, subject: u32) -> Option<WorkloadId> {
-        let known = subject != SubjectId::NONE.0 && subject != SubjectId::UNIDENTIFIED.0;
-        let index = usize::try_from(subject.checked_sub(1)?).ok()?;
-        (known && index < self.policy.workloads.len()).then_some(WorkloadId(index))
-    }
-
-    /// Name and environment of a workload.
-    fn names(&self, workload: WorkloadId) -> (String, Option<String>) {
-        let workload = &self.policy.workloads[workload.0];
-        let environment = workload.environment.map(|e| self.policy.environments[e.0].name.clone());
-        (workload.name.clone(), environment)
-    }
-
-    fn local_end(&self, event: &Event, subject: Option<WorkloadId>) -> Workload {
-        let (name, environment) = subject.map(|s| self.names(s)).unzip();
+    fn local_end(&self, policy: &Policy, event: &Event, subject: Option<WorkloadId>) -> Workload {
+        let (name, environment) = subject.map(|s| names(policy, s)).unzip();
         let cgroup = (self.path_of_cgroup)(event.cgroup, event.pid);
         let unit = cgroup.as_deref().and_then(unit_of).map(str::to_owned);
         Workload { name, environment: environment.flatten(), cgroup, unit }
     }
+}
 
-    fn other_end(
-        &self,
-        event: &Event,
-        workload: Option<WorkloadId>,
-        address: IpAddr,
-        protocol: Protocol,
-    ) -> Peer {
-        let (name, environment) = if let Some(workload) = workload {
-            let (name, environment) = self.names(workload);
-            (Some(name), environment)
-        } else {
-            let (name, environment) = describe_peer(&self.policy, address);
-            (name.map(str::to_owned), environment.map(str::to_owned))
-        };
-        Peer {
-            address: Some(address),
-            port: protocol.has_ports().then_some(event.peer_port),
-            name,
-            environment,
-        }
-    }
+fn workload(policy: &Policy, subject: u32) -> Option<WorkloadId> {
+    let known = subject != SubjectId::NONE.0 && subject != SubjectId::UNIDENTIFIED.0;
+    let index = usize::try_from(subject.checked_sub(1)?).ok()?;
+    (known && index < policy.workloads.len()).then_some(WorkloadId(index))
+}
 
-    fn rule(&self, rule: u32) -> Option<Rule> {
-        if rule == RuleId::NONE.0 {
-            return None;
-        }
-        let rule = self.policy.rules.get(usize::try_from(rule).ok()?)?;
-        Some(Rule { id: rule.id.clone(), file: file_name(&rule.place), line: rule.place.line })
+/// Name and environment of a workload.
+fn names(policy: &Policy, workload: WorkloadId) -> (String, Option<String>) {
+    let workload = &policy.workloads[workload.0];
+    let environment = workload.environment.map(|e| policy.environments[e.0].name.clone());
+    (workload.name.clone(), environment)
+}
+
+fn other_end(
+    policy: &Policy,
+    event: &Event,
+    workload: Option<WorkloadId>,
+    address: IpAddr,
+    protocol: Protocol,
+) -> Peer {
+    let (name, environment) = if let Some(workload) = workload {
+        let (name, environment) = names(policy, workload);
+        (Some(name), environment)
+    } else {
+        let (name, environment) = describe_peer(policy, address);
+        (name.map(str::to_owned), environment.map(str::to_owned))
+    };
+    Peer { address: Some(address), port: protocol.has_ports().then_some(event.peer_port), name, environment }
+}
+
+fn rule(policy: &Policy, rule: u32) -> Option<Rule> {
+    if rule == RuleId::NONE.0 {
+        return None;
     }
+    let rule = policy.rules.get(usize::try_from(rule).ok()?)?;
+    Some(Rule { id: rule.id.clone(), file: file_name(&rule.place), line: rule.place.line })
 }
 
 /// Reports name the file without its folder: that is the same on every host.

@@ -75,6 +75,14 @@ impl Members {
         above.find(|id| self.placed.contains_key(id))
     }
 
+    /// The workload that a cgroup is in.
+    pub fn workload(&self, tree: &Tree, id: CgroupId) -> Option<WorkloadId> {
+        match self.placed.get(&self.anchor(tree, id)?)? {
+            Identity::Workload(workload) => Some(*workload),
+            Identity::None | Identity::Unidentified => None,
+        }
+    }
+
     /// Every cgroup of a workload that is there now.
     pub fn of_workloads(&self) -> impl Iterator<Item = (CgroupId, WorkloadId)> {
         self.identities.iter().filter_map(|(id, identity)| match identity {

@@ -65,6 +65,17 @@ impl Tree {
         self.nodes.keys().copied()
     }
 
+    /// Every cgroup, each after the one that holds it.
+    pub fn top_down(&self) -> Vec<CgroupId> {
+        let mut order = vec![self.root];
+        let mut next = 0;
+        while let Some(&at) = order.get(next) {
+            order.extend(self.children(at).map(|(_, child)| child));
+            next += 1;
+        }
+        order
+    }
+
     /// How many cgroups there are, the root included.
     pub fn len(&self) -> usize {
         self.nodes.len()

@@ -49,6 +49,10 @@ pub struct Departure {
     pub comm: Command,
     /// The command name of whoever moves it.
     pub by_comm: Command,
+    /// Number of the generation that names both workloads.
+    pub generation: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
 }
 
 /// A record of the ring buffer: one refusal, and how many of its kind there were.

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The version, and the fingerprint of its layouts.
-const KNOWN: (u32, u64) = (1, 2_516_374_661_287_760_090);
+const KNOWN: (u32, u64) = (1, 16_203_505_250_487_225_764);
 
 /// Name, size, and fields with their offsets.
 macro_rules! layout {
@@ -38,12 +38,12 @@ fn another_layout_is_another_version() {
         PeerFlowKey { cookie address port protocol reserved }
         PeerFlow { last_seen peer port direction reserved }
         Source { owner comm uid reserved }
-        RefusalKey { source address peer_subject port protocol direction verdict reason }
+        RefusalKey { source address peer_subject port protocol direction what generation }
         Refusal { born reported last total }
         CounterKey { generation subject peer rule port protocol direction verdict reason packets shadow }
         Counter { packets bytes connections first_seen last_seen }
         Started { cgroup pid reserved }
-        Departure { from to from_subject to_subject pid by comm by_comm }
+        Departure { from to from_subject to_subject pid by comm by_comm generation reserved }
         Event {
             time cgroup peer_cgroup cookie born total peer_address subject peer_subject peer_class address_class rule
             generation pid uid port peer_port protocol direction verdict reason hook reserved comm

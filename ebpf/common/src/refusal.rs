@@ -42,10 +42,18 @@ pub struct RefusalKey {
     pub protocol: u8,
     /// [`crate::Direction`] as a number.
     pub direction: u8,
-    /// [`crate::Verdict`] as a number. This and the next are words, so that there are no bytes left to be cleared by a call.
-    pub verdict: u32,
-    /// [`crate::Reason`] as a number.
-    pub reason: u32,
+    /// See [`Self::what`].
+    pub what: u32,
+    /// Number of the generation that refused: in another one the same numbers may stand for others.
+    pub generation: u32,
+}
+
+impl RefusalKey {
+    /// [`crate::Verdict`] and [`crate::Reason`] as numbers, in one word.
+    #[inline(always)]
+    pub const fn what(verdict: u8, reason: u8) -> u32 {
+        verdict as u32 | (reason as u32) << 8
+    }
 }
 
 impl From<&Event> for RefusalKey {
@@ -62,8 +70,8 @@ impl From<&Event> for RefusalKey {
             port: event.port,
             protocol: event.protocol,
             direction: event.direction,
-            verdict: event.verdict.into(),
-            reason: event.reason.into(),
+            what: Self::what(event.verdict, event.reason),
+            generation: event.generation,
         }
     }
 }

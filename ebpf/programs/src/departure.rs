@@ -47,6 +47,8 @@ fn tell(ctx: &FEntryContext) -> Option<()> {
             by: by.pid,
             comm: command_of(leader).unwrap_or(Command([0; 2])),
             by_comm: by.comm,
+            generation: generation.number(),
+            reserved: 0,
         },
         0,
     );

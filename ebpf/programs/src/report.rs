@@ -107,8 +107,8 @@ fn kind(refused: &Refused<'_>) -> RefusalKey {
         port: flow.port,
         protocol: flow.protocol.0,
         direction: flow.direction as u8,
-        verdict: outcome.verdict().into(),
-        reason: outcome.reason().into(),
+        what: RefusalKey::what(outcome.verdict(), outcome.reason()),
+        generation: refused.generation.number(),
     }
 }
 
@@ -174,15 +174,15 @@ unsafe fn fill(out: *mut Event, refused: &Refused<'_>, key: &RefusalKey, (now, b
         (*out).peer_class = flow.peer.class.0;
         (*out).address_class = flow.peer.address.0;
         (*out).rule = outcome.rule().0;
-        (*out).generation = refused.generation.number();
+        (*out).generation = key.generation;
         (*out).pid = pid;
         (*out).uid = key.source.uid;
         (*out).port = key.port;
         (*out).peer_port = refused.port;
         (*out).protocol = key.protocol;
         (*out).direction = key.direction;
-        (*out).verdict = key.verdict as u8;
-        (*out).reason = key.reason as u8;
+        (*out).verdict = outcome.verdict();
+        (*out).reason = outcome.reason();
         (*out).hook = refused.hook as u32;
         (*out).reserved = 0;
         (*out).comm.0[0] = key.source.comm.0[0];

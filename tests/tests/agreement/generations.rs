@@ -57,7 +57,10 @@ impl Shop {
 
     /// The policy without its rule, for a while.
     fn close_for(&mut self, time: Duration) -> Result<()> {
-        self.kernel.install_as(&self.closed, 0, |datapath, generation| datapath.install_for(generation, time))
+        self.kernel.install_as(&self.closed, 0, |datapath, generation| {
+            datapath.prepare(generation)?;
+            datapath.put_in_force_for(generation.number, time)
+        })
     }
 
     fn in_force(&self) -> Option<u32> {

@@ -4,7 +4,6 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use anyhow::{Result, ensure};
 use bulkhead_common::{Decision, PeerEntry, Verdict};
-use bulkhead_datapath::Datapath;
 use bulkhead_policy::{Compiled, compile};
 use bulkhead_worlds::World;
 
@@ -27,7 +26,10 @@ fn differences_are_those_of_the_tables() -> Result<()> {
         kernel.install(&in_force, now_ns)?;
         // What a shadow allows and the other does not is seen as well as what it does not.
         for shadow in [compiled(world), compiled(&world.with_rules([].iter()))] {
-            kernel.install_as(&shadow, now_ns, Datapath::compare)?;
+            kernel.install_as(&shadow, now_ns, |datapath, generation| {
+                datapath.prepare(generation)?;
+                datapath.compare(generation.number)
+            })?;
             let mut wanted = BTreeMap::new();
             for case in cases {
                 let decision = expected(&in_force, case);

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use bulkhead_common::{CounterKey, Direction, Protocol, RuleId, Verdict};
-use bulkhead_datapath::{Cgroups, Datapath, Generation};
+use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Generation};
 use bulkhead_policy::{Compiled, compile};
 use bulkhead_tests::{
     Lab, Probe, Socket,
@@ -55,7 +55,7 @@ impl Shop {
     fn hand(
         &mut self,
         is_open: bool,
-        install: impl FnOnce(&mut Datapath, &Generation<'_>) -> Result<(), bulkhead_datapath::DatapathError>,
+        install: impl FnOnce(&mut Datapath, &Generation<'_>) -> Result<(), DatapathError>,
     ) -> Result<()> {
         let compiled = if is_open { &self.open } else { &self.closed };
         let endpoints: Vec<_> = self.placed.into_iter().zip(compiled.endpoints.iter().copied()).collect();
@@ -102,8 +102,13 @@ fn compared_and_ended(_: &Site) -> Result<()> {
 }
 
 /// A shadow changes nothing, and every difference is counted.
+fn compare(datapath: &mut Datapath, generation: &Generation<'_>) -> Result<(), DatapathError> {
+    datapath.prepare(generation)?;
+    datapath.compare(generation.number)
+}
+
 fn compared(shop: &mut Shop, web: &Probe, to: SocketAddr) -> Result<()> {
-    shop.hand(false, Datapath::compare)?;
+    shop.hand(false, compare)?;
     verifier::check(process::id())?;
     let client = web.open(Kind::Udp, Family::V4)?;
     allowed("connect", client.connect(to)?)?;
@@ -125,7 +130,7 @@ fn compared(shop: &mut Shop, web: &Probe, to: SocketAddr) -> Result<()> {
     ensure!(after == before, "counted after the end: {before:?} and {after:?}");
 
     shop.hand(false, Datapath::install)?;
-    shop.hand(true, Datapath::compare)?;
+    shop.hand(true, compare)?;
     let second = web.open(Kind::Udp, Family::V4)?;
     refused("connect under a policy without rules", second.connect(to)?)?;
     ensure!(send(&client)? == 0, "not refused under a policy without rules");
@@ -140,7 +145,10 @@ fn ended(shop: &mut Shop, web: &Probe, to: SocketAddr) -> Result<()> {
     let last = shop.number;
     let client = web.open(Kind::Udp, Family::V4)?;
     allowed("connect", client.connect(to)?)?;
-    shop.hand(false, |datapath, generation| datapath.install_for(generation, WHILE))?;
+    shop.hand(false, |datapath, generation| {
+        datapath.prepare(generation)?;
+        datapath.put_in_force_for(generation.number, WHILE)
+    })?;
     let start = Instant::now();
     ensure!(send(&client)? == 0, "not refused under a policy without rules");
     thread::sleep(WHILE.saturating_sub(start.elapsed()));

@@ -6,14 +6,21 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header::HOST};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, StatusCode,
+    body::Bytes,
+    client::conn::http1,
+    header::{CONTENT_TYPE, HOST},
+};
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
-/// How long an agent may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+use super::Refusal;
+
+/// How long an agent may take to answer: a large policy is compiled meanwhile.
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How much it may answer.
 const LIMIT: usize = 64 << 20;
 
@@ -22,36 +29,73 @@ const LIMIT: usize = 64 << 20;
 pub(crate) enum ClientError {
     #[error("no agent answers on {}: start one with `bulkhead run`, or name its --control-socket", .0.display())]
     NoAgent(PathBuf),
-    #[error("cannot open {}: permission denied. Only root may ask the agent", .0.display())]
+    #[error(
+        "cannot open {}: permission denied. Only root and members of the group bulkhead may ask the agent",
+        .0.display()
+    )]
     Denied(PathBuf),
+    #[error("{}", .0.error)]
+    Refused(Box<Refusal>),
     #[error("cannot ask the agent on {}", .path.display())]
     Broken { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
 }
 
 /// Asks the agent on `socket`.
 pub(crate) async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, ClientError> {
+    ask(socket, Method::GET, path, Bytes::new()).await
+}
+
+/// Asks the agent on `socket` to do something.
+pub(crate) async fn post<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<T, ClientError> {
+    let body = serde_json::to_vec(body)
+        .map_err(|error| ClientError::Broken { path: socket.to_owned(), source: error.into() })?;
+    ask(socket, Method::POST, path, body.into()).await
+}
+
+async fn ask<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<T, ClientError> {
     let broken = |source| ClientError::Broken { path: socket.to_owned(), source };
     let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoAgent(socket.to_owned()),
         io::ErrorKind::PermissionDenied => ClientError::Denied(socket.to_owned()),
         _ => broken(error.into()),
     })?;
-    match timeout(PATIENCE, exchange(stream, path)).await {
-        Ok(Ok((StatusCode::OK, body))) => serde_json::from_slice(&body).map_err(|e| broken(e.into())),
-        Ok(Ok((StatusCode::FORBIDDEN, _))) => Err(ClientError::Denied(socket.to_owned())),
-        Ok(Ok((status, _))) => Err(broken(format!("it answers {status}").into())),
-        Ok(Err(error)) => Err(broken(error)),
-        Err(_) => Err(broken(format!("no answer within {PATIENCE:?}").into())),
+    let (status, body) = match timeout(PATIENCE, exchange(stream, method, path, body)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return Err(broken(error)),
+        Err(_) => return Err(broken(format!("no answer within {PATIENCE:?}").into())),
+    };
+    match status {
+        StatusCode::OK => serde_json::from_slice(&body).map_err(|e| broken(e.into())),
+        StatusCode::FORBIDDEN => Err(ClientError::Denied(socket.to_owned())),
+        // In an agent's own words, where it has some.
+        status => Err(serde_json::from_slice(&body)
+            .map_or_else(|_| broken(format!("it answers {status}").into()), ClientError::Refused)),
     }
 }
 
 async fn exchange(
     stream: UnixStream,
+    method: Method,
     path: &str,
+    body: Bytes,
 ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path).header(HOST, "bulkhead").body(Empty::<Bytes>::new())?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, "bulkhead")
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(body))?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     let body = Limited::new(response.into_body(), LIMIT).collect().await?.to_bytes();

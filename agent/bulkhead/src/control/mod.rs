@@ -1,12 +1,22 @@
-//! The control API: HTTP and JSON over a Unix socket, for root alone.
+//! The control API: HTTP and JSON over a Unix socket, for root and the group `bulkhead`.
 
+mod change;
 mod client;
 mod server;
 mod status;
 
-pub(crate) use client::{ClientError, get};
-pub(crate) use server::{Question, Server, ServerError};
-pub(crate) use status::{Count, Environment, Events, Sink, Status, Traffic, Workload};
+pub(crate) use change::{Applied, Cut, End, File, NearestRule, Plan, Process, Proposal, Refusal};
+pub(crate) use client::{ClientError, get, post};
+pub(crate) use server::{Question, Reply, Server, ServerError};
+pub(crate) use status::{Count, Environment, Events, Sink, Status, Traffic, Trial, Workload};
 
 /// Where the agent tells its [`Status`].
 pub(crate) const STATUS: &str = "/v1/status";
+/// Where it tells what a [`Proposal`] would change: a [`Plan`].
+pub(crate) const PLAN: &str = "/v1/plan";
+/// Where it puts a [`Proposal`] in force: [`Applied`].
+pub(crate) const APPLY: &str = "/v1/apply";
+/// Where what is in force for a while is put in force for good: [`Applied`].
+pub(crate) const CONFIRM: &str = "/v1/confirm";
+/// Where it goes back to the policy before: [`Applied`].
+pub(crate) const ROLLBACK: &str = "/v1/rollback";

@@ -6,7 +6,7 @@ use bulkhead_report::{Account, Departed};
 use serde::{Deserialize, Serialize};
 
 /// What a running agent enforces.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Status {
     pub(crate) version: String,
     pub(crate) pid: u32,
@@ -22,6 +22,8 @@ pub(crate) struct Status {
     pub(crate) policy_hash: String,
     /// Of the policy and all that it compiles to on this host now.
     pub(crate) tables_hash: String,
+    /// What is in force for a while only; none: it stays.
+    pub(crate) trial: Option<Trial>,
     pub(crate) rules: usize,
     pub(crate) environments: Vec<Environment>,
     pub(crate) workloads: Vec<Workload>,
@@ -30,6 +32,13 @@ pub(crate) struct Status {
     pub(crate) events: Events,
     /// What the programs have counted; none if it could not be read.
     pub(crate) traffic: Option<Traffic>,
+}
+
+/// A policy that waits to be confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Trial {
+    /// Seconds until the policy before it is in force again.
+    pub(crate) ends_in: f64,
 }
 
 /// Traffic of workloads that was judged since the start: every packet exactly once at each end that is a workload.

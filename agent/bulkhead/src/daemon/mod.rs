@@ -1,37 +1,49 @@
 //! `bulkhead run`: wires what follows the cgroups, what compiles, what enforces and what reports.
 
+mod beginning;
+mod cuts;
 mod enforcement;
+mod guard;
+mod keeper;
 mod ledger;
 mod metrics;
-mod names;
 mod priority;
+mod proposals;
 mod refusals;
 mod signals;
 mod sinks;
 mod switched_off;
-mod unseen;
+mod watched_files;
 
 use std::{
     io::{self, Write as _},
     path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bulkhead_datapath::{DatapathError, Pins};
-use bulkhead_policy::{Diagnostics, Policy, Source, load};
-use bulkhead_report::{Enricher, Sinks};
+use bulkhead_policy::{Diagnostics, Source};
+use bulkhead_report::{Enricher, Policies, Sinks};
 use bulkhead_workloads::{CgroupId, CgroupRoot, HierarchyError, WatchError, Watcher};
 use tokio::{sync::mpsc, time::sleep_until};
 
-use self::{enforcement::Enforcement, metrics::Metrics, refusals::Refusals, signals::Signals};
+use self::{
+    enforcement::{Enforcement, Held},
+    keeper::Keeper,
+    metrics::Metrics,
+    proposals::{Proposals, Then},
+    refusals::Refusals,
+    signals::{Asked, Signals},
+    watched_files::WatchedFiles,
+};
 use crate::{
     cli::Output,
     control::{Question, Server, ServerError},
     lock::{Lock, LockError},
-    output::{self, plural},
+    output::plural,
     policy_files::{self, PolicyFilesError},
     settings::Settings,
+    state::StateError,
 };
 
 /// Addresses are looked for this long after a change of cgroups, then in growing distances: a process comes after its
@@ -56,6 +68,8 @@ pub(crate) enum RunError {
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
     Watch(#[from] WatchError),
     #[error(transparent)]
     Datapath(#[from] DatapathError),
@@ -74,48 +88,28 @@ pub(crate) fn run(settings: &Settings, output: Output) -> Result<(), RunError> {
     if switched_off::by_the_kernels_command_line() {
         return switched_off::wait(output);
     }
-    let sources = policy_files::read(&settings.policy)?;
-    let policy = read_policy(&sources, settings.dry_run)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let names = sources.into_iter().map(|source| source.name).collect();
-    let ended = runtime.block_on(serve(settings, output, policy, names));
+    let ended = runtime.block_on(serve(settings, output));
     // Whoever still reads /proc has nobody left to tell.
     runtime.shutdown_background();
     ended
 }
 
-fn read_policy(sources: &[Source], dry_run: bool) -> Result<Policy, RunError> {
-    let loaded =
-        load(sources).map_err(|findings| RunError::Policy { sources: sources.to_vec(), findings })?;
-    if !loaded.warnings.is_empty() {
-        eprint!("{}", loaded.warnings.render(sources, output::color(&io::stderr())));
-    }
-    let mut policy = loaded.policy;
-    if dry_run {
-        policy.dry_run();
-    }
-    Ok(policy)
-}
-
-async fn serve(
-    settings: &Settings,
-    output: Output,
-    policy: Policy,
-    files: Vec<String>,
-) -> Result<(), RunError> {
+async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
     let root = CgroupRoot::find(settings.cgroup_root.as_deref())?;
     let _lock = Lock::take(&root)?;
-    let mut signals = Signals::listen()?;
-    let (mut watcher, there) = Watcher::start(root.clone())?;
-    let policy = Arc::new(policy);
+    let mut keeper = if settings.dry_run { Keeper::idle() } else { Keeper::open(&settings.state_dir)? };
+    let beginning = beginning::choose(settings, &keeper)?;
+    let mut signals = Signals::listen(settings.reloads_on_signal())?;
+    let (mut watcher, _) = Watcher::start(root.clone())?;
     let pins = Pins::new(&settings.bpffs, root.path())?;
-    let mut enforcement =
-        Enforcement::start(Arc::clone(&policy), root.clone(), &pins, watcher.tree(), &there)?;
-    enforcement.put_in_force(&watcher.look_again())?;
+    let policies = Policies::default();
+    let held = Held::new(beginning.written.clone(), &root, &watcher.tree()).map_err(RunError::Addresses)?;
+    let mut enforcement = Enforcement::start(held, root.clone(), &pins, &mut watcher, policies.clone())?;
 
     let tree = watcher.tree();
     let of_process = root.clone();
-    let enricher = Enricher::new(policy, move |cgroup, pid| {
+    let enricher = Enricher::new(policies, move |cgroup, pid| {
         let known = tree.read().path(CgroupId(cgroup));
         known.or_else(|| of_process.path_of_process(pid, CgroupId(cgroup)))
     });
@@ -130,24 +124,31 @@ async fn serve(
     enforcement.attach()?;
     let started = Instant::now();
     announce(&enforcement, settings, output);
+    beginning.keep(&mut keeper);
+    let observer = enforcement.take_observer()?;
+    let mut proposals = Proposals::new(root, watcher.tree(), observer, settings.dry_run);
+    let mut files = WatchedFiles::new(settings);
 
     let mut pace = SOON;
     let mut look_for_addresses = tokio::time::Instant::now() + pace;
     let ended = loop {
+        let trial_ends = enforcement.trial_ends();
         tokio::select! {
-            signal = signals.next() => {
-                tracing::info!(signal, "stopping");
-                break Ok(());
-            }
+            signal = signals.next() => match signal {
+                Asked::Stop(signal) => {
+                    tracing::info!(signal, "stopping");
+                    break Ok(());
+                }
+                Asked::Reload => reload(settings, &mut proposals, &enforcement),
+            },
+            () = files.changed() => reload(settings, &mut proposals, &enforcement),
             () = refusals.ended() => break Err(RunError::ReportsEnded),
             changes = watcher.changed() => {
                 match changes {
                     Ok(changes) => enforcement.follow(&changes),
                     Err(error) => break Err(error.into()),
                 }
-                while enforcement.is_crowded() && enforcement.make_room() {
-                    enforcement.settle(&watcher.look_again());
-                }
+                enforcement.make_room(&mut watcher);
                 pace = enforcement.cost_of_search().saturating_mul(SHARE).max(SOON);
                 look_for_addresses = look_for_addresses.min(tokio::time::Instant::now() + pace);
             }
@@ -156,13 +157,39 @@ async fn serve(
                 pace = (pace * 2).min(SELDOM);
                 look_for_addresses = tokio::time::Instant::now() + pace;
             }
-            inventory = enforcement.addresses_found() => enforcement.take_addresses(inventory),
-            Some(Question::Status(answer)) = asked.recv() => {
-                let mut status = enforcement.status(&files, settings.dry_run, started, refusals.counts());
-                status.warnings.extend(metrics.warning());
-                // Who asked may be gone.
-                let _ = answer.send(status);
+            inventories = enforcement.addresses_found() => enforcement.take_addresses(inventories),
+            looked_at = proposals.looked_at() => {
+                proposals::act(looked_at, &mut enforcement, &mut keeper, &mut watcher);
             }
+            () = sleep_until(trial_ends.unwrap_or_else(Instant::now).into()), if trial_ends.is_some() => {
+                if enforcement.is_trial_over() {
+                    let generation = enforcement.in_force().number();
+                    tracing::warn!(generation, "not confirmed in time: the policy before is in force again");
+                }
+            }
+            Some(question) = asked.recv() => match question {
+                Question::Status(answer) => {
+                    let mut status = enforcement.status(settings.dry_run, started, refusals.counts());
+                    status.warnings.extend(beginning.notes.iter().cloned());
+                    status.warnings.extend(keeper.warning());
+                    status.warnings.extend(metrics.warning());
+                    // Who asked may be gone.
+                    let _ = answer.send(status);
+                }
+                Question::Plan(proposal, caller, reply) => {
+                    proposals.plan(proposal, caller.pid, reply, &enforcement);
+                }
+                Question::Apply(proposal, caller, reply) => {
+                    proposals.apply(proposal, caller.pid, reply, &enforcement);
+                }
+                Question::Confirm(reply) => {
+                    let _ = reply.send(proposals::confirm(&mut enforcement, &mut keeper));
+                }
+                Question::RollBack(caller, reply) => match proposals::end_trial(&mut enforcement) {
+                    Some(ended) => drop(reply.send(ended)),
+                    None => proposals.go_back(&keeper, caller.pid, reply, &enforcement),
+                },
+            },
             Some(scrape) = waiting.recv() => {
                 let _ = scrape.send(enforcement.measures(settings.dry_run, started, &refusals));
             }
@@ -183,9 +210,17 @@ async fn serve(
     ended
 }
 
+/// Puts the policy files in force, as they are now.
+fn reload(settings: &Settings, proposals: &mut Proposals, enforcement: &Enforcement) {
+    match policy_files::read(&settings.policy) {
+        Ok(sources) => proposals.look_at(sources, Then::Reload, enforcement),
+        Err(error) => tracing::error!("nothing has changed: {:#}", anyhow::Error::new(error)),
+    }
+}
+
 /// Says that every connection meets the programs from now on: one line on standard error, for who waits for it.
 fn announce(enforcement: &Enforcement, settings: &Settings, output: Output) {
-    let policy = enforcement.policy();
+    let policy = enforcement.in_force().policy();
     let (workloads, environments) = (policy.workloads.len(), policy.environments.len());
     let root: PathBuf = enforcement.root().path().to_owned();
     let line = match output {
@@ -197,7 +232,7 @@ fn announce(enforcement: &Enforcement, settings: &Settings, output: Output) {
             "environments": environments,
             "rules": policy.rules.len(),
             "cgroup_root": root,
-            "generation": enforcement.generation(),
+            "generation": enforcement.in_force().number(),
         })
         .to_string(),
         Output::Human => format!(

@@ -23,7 +23,7 @@ fn says_off(line: &str) -> bool {
 pub(super) fn wait(output: Output) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut signals = Signals::listen()?;
+        let mut signals = Signals::listen(false)?;
         announce(output);
         signals.next().await;
         Ok(())

@@ -3,7 +3,7 @@
 mod names;
 mod summary;
 
-use bulkhead_common::{Direction, Flow, Peer, Protocol, Verdict, decide};
+use bulkhead_common::{Direction, Protocol, Verdict};
 
 use self::names::{Name, Names, Table};
 pub use self::summary::{ChangedFlow, Summary, Tally};
@@ -13,6 +13,7 @@ use crate::{
     flow_record::{FlowRecord, RecordError},
     inventory::Inventory,
     language::{Policy, WorkloadId},
+    one_end::OneEnd,
 };
 
 /// Puts recorded flows to a policy, one line after the other; memory does not grow with their number.
@@ -146,16 +147,8 @@ fn verdict(
     now_ns: u64,
 ) -> Verdict {
     let Some(own) = own else { return Verdict::Allowed };
-    let by_address = compiled.peer(record.peer_address);
-    let peer = match peer {
-        Some(workload) => {
-            let end = compiled.endpoints[workload.0];
-            Peer { subject: end.subject, class: end.peer, address: by_address.class }
-        }
-        None => Peer { subject: by_address.subject, class: by_address.class, address: by_address.class },
-    };
-    let flow = Flow { direction: record.direction, protocol: record.protocol, port: record.port, peer };
-    decide(&compiled.at(now_ns), &compiled.endpoints[own.0], &flow).verdict
+    let FlowRecord { direction, peer_address, protocol, port, .. } = *record;
+    compiled.decide(&OneEnd { own, direction, peer, peer_address, protocol, port }, now_ns).verdict
 }
 
 #[cfg(test)]

@@ -106,6 +106,17 @@ fn another_command_does_not_hide_behind_the_first() {
 }
 
 #[test]
+fn another_policys_workload_does_not_hide_behind_the_one_of_its_number() {
+    let start = Instant::now();
+    let mut host = Host::default();
+    for generation in 1..=2 {
+        host.refuse(Event { generation, ..refusal(80, 0) });
+    }
+    host.drain(start, 0);
+    assert_eq!(host.lines.len(), 2);
+}
+
+#[test]
 fn units_of_one_workload_are_one_and_those_of_none_are_told_apart() {
     let lines_of = |subject| {
         let mut host = Host::default();

@@ -58,11 +58,13 @@ impl Collector for Scraped {
 
 impl Scraped {
     fn agent(&self, families: &mut Families<'_>) -> fmt::Result {
-        let Measures { uptime, dry_run, generation, rules, environments, workloads, .. } = &self.measures;
+        let Measures { uptime, dry_run, on_trial, generation, .. } = &self.measures;
         families.info("build", "What runs", &[("version", env!("CARGO_PKG_VERSION"))])?;
         families.seconds("uptime", "Since the agent enforces", uptime.as_secs_f64())?;
         families.gauge("dry_run", "1: nothing is refused, only reported", u64::from(*dry_run))?;
+        families.gauge("on_trial", "1: the policy in force is not confirmed", u64::from(*on_trial))?;
         families.gauge("generation", "Number of the tables in force", u64::from(*generation))?;
+        let Measures { rules, environments, workloads, .. } = &self.measures;
         families.gauge("rules", "Rules of the policy in force", *rules as u64)?;
         families.gauge("environments", "Environments of the policy in force", *environments as u64)?;
         families.gauge("workloads", "Workloads of the policy in force", workloads.len() as u64)?;
@@ -145,7 +147,10 @@ fn traffic_of_workloads(families: &mut Families<'_>, workloads: &ByWorkload) -> 
     let rows = |calls: bool, value: fn(&Counter) -> u64| {
         workloads.iter().filter(move |(entry, _)| entry.calls == calls).map(move |(entry, counter)| {
             let Entry { workload, direction, verdict, .. } = entry;
-            ([("workload", &**workload), ("direction", *direction), ("verdict", *verdict)], value(counter))
+            (
+                [("workload", workload.as_str()), ("direction", *direction), ("verdict", *verdict)],
+                value(counter),
+            )
         })
     };
     families.counters("workload_packets", "The same of each workload", None, rows(false, |c| c.packets))?;

@@ -21,6 +21,8 @@ use crate::control::Events;
 pub(super) struct Measures {
     pub(super) uptime: Duration,
     pub(super) dry_run: bool,
+    /// Is the policy in force for a while only?
+    pub(super) on_trial: bool,
     pub(super) generation: u32,
     pub(super) rules: usize,
     pub(super) environments: usize,

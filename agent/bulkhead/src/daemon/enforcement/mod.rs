@@ -1,0 +1,270 @@
+//! What is in force: one policy for good, and at most one for a while, with what the kernel holds of each.
+
+mod held;
+mod measures;
+mod names;
+mod search;
+mod status;
+mod unseen;
+
+use std::time::{Duration, Instant};
+
+use bulkhead_datapath::{Datapath, DatapathError, Events, Observer, Pins};
+use bulkhead_report::Policies;
+use bulkhead_workloads::{CgroupRoot, Changes, SharedTree, Watcher};
+
+pub(super) use self::held::{Held, Written};
+use self::{search::Search, unseen::Unseen};
+use super::{RunError, ledger::Ledger};
+
+/// What is in force. Dropping it leaves it in force, by the kernel alone.
+pub(super) struct Enforcement {
+    root: CgroupRoot,
+    tree: SharedTree,
+    datapath: Datapath,
+    policies: Policies,
+    /// What is in force for good, or will be again.
+    lasting: Held,
+    trial: Option<Trial>,
+    search: Search,
+    /// The last thing that the kernel did not take.
+    fault: Option<String>,
+    /// How often there was one.
+    faults: u64,
+    /// How often cgroups have found no room in the kernel's tables.
+    times_crowded: u64,
+    /// What the workloads' traffic has come to.
+    ledger: Ledger,
+    /// None: what the programs do not see is refused.
+    unseen: Option<Unseen>,
+    /// Why processes that leave their workload are not reported; none: they are.
+    unwatched: Option<String>,
+}
+
+/// A policy that is in force for a while.
+struct Trial {
+    held: Held,
+    /// The kernel goes by its own clock, which this is about.
+    until: Instant,
+}
+
+/// How a trial ended that nobody has confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Confirmed {
+    /// It is in force for good.
+    Yes,
+    /// Its time was up: what was in force before is so again.
+    TooLate,
+}
+
+impl Enforcement {
+    /// Loads the programs and puts the policy in force, where an agent before this one has left its programs at work; else
+    /// nothing is enforced before [`Self::attach`].
+    pub(super) fn start(
+        mut lasting: Held,
+        root: CgroupRoot,
+        pins: &Pins,
+        watcher: &mut Watcher,
+        policies: Policies,
+    ) -> Result<Self, RunError> {
+        let mut datapath = Datapath::load(root.path(), Some(pins))?;
+        lasting.prepare(&mut datapath, &policies)?;
+        // Made while the tables were filled; of those that come later the kernel tells itself.
+        lasting.follow(&mut datapath, &watcher.look_again())?;
+        datapath.put_in_force(lasting.number())?;
+        Ok(Self {
+            tree: watcher.tree(),
+            root,
+            ledger: Ledger::of(datapath.tally(), policies.clone()),
+            datapath,
+            policies,
+            lasting,
+            trial: None,
+            search: Search::default(),
+            fault: None,
+            faults: 0,
+            times_crowded: 0,
+            unseen: None,
+            unwatched: None,
+        })
+    }
+
+    /// Enforces from now on.
+    pub(super) fn attach(&mut self) -> Result<(), DatapathError> {
+        let lasting = &self.lasting;
+        let attached = self.datapath.attach(|cgroup| lasting.anchor(cgroup))?;
+        if attached.taken_over {
+            tracing::info!("took over from an agent before this one: enforcement has not paused");
+        } else {
+            tracing::debug!(sockets = attached.sockets, "tagged the sockets that were there");
+        }
+        self.unseen = attached
+            .unguarded
+            .map(|why| Unseen::new(why, unseen::capable(lasting.policy(), lasting.directories())));
+        if !attached.watches_programs {
+            tracing::warn!(
+                "the kernel does not tell of programs that begin: one that ends at once may be reported without its path"
+            );
+        }
+        if let Some(error) = attached.unwatched {
+            // A verifier has much to say.
+            let why = format!("{:#}", anyhow::Error::new(error));
+            self.unwatched = why.lines().next().map(str::to_owned);
+        }
+        if attached.unreadable_namespaces > 0 {
+            tracing::warn!(
+                namespaces = attached.unreadable_namespaces,
+                "sockets opened before now in these network namespaces cannot be told apart by the calls that they \
+                 make, only by their packets"
+            );
+        }
+        Ok(())
+    }
+
+    /// Takes the policy out of force.
+    pub(super) fn detach(self) -> Result<(), DatapathError> {
+        self.datapath.detach()
+    }
+
+    /// The stream of refusals; can be taken once.
+    pub(super) fn take_events(&mut self) -> Result<Events, RunError> {
+        self.datapath.take_events().ok_or(RunError::ReportsEnded)
+    }
+
+    /// Lists what is open; can be taken once.
+    pub(super) fn take_observer(&mut self) -> Result<Observer, RunError> {
+        self.datapath.take_observer().ok_or(RunError::ReportsEnded)
+    }
+
+    /// Puts another policy in force: for good, or for a while, after which the kernel by itself goes back to what is in force
+    /// for good now. After an error all is as before.
+    pub(super) fn change_to(
+        &mut self,
+        mut held: Held,
+        time: Option<Duration>,
+        watcher: &mut Watcher,
+    ) -> Result<(), DatapathError> {
+        held.prepare(&mut self.datapath, &self.policies)?;
+        let changes = watcher.look_again();
+        self.follow(&changes);
+        held.follow(&mut self.datapath, &changes)?;
+        if let Some(time) = time {
+            let until = Instant::now() + time;
+            self.datapath.put_in_force_for(held.number(), time)?;
+            self.trial = Some(Trial { held, until });
+        } else {
+            self.datapath.put_in_force(held.number())?;
+            (self.lasting, self.trial) = (held, None);
+        }
+        self.ledger.fold();
+        // What the kernel did not take was of tables that are gone.
+        self.fault = None;
+        // Its addresses have been found a while ago.
+        self.look_for_addresses();
+        Ok(())
+    }
+
+    /// What is on trial is in force for good, unless its time is up. Nothing is on trial: nothing changes.
+    pub(super) fn confirm(&mut self) -> Result<Confirmed, DatapathError> {
+        let Some(trial) = self.trial.take() else { return Ok(Confirmed::TooLate) };
+        match self.datapath.confirm() {
+            Ok(Some(number)) if number == trial.held.number() => {
+                self.lasting = trial.held;
+                Ok(Confirmed::Yes)
+            }
+            Ok(_) => Ok(Confirmed::TooLate),
+            Err(error) => {
+                self.trial = Some(trial);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends a trial: what was in force before is so again.
+    pub(super) fn end_trial(&mut self) -> Result<(), DatapathError> {
+        self.datapath.roll_back()?;
+        self.trial = None;
+        Ok(())
+    }
+
+    /// The policy on trial.
+    pub(super) fn on_trial(&self) -> Option<&Held> {
+        self.trial.as_ref().map(|trial| &trial.held)
+    }
+
+    /// When the time of the trial is up; none: there is no trial.
+    pub(super) fn trial_ends(&self) -> Option<Instant> {
+        self.trial.as_ref().map(|trial| trial.until)
+    }
+
+    /// The time of the trial is up by the agent's clock. Tells whether the kernel thinks so, too: then it is over.
+    pub(super) fn is_trial_over(&mut self) -> bool {
+        let over = self.datapath.in_force() == Some(self.lasting.number());
+        match &mut self.trial {
+            Some(_) if over => {
+                let done = self.end_trial();
+                self.note(done);
+            }
+            // It is asked again in a moment.
+            Some(trial) => trial.until = Instant::now() + Duration::from_millis(20),
+            None => {}
+        }
+        over
+    }
+
+    /// The policy in force now.
+    pub(super) fn in_force(&self) -> &Held {
+        self.trial.as_ref().map_or(&self.lasting, |trial| &trial.held)
+    }
+
+    /// Brings the kernel's tables up to date with changes in the tree of cgroups.
+    pub(super) fn follow(&mut self, changes: &Changes) {
+        for on_trial in [false, true] {
+            let done =
+                self.parts(on_trial).map_or(Ok(()), |(held, datapath, _)| held.follow(datapath, changes));
+            self.note(done);
+        }
+    }
+
+    /// Gives cgroups more room in the kernel's tables, if some have found none.
+    pub(super) fn make_room(&mut self, watcher: &mut Watcher) {
+        for on_trial in [false, true] {
+            while self.parts(on_trial).is_some_and(|(held, ..)| held.is_crowded()) {
+                if let Err(error) = self.enlarge(on_trial, watcher) {
+                    self.note(Err(error));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn enlarge(&mut self, on_trial: bool, watcher: &mut Watcher) -> Result<(), DatapathError> {
+        self.times_crowded += 1;
+        if let Some((held, datapath, policies)) = self.parts(on_trial) {
+            held.make_room(datapath, policies)?;
+        }
+        self.ledger.fold();
+        self.follow(&watcher.look_again());
+        self.parts(on_trial).map_or(Ok(()), |(held, datapath, _)| held.settle(datapath))
+    }
+
+    /// The policy on trial, or the other one, with what it takes to bring it up to date.
+    fn parts(&mut self, on_trial: bool) -> Option<(&mut Held, &mut Datapath, &Policies)> {
+        let Self { datapath, policies, lasting, trial, .. } = self;
+        let held = if on_trial { trial.as_mut().map(|trial| &mut trial.held) } else { Some(lasting) };
+        held.map(|held| (held, datapath, &*policies))
+    }
+
+    fn note(&mut self, done: Result<(), DatapathError>) {
+        if let Err(error) = done {
+            let message = format!("{:#}", anyhow::Error::new(error));
+            tracing::error!("{message}");
+            self.fault = Some(message);
+            self.faults += 1;
+        }
+    }
+
+    pub(super) fn root(&self) -> &CgroupRoot {
+        &self.root
+    }
+}

@@ -1,0 +1,128 @@
+//! What the agent tells of what is in force.
+
+use std::time::Instant;
+
+use bulkhead_common::Counter;
+use bulkhead_policy::{Identity, Mode, WorkloadId};
+
+use super::{Enforcement, Held};
+use crate::control::{self, Environment, Status, Workload};
+
+impl Enforcement {
+    /// What is enforced now.
+    pub(in crate::daemon) fn status(
+        &self,
+        dry_run: bool,
+        started: Instant,
+        events: control::Events,
+    ) -> Status {
+        let held = self.in_force();
+        let policy = held.policy();
+        let environments = policy.environments.iter().enumerate().map(|(n, environment)| {
+            let members = policy.workloads.iter().filter(|w| w.environment.is_some_and(|e| e.0 == n));
+            let mode = match environment.mode {
+                Mode::Enforce if dry_run => Mode::Audit,
+                mode => mode,
+            };
+            Environment {
+                name: environment.name.clone(),
+                mode: mode.name().to_owned(),
+                workloads: members.count(),
+            }
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: started.elapsed().as_secs(),
+            cgroup_root: self.root.path().to_owned(),
+            dry_run,
+            generation: held.number(),
+            policy: held.sources().iter().map(|source| source.name.clone()).collect(),
+            policy_hash: held.hash().to_owned(),
+            tables_hash: held.tables_hash(),
+            trial: self.trial_ends().map(|ends| {
+                let left = ends.saturating_duration_since(Instant::now());
+                control::Trial { ends_in: left.as_secs_f64() }
+            }),
+            rules: policy.rules.len(),
+            environments: environments.collect(),
+            workloads: (0..policy.workloads.len()).map(|n| workload(held, WorkloadId(n))).collect(),
+            warnings: self.warnings(),
+            events,
+            traffic: self.traffic(),
+        }
+    }
+
+    fn traffic(&self) -> Option<control::Traffic> {
+        let read = self.datapath.traffic();
+        let traffic =
+            read.inspect_err(|error| tracing::warn!(%error, "what was counted cannot be read")).ok()?;
+        let count =
+            |c: Counter| control::Count { packets: c.packets, bytes: c.bytes, connections: c.connections };
+        Some(control::Traffic {
+            allowed: count(traffic.allowed),
+            denied: count(traffic.denied),
+            would_deny: count(traffic.would_deny),
+            refused_calls: traffic.refused_calls,
+            other: count(traffic.other),
+        })
+    }
+
+    /// What the operator should look after.
+    pub(in crate::daemon) fn warnings(&self) -> Vec<String> {
+        let held = self.in_force();
+        let policy = held.policy();
+        let mut warnings = Vec::new();
+        for (n, workload) in policy.workloads.iter().enumerate() {
+            let (id, place) = (WorkloadId(n), &workload.place);
+            if policy.needs_container_facts(id) {
+                warnings.push(format!(
+                    "workload {} ({place}) is selected by container or Kubernetes, which this version does not \
+                     follow: select it by systemd or cgroup",
+                    workload.name
+                ));
+            } else if held.cgroups(Identity::Workload(id)).is_empty() {
+                warnings.push(format!("workload {} ({place}) selects nothing now", workload.name));
+            }
+        }
+        for cgroup in held.cgroups(Identity::Unidentified) {
+            warnings.push(format!(
+                "{cgroup} is selected by several workloads with equal right and refused everything: make one selector \
+                 more specific"
+            ));
+        }
+        for cgroup in held.too_deep() {
+            warnings
+                .push(format!("{cgroup} is nested too deep and is not enforced: select a cgroup above it"));
+        }
+        let ignored = self.tree.read().ignored();
+        if ignored > 0 {
+            warnings.push(format!(
+                "{ignored} cgroups are not followed, since there are too many or they are nested too deep"
+            ));
+        }
+        warnings.extend(
+            self.unwatched
+                .iter()
+                .map(|why| format!("processes that are moved out of their workload are not reported: {why}")),
+        );
+        warnings.extend(self.unseen.iter().map(|unseen| unseen.warning(policy)));
+        warnings.extend(
+            self.fault.iter().map(|fault| format!("the kernel's tables may be out of date: {fault}")),
+        );
+        warnings
+    }
+}
+
+fn workload(held: &Held, id: WorkloadId) -> Workload {
+    let policy = held.policy();
+    let workload = &policy.workloads[id.0];
+    let owned = held.inventory().addresses.iter().filter(|(_, owner)| **owner == Some(id));
+    Workload {
+        name: workload.name.clone(),
+        environment: workload.environment.map(|e| policy.environments[e.0].name.clone()),
+        mode: policy.mode(id).name().to_owned(),
+        cgroups: held.cgroups(Identity::Workload(id)),
+        addresses: owned.map(|(address, _)| *address).collect(),
+    }
+}

@@ -1,0 +1,77 @@
+//! Keeps on disk which policy is confirmed. A dry run keeps nothing: what it watches by has not been enforced.
+
+use std::path::Path;
+
+use super::enforcement::Written;
+use crate::state::{Kept, Policies, StateDir, StateError};
+
+/// What is confirmed, and where that is kept.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    place: Place,
+    policies: Policies,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// Nowhere: nothing is to be kept.
+    Nowhere,
+    Folder(StateDir),
+    /// It should be kept, and cannot be.
+    Broken(String),
+}
+
+impl Keeper {
+    /// Keeps nothing.
+    pub(super) fn idle() -> Self {
+        Self { place: Place::Nowhere, policies: Policies::default() }
+    }
+
+    /// Keeps it in `folder`. One that cannot be used keeps nobody from enforcing; two agents do not share one.
+    pub(super) fn open(folder: &Path) -> Result<Self, StateError> {
+        let opened = StateDir::open(folder).and_then(|state| Ok((state.read()?, state)));
+        match opened {
+            Ok((policies, state)) => Ok(Self { place: Place::Folder(state), policies }),
+            Err(error @ StateError::Taken(_)) => Err(error),
+            Err(error) => {
+                let why = format!("{:#}", anyhow::Error::new(error));
+                Ok(Self { place: Place::Broken(why), policies: Policies::default() })
+            }
+        }
+    }
+
+    /// What is kept.
+    pub(super) fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// What the operator should look after.
+    pub(super) fn warning(&self) -> Option<String> {
+        match &self.place {
+            Place::Broken(why) => Some(format!(
+                "the policy is in force until the next start only, since it cannot be kept: {why}"
+            )),
+            Place::Nowhere | Place::Folder(_) => None,
+        }
+    }
+
+    /// Keeps `policies` instead of what is kept. After an error that is as before.
+    pub(super) fn keep(&mut self, policies: Policies) -> Result<(), String> {
+        match &self.place {
+            Place::Nowhere => {}
+            Place::Broken(why) => return Err(why.clone()),
+            Place::Folder(state) => {
+                state.write(&policies).map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+            }
+        }
+        self.policies = policies;
+        Ok(())
+    }
+
+    /// Keeps this policy as confirmed; tells what was kept before.
+    pub(super) fn confirm(&mut self, written: &Written) -> Result<Policies, String> {
+        let before = self.policies.clone();
+        self.keep(before.confirm(Kept::new(&written.sources, written.hash.clone())))?;
+        Ok(before)
+    }
+}

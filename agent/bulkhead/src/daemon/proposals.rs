@@ -1,0 +1,319 @@
+//! Policies that somebody proposes: looked at off the thread that follows cgroups, and then put in force or not.
+
+use std::{sync::Arc, time::Duration};
+
+use bulkhead_datapath::Observer;
+use bulkhead_policy::{Difference, Source, diff};
+use bulkhead_workloads::{CgroupRoot, SharedTree, Watcher};
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use super::{
+    beginning,
+    cuts::{self, Refused},
+    enforcement::{Confirmed, Enforcement, Held},
+    keeper::Keeper,
+};
+use crate::{
+    control::{Applied, Plan, Proposal, Refusal, Reply},
+    input::now_ns,
+};
+
+/// The shortest time within which somebody can confirm, and the longest that makes sense.
+const TIMES: [Duration; 2] = [Duration::from_secs(1), Duration::from_hours(24)];
+
+/// What is proposed now, if anything is.
+pub(super) struct Proposals {
+    root: CgroupRoot,
+    tree: SharedTree,
+    observer: Arc<Observer>,
+    dry_run: bool,
+    pending: Option<Pending>,
+}
+
+struct Pending {
+    look: JoinHandle<Result<Ready, Refusal>>,
+    then: Then,
+}
+
+/// What is to become of a policy that has been looked at.
+pub(super) enum Then {
+    /// It is only to be told.
+    Tell {
+        caller: Option<u32>,
+        reply: Reply<Plan>,
+    },
+    PutInForce {
+        caller: Option<u32>,
+        time: Option<Duration>,
+        force: bool,
+        reply: Reply<Applied>,
+    },
+    /// The same, and nobody waits for the answer.
+    Reload,
+}
+
+impl Then {
+    fn refuse(self, refusal: Refusal) {
+        // Who asked may be gone.
+        match self {
+            Self::Tell { reply, .. } => drop(reply.send(Err(refusal))),
+            Self::PutInForce { reply, .. } => drop(reply.send(Err(refusal))),
+            Self::Reload => {
+                tracing::error!("the policy files are not put in force: {}", in_one_line(&refusal))
+            }
+        }
+    }
+}
+
+/// A policy that has been looked at.
+pub(super) struct Ready {
+    held: Held,
+    refused: Vec<Refused>,
+    warnings: Vec<Value>,
+    /// With the policy in force, if it was asked for.
+    changes: Option<Difference>,
+}
+
+impl Proposals {
+    pub(super) fn new(root: CgroupRoot, tree: SharedTree, observer: Observer, dry_run: bool) -> Self {
+        Self { root, tree, observer: Arc::new(observer), dry_run, pending: None }
+    }
+
+    /// Somebody wants to know what a policy would change.
+    pub(super) fn plan(
+        &mut self,
+        proposal: Proposal,
+        caller: Option<u32>,
+        reply: Reply<Plan>,
+        now: &Enforcement,
+    ) {
+        let sources = proposal.policy.into_iter().map(Source::from).collect();
+        self.look_at(sources, Then::Tell { caller, reply }, now);
+    }
+
+    /// Somebody wants a policy in force.
+    pub(super) fn apply(
+        &mut self,
+        proposal: Proposal,
+        caller: Option<u32>,
+        reply: Reply<Applied>,
+        now: &Enforcement,
+    ) {
+        let Proposal { policy, confirm_within, force } = proposal;
+        let time = match confirm_within.map(Duration::try_from_secs_f64) {
+            None => None,
+            Some(Ok(time)) if (TIMES[0]..=TIMES[1]).contains(&time) => Some(time),
+            Some(_) => {
+                let error = "confirm_within is to be between a second and a day: give another time";
+                drop(reply.send(Err(Refusal { error: error.to_owned(), ..Refusal::default() })));
+                return;
+            }
+        };
+        let sources = policy.into_iter().map(Source::from).collect();
+        self.look_at(sources, Then::PutInForce { caller, time, force, reply }, now);
+    }
+
+    /// Somebody wants the policy back that was confirmed before the last one.
+    pub(super) fn go_back(
+        &mut self,
+        keeper: &Keeper,
+        caller: Option<u32>,
+        reply: Reply<Applied>,
+        now: &Enforcement,
+    ) {
+        let Some(previous) = &keeper.policies().previous else {
+            drop(reply.send(Err(refusal(
+                "there is nothing to roll back to: no policy was confirmed before this one",
+            ))));
+            return;
+        };
+        let then = Then::PutInForce { caller, time: None, force: false, reply };
+        self.look_at(previous.sources(), then, now);
+    }
+
+    /// Begins to look at a policy: one after the other, for each is compared with what is in force.
+    pub(super) fn look_at(&mut self, sources: Vec<Source>, then: Then, now: &Enforcement) {
+        if self.pending.is_some() {
+            return then.refuse(refusal("another policy is being looked at: try again in a moment"));
+        }
+        let old = matches!(then, Then::Tell { .. })
+            .then(|| (Arc::clone(now.in_force().policy()), now.in_force().inventory().clone()));
+        let (root, tree, dry_run) = (self.root.clone(), self.tree.clone(), self.dry_run);
+        let observer = Arc::clone(&self.observer);
+        let look = tokio::task::spawn_blocking(move || {
+            let (written, warnings) =
+                beginning::compile(sources, dry_run).map_err(|(_, findings)| Refusal {
+                    error: format!("the policy does not compile, and nothing has changed:\n{findings}"),
+                    findings: findings
+                        .iter()
+                        .filter_map(|finding| serde_json::to_value(finding).ok())
+                        .collect(),
+                    ..Refusal::default()
+                })?;
+            let changes = old.map(|(old, inventory)| diff(&old, &written.policy, &inventory, now_ns()));
+            let held = Held::new(written, &root, &tree)
+                .map_err(|error| refusal(format!("cannot read the addresses of this machine: {error}")))?;
+            let live = observer.connections(|cgroup| held.workload(cgroup).is_some());
+            let warnings = warnings.iter().filter_map(|warning| serde_json::to_value(warning).ok()).collect();
+            Ok(Ready { refused: cuts::refused(live, &held, now_ns()), held, warnings, changes })
+        });
+        self.pending = Some(Pending { look, then });
+    }
+
+    /// Waits until a policy has been looked at; for ever if none is. May be cancelled.
+    pub(super) async fn looked_at(&mut self) -> (Result<Ready, Refusal>, Then) {
+        let Some(pending) = &mut self.pending else { return std::future::pending().await };
+        let looked = (&mut pending.look).await;
+        let Some(Pending { then, .. }) = self.pending.take() else { return std::future::pending().await };
+        let ready = looked.unwrap_or_else(|error| {
+            Err(refusal(format!("the policy could not be looked at ({error}): this is a bug")))
+        });
+        (ready, then)
+    }
+}
+
+/// Does what is to become of a policy that has been looked at.
+pub(super) fn act(
+    (ready, then): (Result<Ready, Refusal>, Then),
+    enforcement: &mut Enforcement,
+    keeper: &mut Keeper,
+    watcher: &mut Watcher,
+) {
+    let ready = match ready {
+        Ok(ready) => ready,
+        Err(refusal) => return then.refuse(refusal),
+    };
+    match then {
+        Then::Tell { caller, reply } => {
+            let now = enforcement.in_force();
+            let plan = Plan {
+                generation: now.number(),
+                policy_hash: ready.held.hash().to_owned(),
+                warnings: ready.warnings,
+                changes: ready.changes.unwrap_or_default(),
+                cut: cuts::cut(ready.refused, now, ready.held.policy(), caller, now_ns()),
+            };
+            drop(reply.send(Ok(plan)));
+        }
+        Then::PutInForce { caller, time, force, reply } => {
+            let done = put_in_force(ready, caller, time, force, (enforcement, keeper, watcher));
+            drop(reply.send(done));
+        }
+        Then::Reload => match put_in_force(ready, None, None, false, (enforcement, keeper, watcher)) {
+            Ok(applied) => tracing::info!(
+                generation = applied.generation,
+                cut = applied.cut.len(),
+                "the policy files are in force"
+            ),
+            Err(refusal) => {
+                tracing::error!("the policy files are not put in force: {}", in_one_line(&refusal));
+            }
+        },
+    }
+}
+
+fn put_in_force(
+    ready: Ready,
+    caller: Option<u32>,
+    time: Option<Duration>,
+    force: bool,
+    (enforcement, keeper, watcher): (&mut Enforcement, &mut Keeper, &mut Watcher),
+) -> Result<Applied, Refusal> {
+    let Ready { held, refused, .. } = ready;
+    let cut = cuts::cut(refused, enforcement.in_force(), held.policy(), caller, now_ns());
+    let guarded: Vec<_> = cut.iter().filter(|cut| cut.guard.is_some() && cut.verdict == "denied").collect();
+    if !force && !guarded.is_empty() {
+        let error = "nothing has changed: the policy would cut connections that somebody may need to get back in. Allow \
+                     them, or apply it with --force, and best with --confirm-within";
+        let cut = guarded.into_iter().cloned().collect();
+        return Err(Refusal { error: error.to_owned(), cut, ..Refusal::default() });
+    }
+    let mut notes = Vec::new();
+    // What is for a while only is kept as it is confirmed: here it is seen whether that will be possible.
+    let kept = match time {
+        None => keeper.confirm(held.written()),
+        Some(_) => keeper.keep(keeper.policies().clone()).map(|()| keeper.policies().clone()),
+    };
+    if let Err(why) = &kept {
+        if !force {
+            return Err(refusal(format!(
+                "nothing has changed: the policy would be lost with the next start, since it cannot be kept ({why}). \
+                 Mend that, or apply it with --force"
+            )));
+        }
+        notes.push(format!("the policy is in force until the next start only: {why}"));
+    }
+    let (hash, names) = (held.hash().to_owned(), beginning::names(held.sources()));
+    if let Err(error) = enforcement.change_to(held, time, watcher) {
+        let why = format!("{:#}", anyhow::Error::new(error));
+        if let Err(lost) = kept.map_or_else(|_| Ok(()), |before| keeper.keep(before)) {
+            tracing::error!("what was confirmed before is not kept any more: {lost}");
+        }
+        return Err(refusal(format!("nothing has changed: the kernel did not take the policy: {why}")));
+    }
+    let generation = enforcement.in_force().number();
+    tracing::info!(generation, policy = names, confirm_within = ?time, cut = cut.len(), "another policy is in force");
+    let confirm_within = enforcement.trial_ends().and(time).map(|time| time.as_secs_f64());
+    Ok(Applied { generation, policy_hash: hash, confirm_within, cut, notes })
+}
+
+/// What is in force for a while is to stay.
+pub(super) fn confirm(enforcement: &mut Enforcement, keeper: &mut Keeper) -> Result<Applied, Refusal> {
+    let Some(held) = enforcement.on_trial() else {
+        return Err(refusal("nothing waits to be confirmed: what is in force stays so"));
+    };
+    // First of all: what cannot be kept is not confirmed, and falls back.
+    let before = keeper.confirm(held.written()).map_err(|why| {
+        refusal(format!("not confirmed: the policy cannot be kept ({why}). Mend that and try again"))
+    })?;
+    let (failed, why) = match enforcement.confirm() {
+        Ok(Confirmed::Yes) => (false, String::new()),
+        Ok(Confirmed::TooLate) => (true, "too late: the policy before it is in force again".to_owned()),
+        Err(error) => (true, format!("not confirmed: {:#}", anyhow::Error::new(error))),
+    };
+    if failed {
+        if let Err(lost) = keeper.keep(before) {
+            tracing::error!("what was confirmed before is not kept any more: {lost}");
+        }
+        return Err(refusal(why));
+    }
+    let generation = enforcement.in_force().number();
+    tracing::info!(generation, "confirmed: it is in force for good");
+    Ok(in_force(enforcement))
+}
+
+/// Ends what is in force for a while; none: there is no such thing.
+pub(super) fn end_trial(enforcement: &mut Enforcement) -> Option<Result<Applied, Refusal>> {
+    enforcement.on_trial()?;
+    let ended = enforcement.end_trial();
+    Some(match ended {
+        Ok(()) => {
+            let generation = enforcement.in_force().number();
+            tracing::info!(generation, "rolled back: the policy before is in force again");
+            Ok(in_force(enforcement))
+        }
+        Err(error) => Err(refusal(format!("not rolled back: {:#}", anyhow::Error::new(error)))),
+    })
+}
+
+fn in_force(enforcement: &Enforcement) -> Applied {
+    let held = enforcement.in_force();
+    Applied {
+        generation: held.number(),
+        policy_hash: held.hash().to_owned(),
+        confirm_within: None,
+        cut: Vec::new(),
+        notes: Vec::new(),
+    }
+}
+
+pub(super) fn refusal(error: impl Into<String>) -> Refusal {
+    Refusal { error: error.into(), ..Refusal::default() }
+}
+
+/// For a log.
+fn in_one_line(refusal: &Refusal) -> String {
+    let cut = refusal.cut.iter().map(|cut| format!("; {}", cut.in_words()));
+    std::iter::once(refusal.error.replace('\n', " ")).chain(cut).collect()
+}
