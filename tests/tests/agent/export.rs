@@ -239,6 +239,34 @@ fn metrics_count_what_happened() -> Result<()> {
 }
 
 #[test]
+fn what_a_workload_has_done_is_counted_on_over_policies() -> Result<()> {
+    const SERIES: &str =
+        "bulkhead_workload_refused_calls_total{workload=\"ci\",direction=\"egress\",verdict=\"denied\"}";
+    let lab = Lab::new()?;
+    let ci = lab.probe("/ci")?;
+    let agent = with_metrics(&lab)?;
+    let folder = TempDir::new()?;
+    for round in 1..=5 {
+        calls(&ci, 1..4)?;
+        let seen = Metrics::of(&lab)?.value(SERIES)?;
+        ensure!(seen == 3 * round, "{seen} calls of ci, and not {}", 3 * round);
+        // Subjects are numbered anew: ci is another one each time.
+        let before: String =
+            (0..round).map(|n| format!("[workload.a{n}]\nselect = {{ cgroup = \"/a{n}\" }}\n")).collect();
+        let policy = folder.path().join("policy.toml");
+        fs::write(&policy, before + POLICY)?;
+        let (policy, socket) = (policy.to_string_lossy(), agent.control_socket());
+        let applied =
+            lab.bulkhead(&["apply", &policy, "--force", "--control-socket", &socket.to_string_lossy()])?;
+        ensure!(applied.status.success(), "apply: {}", String::from_utf8_lossy(&applied.stderr));
+    }
+    let seen = Metrics::of(&lab)?.value(SERIES)?;
+    ensure!(seen == 15, "{seen} calls of ci after the last policy");
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
 fn the_page_lists_the_metrics_that_are_served() -> Result<()> {
     let lab = Lab::new()?;
     let (web, db, ci) = (lab.probe("/web")?, lab.probe("/db")?, lab.probe("/ci")?);
