@@ -36,6 +36,7 @@ pub struct Launch {
     files: TempDir,
     policy: PathBuf,
     cgroup_root: PathBuf,
+    state: PathBuf,
 }
 
 impl Launch {
@@ -65,10 +66,29 @@ impl Launch {
         // Nothing of a test's is to outlive it; [`Self::kept`] is for those about just that.
         fs::write(config(&files), "[agent]\non-stop = \"detach\"\n")?;
         command.arg("--config").arg(config(&files));
-        command.arg("--state-dir").arg(files.path().join("state"));
         command.arg("--control-socket").arg(control_socket(&files));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Ok(Self { command, files, policy, cgroup_root: cgroup_root.to_owned() })
+        let state = files.path().join("state");
+        Ok(Self { command, files, policy, cgroup_root: cgroup_root.to_owned(), state })
+    }
+
+    /// Keeps its state in this directory, where the next agent finds it.
+    pub fn with_state(mut self, folder: &Path) -> Self {
+        folder.clone_into(&mut self.state);
+        self
+    }
+
+    /// With these lines more in the `[agent]` table of its settings.
+    pub fn with_setting(self, lines: &str) -> Result<Self> {
+        let settings = fs::read_to_string(config(&self.files))?;
+        let settings = if settings.is_empty() { "[agent]\n".to_owned() } else { settings };
+        fs::write(config(&self.files), format!("{settings}{lines}\n"))?;
+        Ok(self)
+    }
+
+    fn spawn(&mut self) -> Result<Child> {
+        self.command.arg("--state-dir").arg(&self.state);
+        self.command.spawn().context("nsenter cannot be started (package util-linux)")
     }
 
     /// Refuse nothing, report what would be.
@@ -99,7 +119,7 @@ impl Launch {
     /// Starts it and waits until it says that it is ready.
     pub fn start(mut self) -> Result<Agent> {
         self.command.args(["--output", "json"]);
-        let mut child = self.command.spawn().context("nsenter cannot be started (package util-linux)")?;
+        let mut child = self.spawn()?;
         let denials = Denials::collect(child.stdout.take().context("no standard output")?);
         let log = read_log(child.stderr.take().context("no standard error")?);
         let Self { files, policy, cgroup_root, .. } = self;
@@ -110,7 +130,8 @@ impl Launch {
     }
 
     /// Starts it in a terminal of its own, and waits until it says there that it is ready.
-    pub fn start_in_terminal(self) -> Result<Terminal> {
+    pub fn start_in_terminal(mut self) -> Result<Terminal> {
+        self.command.arg("--state-dir").arg(&self.state);
         let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
         let quoted = words.map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''")));
         let mut child = Command::new("script")
@@ -128,7 +149,7 @@ impl Launch {
 
     /// Starts it and kills it after a while, ready or not.
     pub fn start_and_kill(mut self, after: Duration) -> Result<()> {
-        let mut child = self.command.spawn().context("nsenter cannot be started (package util-linux)")?;
+        let mut child = self.spawn()?;
         thread::sleep(after);
         child.kill()?;
         child.wait()?;
@@ -137,7 +158,7 @@ impl Launch {
 
     /// Starts it, expects that it ends by itself, and tells how.
     pub fn end(mut self) -> Result<Output> {
-        let mut child = self.command.spawn().context("nsenter cannot be started (package util-linux)")?;
+        let mut child = self.spawn()?;
         let Some(_) = wait(&mut child, STOP)? else {
             child.kill()?;
             let output = child.wait_with_output()?;
@@ -195,6 +216,18 @@ impl Agent {
             let said = String::from_utf8_lossy(&output.stderr);
             ensure!(Instant::now() + ANSWER < last, "bulkhead status: {}\n{said}", output.status);
         }
+    }
+
+    /// Runs `bulkhead` as an operator on its machine would, to ask something of it.
+    pub fn tell(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = Command::new(artifact::agent()?);
+        command.args(arguments).arg("--control-socket").arg(control_socket(&self.files));
+        Ok(command.output()?)
+    }
+
+    /// Asks it to read its policy files anew.
+    pub fn reload(&self) -> Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGHUP)?)
     }
 
     /// Stops it in its tracks until the answer is dropped: what happens meanwhile is the kernel's doing.

@@ -5,10 +5,12 @@
 #![forbid(unsafe_code)]
 
 mod beginnings;
+mod changes;
 mod crowds;
 mod detours;
 mod doctor;
 mod export;
+mod faults;
 mod lifecycle;
 mod modes;
 mod recorded;

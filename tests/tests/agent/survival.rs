@@ -1,6 +1,7 @@
 //! What is enforced outlives the agent: killed, stopped, started again, in the midst of traffic.
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -240,5 +241,47 @@ fn a_server_becomes_another_workload_under_the_next_agents_policy() -> Result<()
     allowed("web to db, which was inner", web.tcp(to)?)?;
     refused("ci to db, which was inner", ci.tcp(to)?)?;
     third.stop()?;
+    Ok(())
+}
+
+/// Agents that take over from each other while jobs begin.
+const TAKE_OVERS: usize = 4;
+/// Jobs that live at a time.
+const JOBS: usize = 12;
+
+#[test]
+fn who_is_born_while_agents_change_never_gets_through() -> Result<()> {
+    let policy =
+        format!("{POLICY}\n[workload.job]\nenvironment = \"dev\"\nselect = {{ cgroup = \"/job-*\" }}\n");
+    let host = Host::new()?;
+    let mut launches =
+        (0..=TAKE_OVERS).map(|_| host.lab.agent(&policy)?.kept()).collect::<Result<Vec<_>>>()?;
+    let mut agent = launches.remove(0).start()?;
+    let agents = thread::spawn(move || -> Result<()> {
+        for (n, next) in launches.into_iter().enumerate() {
+            if n % 2 == 0 {
+                agent.kill()?
+            } else {
+                agent.leave()?
+            }
+            agent = next.start()?;
+        }
+        agent.leave()
+    });
+    let (mut born, mut jobs) = (0, VecDeque::new());
+    while !agents.is_finished() {
+        jobs.push_back(host.lab.probe(&format!("/job-{born}"))?);
+        born += 1;
+        if jobs.len() > JOBS {
+            jobs.pop_front();
+        }
+        // Those too that were born under the agent before.
+        for job in &jobs {
+            let taken = job.open(Kind::Udp, Family::V4)?.repeat(&[host.to], vec![0; 10], 10)?;
+            ensure!(taken == 0, "{taken} forbidden datagrams of a job were taken, after {born} were born");
+        }
+    }
+    agents.join().expect("no panic")?;
+    ensure!(born > 30, "too few jobs: {born}");
     Ok(())
 }

@@ -99,6 +99,8 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
     let root = CgroupRoot::find(settings.cgroup_root.as_deref())?;
     let _lock = Lock::take(&root)?;
     let mut keeper = if settings.dry_run { Keeper::idle() } else { Keeper::open(&settings.state_dir)? };
+    // Before they are read: what changes in between is seen.
+    let mut files = WatchedFiles::new(settings);
     let beginning = beginning::choose(settings, &keeper)?;
     let mut signals = Signals::listen(settings.reloads_on_signal())?;
     let (mut watcher, _) = Watcher::start(root.clone())?;
@@ -127,7 +129,6 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
     beginning.keep(&mut keeper);
     let observer = enforcement.take_observer()?;
     let mut proposals = Proposals::new(root, watcher.tree(), observer, settings.dry_run);
-    let mut files = WatchedFiles::new(settings);
 
     let mut pace = SOON;
     let mut look_for_addresses = tokio::time::Instant::now() + pace;

@@ -60,7 +60,7 @@ impl Then {
             Self::Tell { reply, .. } => drop(reply.send(Err(refusal))),
             Self::PutInForce { reply, .. } => drop(reply.send(Err(refusal))),
             Self::Reload => {
-                tracing::error!("the policy files are not put in force: {}", in_one_line(&refusal))
+                tracing::error!("the policy files are not put in force: {}", in_one_line(&refusal));
             }
         }
     }

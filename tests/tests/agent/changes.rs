@@ -1,0 +1,369 @@
+//! Another policy while the agent runs: planned, applied, confirmed, rolled back, kept.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    process::Output,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use bulkhead_tests::{
+    Agent, Lab, Outcome, Probe, Socket,
+    agent::Launch,
+    pace::until,
+    probe::{Family, Kind},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    loopback::{POLICY, PORT},
+    verdicts::{allowed, at, refused},
+};
+
+/// How long a policy is on trial here.
+const TRIAL: Duration = Duration::from_secs(3);
+
+/// web, ci and db on one machine. By POLICY web reaches db; by the other policy ci does, and web does not.
+pub(crate) struct Shop {
+    pub(crate) lab: Lab,
+    pub(crate) web: Probe,
+    pub(crate) ci: Probe,
+    _db: Probe,
+    pub(crate) to: SocketAddr,
+    pub(crate) files: TempDir,
+}
+
+impl Shop {
+    pub(crate) fn new() -> Result<Self> {
+        let lab = Lab::new()?;
+        let (web, ci, db) = (lab.probe("/web")?, lab.probe("/ci")?, lab.probe("/db")?);
+        let to = at(lab.host().v4, PORT);
+        db.serve(Kind::Tcp, to)?;
+        db.serve(Kind::Udp, to)?;
+        Ok(Self { lab, web, ci, _db: db, to, files: TempDir::new()? })
+    }
+
+    /// An agent under POLICY, with a state directory that the next one shares.
+    fn agent(&self) -> Result<Launch> {
+        Ok(self.lab.agent(POLICY)?.kept()?.with_state(&self.files.path().join("state")))
+    }
+
+    /// A file with POLICY.
+    pub(crate) fn first(&self) -> Result<PathBuf> {
+        self.written("policy.toml", POLICY)
+    }
+
+    /// A file with the other policy.
+    pub(crate) fn other(&self) -> Result<PathBuf> {
+        self.written("other.toml", &POLICY.replace("from = \"web\"", "from = \"ci\""))
+    }
+
+    pub(crate) fn written(&self, name: &str, policy: &str) -> Result<PathBuf> {
+        let path = self.files.path().join(name);
+        fs::write(&path, policy)?;
+        Ok(path)
+    }
+
+    fn is_under_the_first(&self) -> Result<()> {
+        allowed("web to db", self.web.tcp(self.to)?)?;
+        refused("ci to db", self.ci.tcp(self.to)?)
+    }
+
+    fn is_under_the_other(&self) -> Result<()> {
+        allowed("ci to db", self.ci.tcp(self.to)?)?;
+        refused("web to db", self.web.tcp(self.to)?)
+    }
+
+    /// A connection that web has open.
+    fn open(&self) -> Result<Socket<'_>> {
+        let open = self.web.open(Kind::Tcp, Family::V4)?;
+        allowed("web's connection", open.connect_and_exchange(self.to)?)?;
+        Ok(open)
+    }
+}
+
+fn words(path: &std::path::Path) -> &str {
+    path.to_str().expect("a temporary file's name is text")
+}
+
+/// What it said and how it ended.
+fn told(output: &Output) -> (i32, String) {
+    let said = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said).into_owned());
+    (output.status.code().unwrap_or(-1), said.concat())
+}
+
+fn succeeds(output: &Output) -> Result<String> {
+    let (code, said) = told(output);
+    ensure!(code == 0, "exit status {code}:\n{said}");
+    Ok(said)
+}
+
+fn finds(output: &Output) -> Result<String> {
+    let (code, said) = told(output);
+    ensure!(code == 1, "exit status {code}, not 1:\n{said}");
+    Ok(said)
+}
+
+fn generation(agent: &Agent) -> Result<u64> {
+    agent.status()?["generation"].as_u64().context("no generation")
+}
+
+#[test]
+fn a_plan_tells_what_a_policy_would_change_and_cut() -> Result<()> {
+    let shop = Shop::new()?;
+    let agent = shop.lab.agent(POLICY)?.start()?;
+    let open = shop.open()?;
+    let datagrams = shop.web.open(Kind::Udp, Family::V4)?;
+    allowed("web's datagrams", datagrams.exchange(Some(shop.to))?)?;
+    let other = shop.other()?;
+    let said = finds(&agent.tell(&["plan", words(&other)])?)?;
+    for expected in
+        ["- web -> db: tcp/5432, udp/5432", "+ ci -> db", "would be cut:", "(tcp/5432)", "(udp/5432)"]
+    {
+        ensure!(said.contains(expected), "no {expected:?} in:\n{said}");
+    }
+    let plan: Value =
+        serde_json::from_str(&finds(&agent.tell(&["plan", words(&other), "--output", "json"])?)?)?;
+    let cut = plan["cut"].as_array().context("no cut")?;
+    // Both ends of the connection, and of the exchange.
+    let ends = |workload: &str, protocol: &str| {
+        let mut found = cut.iter().filter(|cut| cut["workload"] == workload && cut["protocol"] == protocol);
+        found.next().cloned().with_context(|| format!("no {protocol} of {workload} in {plan:#}"))
+    };
+    let web = ends("web", "tcp")?;
+    ensure!(web["direction"] == "egress" && web["peer"]["name"] == "db", "{web:#}");
+    ensure!(web["processes"][0]["pid"] == shop.web.pid(), "{web:#}");
+    ensure!(web["nearest_rule"]["differs"] == json!(["from"]), "{web:#}");
+    ensure!(ends("db", "tcp")?["direction"] == "ingress", "{plan:#}");
+    ensure!(ends("web", "udp")?["direction"] == "egress" && ends("db", "udp")?["direction"] == "ingress");
+    // Nothing has changed.
+    allowed("web's connection", open.exchange(None)?)?;
+    shop.is_under_the_first()?;
+    let same = shop.written("same.toml", POLICY)?;
+    let said = succeeds(&agent.tell(&["plan", words(&same)])?)?;
+    ensure!(said.contains("no difference in access"), "{said}");
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn an_applied_policy_is_in_force_at_once_and_cuts_what_it_does_not_allow() -> Result<()> {
+    let shop = Shop::new()?;
+    let agent = shop.lab.agent(POLICY)?.start()?;
+    let open = shop.open()?;
+    let before = generation(&agent)?;
+    let said = succeeds(&agent.tell(&["apply", words(&shop.other()?)])?)?;
+    ensure!(said.contains("in force: 3 workloads and 1 rule") && said.contains("cut:"), "{said}");
+    ensure!(open.exchange(None)?.is_blocked(), "a connection outlived the rule that allowed it");
+    shop.is_under_the_other()?;
+    ensure!(generation(&agent)? > before);
+    let name = agent.status()?["policy"][0].clone();
+    ensure!(name == words(&shop.other()?), "status tells of {name}");
+    // Its refusals are explained by the new policy.
+    let denials = agent.stop()?;
+    denials.expect(&json!({ "workload": { "name": "web" }, "nearest_rule": { "file": "other.toml" } }))?;
+    Ok(())
+}
+
+#[test]
+fn what_nobody_confirms_ends_by_itself() -> Result<()> {
+    let shop = Shop::new()?;
+    let agent = shop.agent()?.start()?;
+    let other = shop.other()?;
+    succeeds(&agent.tell(&["apply", words(&other), "--confirm-within", "3s"])?)?;
+    let began = Instant::now();
+    shop.is_under_the_other()?;
+    let ends_in = agent.status()?["trial"]["ends_in"].as_f64().context("no trial")?;
+    ensure!(ends_in > 0.0 && ends_in <= 3.0, "{ends_in}");
+    until("the policy before comes back", || Ok(shop.web.tcp(shop.to)? == Outcome::Answered))?;
+    ensure!(began.elapsed() > TRIAL - Duration::from_millis(200), "after {:?}", began.elapsed());
+    shop.is_under_the_first()?;
+    until("the agent knows", || Ok(agent.status()?["trial"].is_null()))?;
+    let said = finds(&agent.tell(&["confirm"])?)?;
+    ensure!(said.contains("nothing waits to be confirmed"), "{said}");
+    agent.leave()?;
+    // The next one starts with what was confirmed.
+    let next = shop.agent()?.start()?;
+    shop.is_under_the_first()?;
+    ensure!(next.status()?["warnings"].as_array().is_some_and(|warnings| warnings.len() < 3));
+    shop.lab.bulkhead(&["detach"])?;
+    Ok(())
+}
+
+#[test]
+fn with_the_agent_killed_the_kernel_goes_back() -> Result<()> {
+    let shop = Shop::new()?;
+    let agent = shop.agent()?.start()?;
+    succeeds(&agent.tell(&["apply", words(&shop.other()?), "--confirm-within", "3s"])?)?;
+    let began = Instant::now();
+    agent.kill()?;
+    shop.is_under_the_other()?;
+    thread::sleep(TRIAL.saturating_sub(began.elapsed()));
+    shop.is_under_the_first()?;
+    let next = shop.agent()?.start()?;
+    shop.is_under_the_first()?;
+    let said = finds(&next.tell(&["confirm"])?)?;
+    ensure!(said.contains("nothing waits"), "{said}");
+    shop.lab.bulkhead(&["detach"])?;
+    Ok(())
+}
+
+#[test]
+fn what_is_confirmed_stays_and_starts_next_time() -> Result<()> {
+    let shop = Shop::new()?;
+    let agent = shop.agent()?.start()?;
+    succeeds(&agent.tell(&["apply", words(&shop.other()?), "--confirm-within", "3s"])?)?;
+    succeeds(&agent.tell(&["confirm"])?)?;
+    thread::sleep(TRIAL + Duration::from_millis(200));
+    shop.is_under_the_other()?;
+    agent.kill()?;
+    // Started by the same command.
+    let next = shop.agent()?.start()?;
+    shop.is_under_the_other()?;
+    let warnings = next.status()?["warnings"].to_string();
+    ensure!(warnings.contains("policy.toml says otherwise"), "{warnings}");
+    // The last but one comes back as often as it is asked for.
+    succeeds(&next.tell(&["rollback"])?)?;
+    shop.is_under_the_first()?;
+    succeeds(&next.tell(&["rollback"])?)?;
+    shop.is_under_the_other()?;
+    next.leave()?;
+    // Another policy on the command line is meant.
+    let third = shop.lab.agent(&POLICY.replace("5432", "1"))?.kept()?;
+    let third = third.with_state(&shop.files.path().join("state")).start()?;
+    refused("web to db", shop.web.tcp(shop.to)?)?;
+    refused("ci to db", shop.ci.tcp(shop.to)?)?;
+    third.leave()?;
+    shop.lab.bulkhead(&["detach"])?;
+    Ok(())
+}
+
+#[test]
+fn who_does_not_wait_rolls_back() -> Result<()> {
+    let shop = Shop::new()?;
+    let agent = shop.lab.agent(POLICY)?.start()?;
+    let said = finds(&agent.tell(&["rollback"])?)?;
+    ensure!(said.contains("nothing to roll back to"), "{said}");
+    succeeds(&agent.tell(&["apply", words(&shop.other()?), "--confirm-within", "1h"])?)?;
+    shop.is_under_the_other()?;
+    succeeds(&agent.tell(&["rollback"])?)?;
+    shop.is_under_the_first()?;
+    ensure!(agent.status()?["trial"].is_null());
+    // On trial what is made meanwhile is followed, and afterwards.
+    succeeds(&agent.tell(&["apply", words(&shop.other()?), "--confirm-within", "1h"])?)?;
+    let ci = shop.lab.probe("/ci/job-1")?;
+    allowed("ci's job to db", ci.tcp(shop.to)?)?;
+    succeeds(&agent.tell(&["rollback"])?)?;
+    refused("ci's job to db", ci.tcp(shop.to)?)?;
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_bad_policy_changes_nothing() -> Result<()> {
+    let shop = Shop::new()?;
+    let agent = shop.lab.agent(POLICY)?.start()?;
+    let before = generation(&agent)?;
+    let bad = shop.written("bad.toml", &POLICY.replace("to = \"db\"", "to = \"dbb\""))?;
+    for command in [&["apply"][..], &["plan"], &["apply", "--force"]] {
+        let said = finds(&agent.tell(&[command, &[words(&bad)]].concat())?)?;
+        ensure!(said.contains("bad.toml") && said.contains("`db`"), "{command:?}: {said}");
+    }
+    for (arguments, expected) in [
+        (&["apply", "/nonexistent.toml"][..], "there is no policy at"),
+        (&["apply", words(&shop.other()?), "--confirm-within", "never"], "a time such as 60s"),
+        (&["apply", words(&shop.other()?), "--confirm-within", "25h"], "between 1s and 24h"),
+    ] {
+        let (code, said) = told(&agent.tell(arguments)?);
+        ensure!(code == 2 && said.contains(expected), "{arguments:?}: exit status {code}, {said}");
+    }
+    shop.is_under_the_first()?;
+    ensure!(generation(&agent)? == before);
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_policy_that_cannot_be_kept_is_not_applied_unless_forced() -> Result<()> {
+    let shop = Shop::new()?;
+    // A file where the directory should be.
+    let state = shop.written("state", "")?;
+    let agent = shop.lab.agent(POLICY)?.with_state(&state).start()?;
+    let warnings = agent.status()?["warnings"].to_string();
+    ensure!(warnings.contains("until the next start only"), "{warnings}");
+    for time in [&[][..], &["--confirm-within", "1h"]] {
+        let said = finds(&agent.tell(&[&["apply", words(&shop.other()?)], time].concat())?)?;
+        ensure!(said.contains("nothing has changed") && said.contains("cannot be kept"), "{said}");
+        shop.is_under_the_first()?;
+    }
+    let said = succeeds(&agent.tell(&["apply", words(&shop.other()?), "--force"])?)?;
+    ensure!(said.contains("until the next start only"), "{said}");
+    shop.is_under_the_other()?;
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn state_that_makes_no_sense_is_put_aside() -> Result<()> {
+    let shop = Shop::new()?;
+    let state = shop.files.path().join("state");
+    fs::create_dir(&state)?;
+    fs::write(state.join("policy.json"), "{\"confirmed\": {\"files\"")?;
+    let mut agent = shop.agent()?.start()?;
+    shop.is_under_the_first()?;
+    ensure!(agent.said().contains("makes no sense"), "{}", agent.said());
+    ensure!(fs::read_to_string(state.join("policy.json.unreadable"))?.starts_with("{\"confirmed\""));
+    // What is kept from now on is whole.
+    succeeds(&agent.tell(&["apply", words(&shop.other()?)])?)?;
+    agent.kill()?;
+    shop.agent()?.start()?.leave()?;
+    shop.is_under_the_other()?;
+    shop.lab.bulkhead(&["detach"])?;
+    Ok(())
+}
+
+#[test]
+fn edited_files_are_read_when_asked_or_when_they_change() -> Result<()> {
+    let shop = Shop::new()?;
+    let other = POLICY.replace("from = \"web\"", "from = \"ci\"");
+    let path = shop.written("policy.toml", POLICY)?;
+    let agent = shop.lab.agent_under(&path)?.start()?;
+    fs::write(&path, "[workload.web]\n")?;
+    agent.reload()?;
+    fs::write(&path, &other)?;
+    agent.reload()?;
+    until("the edited policy is in force", || Ok(shop.ci.tcp(shop.to)? == Outcome::Answered))?;
+    shop.is_under_the_other()?;
+    agent.stop()?;
+
+    let watching = shop.lab.agent_under(&path)?.with_setting("reload = \"watch\"")?.start()?;
+    shop.is_under_the_other()?;
+    let new = shop.written("policy.toml.new", POLICY)?;
+    fs::rename(new, &path)?;
+    until("the changed policy is in force", || Ok(shop.web.tcp(shop.to)? == Outcome::Answered))?;
+    shop.is_under_the_first()?;
+    // What does not compile leaves the last good one in force.
+    fs::write(&path, "[[allow]]\n")?;
+    thread::sleep(Duration::from_secs(6));
+    shop.is_under_the_first()?;
+    watching.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_dry_run_is_changed_too_and_remembers_nothing() -> Result<()> {
+    let shop = Shop::new()?;
+    let agent = shop.agent()?.dry_run().start()?;
+    let open = shop.open()?;
+    let said = succeeds(&agent.tell(&["apply", words(&shop.other()?)])?)?;
+    ensure!(said.contains("would be cut, if that were enforced:"), "{said}");
+    allowed("web's connection", open.exchange(None)?)?;
+    agent.denials().expect(&json!({ "workload": { "name": "web" }, "verdict": "would-deny" }))?;
+    agent.stop()?;
+    ensure!(!shop.files.path().join("state").exists());
+    Ok(())
+}
