@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{Lab, artifact, mirror, place::Place};
@@ -74,6 +75,14 @@ impl Machine {
     /// Runs systemctl in the machine; it must succeed.
     pub fn systemctl(&self, arguments: &[&str]) -> Result<String> {
         self.succeed("systemctl", arguments)
+    }
+
+    /// The entries of the machine's journal that match.
+    pub fn journal(&self, matches: &[&str]) -> Result<Vec<Value>> {
+        let output = self.run("journalctl", &[&["--output=json", "--all", "--quiet"], matches].concat())?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "journalctl {matches:?}: {}\n{said}", output.status);
+        str::from_utf8(&output.stdout)?.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
     /// The text of a file in the machine.

@@ -1,13 +1,19 @@
 //! Settings of the agent: defaults, agent.toml over them, the command line over both.
 
+mod metrics;
+mod sinks;
+
 use std::{
     fs,
     io::{self, IsTerminal as _},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
 
+use self::metrics::Metrics;
+pub(crate) use self::sinks::{JOURNAL, Sink, SinkKind};
 use crate::{
     cli::{Common, RunArguments},
     doctor::Places,
@@ -39,6 +45,10 @@ pub(crate) struct Settings {
     pub(crate) state_dir: PathBuf,
     /// Was the policy named on the command line?
     pub(crate) names_policy: bool,
+    /// Where denials go; nowhere in particular if there is none.
+    pub(crate) sinks: Vec<Sink>,
+    /// Where metrics are served, if they are.
+    pub(crate) metrics: Option<SocketAddr>,
     on_stop: OnStop,
     reload: Reload,
 }
@@ -85,6 +95,9 @@ impl Reload {
 struct File {
     #[serde(default)]
     agent: Agent,
+    #[serde(default)]
+    sink: Vec<Sink>,
+    metrics: Option<Metrics>,
 }
 
 /// Its `[agent]` table.
@@ -101,26 +114,26 @@ struct Agent {
     reload: Option<Reload>,
 }
 
-/// Keys of agent.toml, for suggestions.
-const KEYS: [&str; 9] = [
-    "agent",
-    "policy",
-    "dry-run",
-    "cgroup-root",
-    "control-socket",
-    "bpffs",
-    "state-dir",
-    "on-stop",
-    "reload",
+/// Keys of the `[agent]` table, for suggestions.
+const KEYS: [&str; 8] =
+    ["policy", "dry-run", "cgroup-root", "control-socket", "bpffs", "state-dir", "on-stop", "reload"];
+
+/// Other keys of agent.toml, and words among its values.
+#[rustfmt::skip]
+const WORDS: [&str; 16] = [
+    "agent", "sink", "metrics", "type", "name", "path", "address", "stdout", "file", "journald", "syslog", "otlp", "keep",
+    "detach", "signal", "watch",
 ];
 
 impl Settings {
     /// For `bulkhead run`.
     pub(crate) fn of_run(common: &Common, run: &RunArguments) -> Result<Self, SettingsError> {
-        let file = File::of(common)?.agent;
+        let File { agent: file, sink: sinks, metrics } = File::of(common)?;
         let in_terminal = io::stderr().is_terminal();
         Ok(Self {
             names_policy: !run.policy.is_empty(),
+            sinks,
+            metrics: metrics.map(|metrics| metrics.address),
             policy: if run.policy.is_empty() {
                 file.policy.unwrap_or_else(|| vec![POLICY.into()])
             } else {
@@ -146,9 +159,7 @@ impl Settings {
     pub(crate) fn keeps(&self) -> bool {
         self.on_stop == OnStop::Keep && !self.dry_run
     }
-}
 
-impl Settings {
     /// Does SIGHUP ask for the policy files to be read anew? Else it stops the agent.
     pub(crate) fn reloads_on_signal(&self) -> bool {
         self.reload != Reload::Off
@@ -198,19 +209,26 @@ impl File {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {
-        toml::from_str(text).map_err(|error| {
-            let unknown =
-                error.message().strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
-            let hint = unknown.and_then(nearest).map(|key| format!("help: did you mean `{key}`?\n"));
+        let invalid =
+            |message: &str| SettingsError::Invalid { path: path.to_owned(), message: message.to_owned() };
+        let file: Self = toml::from_str(text).map_err(|error| {
+            let mut unknown = ["unknown field `", "unknown variant `"].into_iter();
+            let unknown = unknown.find_map(|what| error.message().strip_prefix(what));
+            let unknown = unknown.and_then(|rest| rest.split('`').next());
+            let hint = unknown.and_then(nearest).map(|word| format!("help: did you mean `{word}`?\n"));
             let message = format!("{error}{}", hint.unwrap_or_default());
-            SettingsError::Invalid { path: path.to_owned(), message: message.trim_end().to_owned() }
-        })
+            invalid(message.trim_end())
+        })?;
+        if let Some(name) = sinks::twice(&file.sink) {
+            return Err(invalid(&format!("two sinks are called `{name}`: give one another `name`")));
+        }
+        Ok(file)
     }
 }
 
-fn nearest(key: &str) -> Option<&'static str> {
+fn nearest(word: &str) -> Option<&'static str> {
     let (distance, nearest) =
-        KEYS.into_iter().map(|known| (strsim::damerau_levenshtein(key, known), known)).min()?;
+        KEYS.into_iter().chain(WORDS).map(|known| (strsim::damerau_levenshtein(word, known), known)).min()?;
     (distance <= 3).then_some(nearest)
 }
 
@@ -218,7 +236,7 @@ fn nearest(key: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<File, String> {
+    pub(super) fn parse(text: &str) -> Result<File, String> {
         File::parse(Path::new("agent.toml"), text).map_err(|e| e.to_string())
     }
 
@@ -227,6 +245,16 @@ mod tests {
         let file = parse("[agent]\npolicy = [\"/etc/p\"]\ndry-run = true\n").unwrap();
         assert_eq!(file.agent.policy, Some(vec!["/etc/p".into()]));
         assert_eq!(file.agent.dry_run, Some(true));
+    }
+
+    #[test]
+    fn the_example_of_the_page_is_right() {
+        let page =
+            fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reporting.md")).unwrap();
+        let example = page.split("```").find_map(|block| block.strip_prefix("toml\n")).unwrap();
+        let file = parse(example).unwrap();
+        assert_eq!(file.sink.iter().map(|sink| &*sink.name).collect::<Vec<_>>(), ["file", "collector"]);
+        assert!(file.metrics.is_some());
     }
 
     #[test]
@@ -261,7 +289,7 @@ mod tests {
         assert_eq!(shown.on_stop, Some(OnStop::usual(false)));
         assert_eq!(shown.reload, Some(Reload::usual(false)));
         for key in KEYS {
-            assert!(text.contains(&format!("{key} = ")) || key == "agent", "{key} is not shown");
+            assert!(text.contains(&format!("{key} = ")), "{key} is not shown");
         }
     }
 }

@@ -52,11 +52,15 @@ fn write(out: &mut String, status: &Status, color: bool) -> std::fmt::Result {
         )?;
     }
     let events = &status.events;
-    writeln!(
-        out,
-        "  refusals     {} ({} not recorded, {} not printed)",
-        events.refusals, events.dropped, events.unprinted
-    )?;
+    writeln!(out, "  refusals     {} ({} not recorded)", events.refusals, events.dropped)?;
+    for (n, sink) in events.sinks.iter().enumerate() {
+        let what = if n == 0 { "told to" } else { "" };
+        write!(out, "  {what:<12} {}: {} ({} lost)", plain(&sink.name), sink.delivered, sink.lost)?;
+        if let Some(why) = &sink.failing {
+            write!(out, ", {}: {}", paint(AnsiColor::Yellow.on_default().bold(), "failing"), plain(why))?;
+        }
+        writeln!(out)?;
+    }
     if let Some(last) = &events.last_departure {
         let from = last.from.as_deref().unwrap_or("an unknown workload");
         let to = last.to_cgroup.as_deref().unwrap_or("a cgroup beyond the root");
@@ -138,7 +142,7 @@ fn age(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Count, Environment, Events, Trial, Workload};
+    use crate::control::{Count, Environment, Events, Sink, Trial, Workload};
 
     #[test]
     fn a_status_shows_each_environment_with_its_workloads() {
@@ -148,6 +152,13 @@ mod tests {
             mode: "enforce".into(),
             cgroups: cgroups.iter().map(|&c| c.into()).collect(),
             addresses: Vec::new(),
+        };
+        let sink = |name: &str, delivered, lost, failing: Option<&str>| Sink {
+            name: name.into(),
+            r#type: name.into(),
+            delivered,
+            lost,
+            failing: failing.map(Into::into),
         };
         let status = Status {
             version: "0.1.0".into(),
@@ -174,7 +185,15 @@ mod tests {
                 workload("batch", None, &[]),
             ],
             warnings: vec!["workload batch selects nothing now (shop.toml:12)".into()],
-            events: Events { refusals: 17, unprinted: 2, ..Events::default() },
+            events: Events {
+                refusals: 17,
+                unprinted: 2,
+                sinks: vec![
+                    sink("stdout", 15, 2, None),
+                    sink("syslog", 9, 0, Some("/dev/log: No such file or directory (os error 2)")),
+                ],
+                ..Events::default()
+            },
             traffic: Some(Traffic {
                 allowed: Count { packets: 120, bytes: 9_000, connections: 3 },
                 other: Count { packets: 1, ..Count::default() },

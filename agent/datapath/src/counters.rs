@@ -1,6 +1,11 @@
 //! What the programs have counted. They only ever add: here it is summed up over the CPUs and, once a generation is out of
 //! force, taken over, so that its buckets can be used again.
 
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
 use aya::{
     Ebpf,
     maps::{HashMap, MapData, MapError, PerCpuArray, Queue},
@@ -41,11 +46,40 @@ impl Traffic {
     }
 }
 
+/// Traffic of subjects: whose, which way and what came of it. The other fields of the key are zero.
+pub type BySubject = BTreeMap<CounterKey, Counter>;
+
+/// Reads what the programs have counted, on any thread: to go through all kinds of traffic takes a while.
+#[derive(Clone)]
+pub struct Tally(Arc<Mutex<Counters>>);
+
+impl Tally {
+    pub(crate) fn of(counters: Counters) -> Self {
+        Self(Arc::new(Mutex::new(counters)))
+    }
+
+    pub(crate) fn counters(&self) -> MutexGuard<'_, Counters> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All traffic since the start, and that of each subject of the generations held and those just replaced.
+    pub fn read(&self) -> Result<(Traffic, BySubject), DatapathError> {
+        self.counters().traffic_by_subject()
+    }
+
+    /// What subjects of generations that are no longer held had in all, since the last call.
+    pub fn take_retired(&self) -> BySubject {
+        std::mem::take(&mut self.counters().retired)
+    }
+}
+
 /// The maps that programs count in.
 pub(crate) struct Counters {
     index: HashMap<MapData, Wire<CounterKey>, u32>,
     free: Queue<MapData, u32>,
     buckets: PerCpuArray<MapData, Wire<Counter>>,
+    /// Of generations whose buckets have been freed.
+    retired: BySubject,
 }
 
 /// Buckets that programs are never given: what generations that are out of force have counted, kept where the rest is, so
@@ -64,6 +98,7 @@ impl Counters {
             index: take(ebpf, "COUNTER_INDEX")?,
             free: take(ebpf, "FREE_COUNTERS")?,
             buckets: take(ebpf, "COUNTERS")?,
+            retired: BySubject::new(),
         };
         counters.hand_out().map_err(DatapathError::map("hand out the counters"))?;
         Ok(counters)
@@ -105,6 +140,10 @@ impl Counters {
 
     /// All traffic since the start.
     pub(crate) fn traffic(&self) -> Result<Traffic, DatapathError> {
+        self.traffic_by_subject().map(|(traffic, _)| traffic)
+    }
+
+    fn traffic_by_subject(&self) -> Result<(Traffic, BySubject), DatapathError> {
         let past = |bucket| self.sum(bucket).map_err(reading);
         let mut traffic = Traffic {
             allowed: past(PAST_ALLOWED)?,
@@ -113,10 +152,12 @@ impl Counters {
             refused_calls: past(PAST_CALLS)?.packets,
             other: past(OTHER)?,
         };
+        let mut subjects = self.retired.clone();
         for (key, counter) in self.read()? {
             traffic.add(&key, &counter);
+            subjects.entry(key.of_subject()).or_default().add(&counter);
         }
-        Ok(traffic)
+        Ok((traffic, subjects))
     }
 
     /// Takes over what past generations have counted, and frees their buckets. They must have been out of force for longer
@@ -138,6 +179,7 @@ impl Counters {
             let mut sum = self.sum(past)?;
             sum.add(&counter);
             self.write(past, sum)?;
+            self.retired.entry(key.of_subject()).or_default().add(&counter);
         }
         self.write(bucket, Counter::default())?;
         self.free.push(bucket, 0)

@@ -48,7 +48,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 pub use self::empty::Empty;
 pub use self::{
     cgroups::Cgroups,
-    counters::Traffic,
+    counters::{BySubject, Tally, Traffic},
     error::DatapathError,
     events::Events,
     live::{Live, Observer},
@@ -98,7 +98,7 @@ pub struct Datapath {
     cgroup_root: PathBuf,
     pins: Option<Pins>,
     tables: Tables,
-    counters: Counters,
+    tally: Tally,
     sockets: Sockets,
     events: Option<Events>,
     observer: Option<Observer>,
@@ -134,7 +134,7 @@ impl Datapath {
         let mut ebpf = loader.load(OBJECT)?;
         let observer = Some(Observer::of(&ebpf)?);
         let tables = Tables::take(&mut ebpf)?;
-        let counters = Counters::take(&mut ebpf)?;
+        let tally = Tally::of(Counters::take(&mut ebpf)?);
         let sockets = Sockets::take(&mut ebpf)?;
         let events = Some(Events::take(&mut ebpf)?);
         for name in PROGRAMS {
@@ -142,16 +142,7 @@ impl Datapath {
         }
         #[cfg(feature = "log")]
         log::start(&mut ebpf);
-        Ok(Self {
-            ebpf,
-            cgroup_root: cgroup_root.to_owned(),
-            pins,
-            tables,
-            counters,
-            sockets,
-            events,
-            observer,
-        })
+        Ok(Self { ebpf, cgroup_root: cgroup_root.to_owned(), pins, tables, tally, sockets, events, observer })
     }
 
     /// Fills a free slot with `generation` and switches to it with one write. It is in force for good, and no other
@@ -234,22 +225,27 @@ impl Datapath {
     /// What generation `of` would have judged otherwise than the one in force since the beginning of the comparison: its
     /// verdict and reason, with the rule of whichever of both lets it pass.
     pub fn differences(&self, of: u32) -> Result<Vec<(CounterKey, Counter)>, DatapathError> {
-        self.counters.differences(of)
+        self.tally.counters().differences(of)
     }
 
     fn retire(&mut self) -> Result<(), DatapathError> {
         let counting = self.tables.counting();
-        self.counters.retire(|generation| !counting.contains(&generation))
+        self.tally.counters().retire(|generation| !counting.contains(&generation))
     }
 
     /// All traffic that was judged since the start.
     pub fn traffic(&self) -> Result<Traffic, DatapathError> {
-        self.counters.traffic()
+        self.tally.counters().traffic()
+    }
+
+    /// What tells it, too, on another thread.
+    pub fn tally(&self) -> Tally {
+        self.tally.clone()
     }
 
     /// The traffic that the generations held and those just replaced have judged, by kind.
     pub fn counters(&self) -> Result<Vec<(CounterKey, Counter)>, DatapathError> {
-        self.counters.read()
+        self.tally.counters().read()
     }
 
     /// Edits the tables of a generation in place. After an error [renew](Self::renew) it: the tables are as at some moment

@@ -24,13 +24,41 @@ pub(crate) fn lines(denial: &Denial, color: bool) -> String {
     out
 }
 
-fn write_lines(out: &mut String, denial: &Denial, palette: &Palette) -> fmt::Result {
-    let (verdict, style) = match denial.verdict {
+/// The same on one line, where time and colours are somebody else's.
+pub(crate) fn line(denial: &Denial) -> String {
+    let mut out = String::with_capacity(256);
+    out.push_str(verdict(denial).0);
+    out.push(' ');
+    // Writing to a string cannot fail.
+    let _ = write_refusal(&mut out, denial, &Palette { color: false });
+    let detail = detail(denial);
+    if !detail.is_empty() {
+        let _ = write!(out, "; {detail}");
+    }
+    out
+}
+
+fn verdict(denial: &Denial) -> (&'static str, Style) {
+    match denial.verdict {
         "would-deny" => ("would deny", WOULD_DENY),
         verdict => (verdict, DENIED),
-    };
+    }
+}
+
+fn write_lines(out: &mut String, denial: &Denial, palette: &Palette) -> fmt::Result {
+    let (verdict, style) = verdict(denial);
     let time = denial.time.strftime("%H:%M:%S%.3f");
     write!(out, "{time} {} ", palette.paint(style, format_args!("{verdict:<10}")))?;
+    write_refusal(out, denial, palette)?;
+    writeln!(out)?;
+    let detail = detail(denial);
+    if !detail.is_empty() {
+        writeln!(out, "{:23} {}", "", palette.paint(DETAIL, detail))?;
+    }
+    Ok(())
+}
+
+fn write_refusal(out: &mut String, denial: &Denial, palette: &Palette) -> fmt::Result {
     let workload = palette.end(denial.workload.name.as_deref(), denial.workload.environment.as_deref());
     let peer = palette.end(denial.peer.name.as_deref(), denial.peer.environment.as_deref());
     let workload = if denial.workload.name.is_some() { workload } else { "unidentified".to_owned() };
@@ -46,12 +74,7 @@ fn write_lines(out: &mut String, denial: &Denial, palette: &Palette) -> fmt::Res
             }
         }
     }
-    writeln!(out, ": {}{}", cause(denial), Times(denial.count))?;
-    let detail = detail(denial);
-    if !detail.is_empty() {
-        writeln!(out, "{:23} {}", "", palette.paint(DETAIL, detail))?;
-    }
-    Ok(())
+    write!(out, ": {}{}", cause(denial), Times(denial.count))
 }
 
 fn cause(denial: &Denial) -> String {
@@ -193,6 +216,11 @@ mod tests {
         20:15:03.123 denied     ci (dev) → db (prod) 10.0.3.7 tcp/5432: no rule allows it (3 times)
                                 curl[4711] uid 1000 /usr/bin/curl in /ci.slice/job-7.scope; nearest rule web-db (shop.toml:31) differs in from
         ");
+    }
+
+    #[test]
+    fn the_same_on_one_line() {
+        insta::assert_snapshot!(line(&denial()), @"denied ci (dev) → db (prod) 10.0.3.7 tcp/5432: no rule allows it (3 times); curl[4711] uid 1000 /usr/bin/curl in /ci.slice/job-7.scope; nearest rule web-db (shop.toml:31) differs in from");
     }
 
     #[test]

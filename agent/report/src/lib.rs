@@ -1,8 +1,8 @@
 //! Refusals as people and programs read them.
 //!
 //! A record from the kernel passes the [`Coalescer`], which lets the first of a kind through at once and repeats once a
-//! second; [`Enricher`] makes it a [`Denial`] with everything that is known of it; [`Lines`] prints it, one line or
-//! one JSON object each, without ever holding up who reports.
+//! second; [`Enricher`] makes it a [`Denial`] with everything that is known of it; [`Sinks`] take it to
+//! where it is read, without ever holding up who reports.
 
 #![forbid(unsafe_code)]
 
@@ -12,9 +12,9 @@ mod denial;
 mod departed;
 mod enrich;
 mod human;
-mod lines;
 mod policies;
 mod process;
+mod sinks;
 mod socket;
 mod unit;
 
@@ -23,5 +23,5 @@ pub use denial::{Denial, NearestRule, Peer, Process, Rule, Workload};
 pub use departed::Departed;
 pub use enrich::Enricher;
 pub use human::plain;
-pub use lines::{Format, Lines};
 pub use policies::Policies;
+pub use sinks::{Account, Address, AddressError, Destination, Endpoint, EndpointError, Format, Kind, Sinks};

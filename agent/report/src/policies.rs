@@ -25,7 +25,7 @@ impl Policies {
     }
 
     /// The policy of a generation; none: it is an earlier agent's, or long gone.
-    pub(crate) fn of(&self, generation: u32) -> Option<Arc<Policy>> {
+    pub fn of(&self, generation: u32) -> Option<Arc<Policy>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&generation).cloned()
     }
 

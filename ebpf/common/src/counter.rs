@@ -67,6 +67,13 @@ impl CounterKey {
 }
 
 impl CounterKey {
+    /// Whose, which way, and what came of it: what is left of the kind when nothing else is told apart.
+    pub const fn of_subject(self) -> Self {
+        Self { peer: 0, rule: 0, port: 0, protocol: 0, reason: 0, ..self }
+    }
+}
+
+impl CounterKey {
     /// As words: what a BPF function that is verified by itself can take.
     #[inline(always)]
     pub fn to_words(self) -> [u64; 3] {

@@ -340,7 +340,7 @@ fn edited_files_are_read_when_asked_or_when_they_change() -> Result<()> {
     shop.is_under_the_other()?;
     agent.stop()?;
 
-    let watching = shop.lab.agent_under(&path)?.with_setting("reload = \"watch\"")?.start()?;
+    let watching = shop.lab.agent_under(&path)?.settings("reload = \"watch\"\n")?.start()?;
     shop.is_under_the_other()?;
     let new = shop.written("policy.toml.new", POLICY)?;
     fs::rename(new, &path)?;

@@ -9,6 +9,7 @@ mod changes;
 mod crowds;
 mod detours;
 mod doctor;
+mod export;
 mod faults;
 mod lifecycle;
 mod modes;

@@ -8,7 +8,7 @@ mod status;
 pub(crate) use change::{Applied, Cut, End, File, NearestRule, Plan, Process, Proposal, Refusal};
 pub(crate) use client::{ClientError, get, post};
 pub(crate) use server::{Question, Reply, Server, ServerError};
-pub(crate) use status::{Count, Environment, Events, Status, Traffic, Trial, Workload};
+pub(crate) use status::{Count, Environment, Events, Sink, Status, Traffic, Trial, Workload};
 
 /// Where the agent tells its [`Status`].
 pub(crate) const STATUS: &str = "/v1/status";

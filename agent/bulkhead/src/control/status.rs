@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use bulkhead_report::Departed;
+use bulkhead_report::{Account, Departed};
 use serde::{Deserialize, Serialize};
 
 /// What a running agent enforces.
@@ -92,10 +92,38 @@ pub(crate) struct Events {
     pub(crate) refusals: u64,
     /// Refusals that are in no report: more kinds of them began than are reported.
     pub(crate) dropped: u64,
-    /// Refusals whose report could not be printed.
+    /// Refusals whose report could not be printed on standard output.
     pub(crate) unprinted: u64,
+    /// Where reports go.
+    pub(crate) sinks: Vec<Sink>,
     /// Processes that were moved out of their workload.
     pub(crate) departures: u64,
     /// The last of them.
     pub(crate) last_departure: Option<Departed>,
+}
+
+/// What has become of the refusals that were to be reported to one sink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sink {
+    pub(crate) name: String,
+    /// `stdout`, `file`, `journald`, `syslog` or `otlp`.
+    pub(crate) r#type: String,
+    /// Refusals whose report it got, as far as it can be told.
+    pub(crate) delivered: u64,
+    /// Refusals whose report it will never get.
+    pub(crate) lost: u64,
+    /// Why it takes none now.
+    pub(crate) failing: Option<String>,
+}
+
+impl Sink {
+    pub(crate) fn of(account: &Account) -> Self {
+        Self {
+            name: account.name().to_owned(),
+            r#type: account.kind().to_owned(),
+            delivered: account.delivered(),
+            lost: account.lost(),
+            failing: account.failing(),
+        }
+    }
 }

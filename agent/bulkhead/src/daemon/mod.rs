@@ -6,11 +6,14 @@ mod cuts;
 mod enforcement;
 mod guard;
 mod keeper;
+mod ledger;
+mod metrics;
 mod notify;
 mod priority;
 mod proposals;
 mod refusals;
 mod signals;
+mod sinks;
 mod switched_off;
 mod watched_files;
 
@@ -22,7 +25,7 @@ use std::{
 
 use bulkhead_datapath::{DatapathError, Pins};
 use bulkhead_policy::{Diagnostics, Source};
-use bulkhead_report::{Enricher, Format, Lines, Policies};
+use bulkhead_report::{Enricher, Policies, Sinks};
 use bulkhead_workloads::{CgroupId, CgroupRoot, HierarchyError, WatchError, Watcher};
 use tokio::{sync::mpsc, time::sleep_until};
 
@@ -31,6 +34,7 @@ use self::{
     canary::CanaryError,
     enforcement::{Enforcement, Held},
     keeper::Keeper,
+    metrics::Metrics,
     notify::Notify,
     proposals::{Proposals, Then},
     refusals::Refusals,
@@ -41,7 +45,7 @@ use crate::{
     cli::Output,
     control::{Question, Server, ServerError},
     lock::{Lock, LockError},
-    output::{self, plural},
+    output::plural,
     policy_files::{self, PolicyFilesError},
     settings::Settings,
     state::StateError,
@@ -119,16 +123,14 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
         let known = tree.read().path(CgroupId(cgroup));
         known.or_else(|| of_process.path_of_process(pid, CgroupId(cgroup)))
     });
-    let format = match output {
-        Output::Json => Format::Json,
-        Output::Human => Format::Human { color: output::color(&io::stdout()) },
-    };
-    let mut refusals =
-        Refusals::start(enforcement.take_events()?, enricher, Lines::to(io::stdout(), format)?)?;
+    let sinks = Sinks::start(sinks::destinations(&settings.sinks, output))?;
+    let mut refusals = Refusals::start(enforcement.take_events()?, enricher, sinks)?;
 
     priority::soon();
     let (questions, mut asked) = mpsc::channel(16);
     let server = Server::start(&settings.control_socket, questions)?;
+    let (scrapes, mut waiting) = mpsc::channel(16);
+    let metrics = Metrics::serve(settings.metrics, scrapes);
     enforcement.attach()?;
     if let Err(error) = canary::is_refused(&mut enforcement) {
         enforcement.withdraw()?;
@@ -184,6 +186,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
                     let mut status = enforcement.status(settings.dry_run, started, refusals.counts());
                     status.warnings.extend(beginning.notes.iter().cloned());
                     status.warnings.extend(keeper.warning());
+                    status.warnings.extend(metrics.warning());
                     // Who asked may be gone.
                     let _ = answer.send(status);
                 }
@@ -200,11 +203,15 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
                     Some(ended) => drop(reply.send(ended)),
                     None => proposals.go_back(&keeper, caller.pid, reply, &enforcement),
                 },
+            },
+            Some(scrape) = waiting.recv() => {
+                let _ = scrape.send(enforcement.measures(settings.dry_run, started, &refusals));
             }
         }
     };
     notify.stopping();
     drop(server);
+    drop(metrics);
     // First of all: whose terminal is gone has nobody left to print to, and waits to get back in.
     let keeps = settings.keeps();
     if keeps {

@@ -14,7 +14,7 @@ use std::{
 
 use bulkhead_common::{Refusal, RefusalKey, Share, SubjectId};
 use bulkhead_datapath::{DatapathError, Events};
-use bulkhead_report::{Coalescer, Denial, Departed, Enricher, Lines, Told};
+use bulkhead_report::{Account, Coalescer, Denial, Departed, Enricher, Kind, Sinks, Told};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::oneshot;
 
@@ -31,31 +31,33 @@ const BATCH: usize = 256;
 #[derive(Debug)]
 pub(super) struct Refusals {
     stop: Arc<OwnedFd>,
-    thread: JoinHandle<Lines>,
+    thread: JoinHandle<Sinks>,
     ended: oneshot::Receiver<()>,
     counters: Arc<Counters>,
-    unprinted: Arc<AtomicU64>,
+    sinks: Vec<Arc<Account>>,
 }
 
 #[derive(Debug, Default)]
 struct Counters {
     refusals: AtomicU64,
     dropped: AtomicU64,
+    /// Records that were due and could not be made.
+    late: AtomicU64,
     /// How many, and the last.
     departures: Mutex<(u64, Option<Departed>)>,
 }
 
 impl Refusals {
     /// Begins to drain.
-    pub(super) fn start(events: Events, enricher: Enricher, lines: Lines) -> io::Result<Self> {
+    pub(super) fn start(events: Events, enricher: Enricher, sinks: Sinks) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let counters = Arc::new(Counters::default());
         let (alive, ended) = oneshot::channel();
-        let unprinted = lines.lost();
+        let accounts = sinks.accounts();
         let drain = Drain {
             events,
             enricher,
-            lines,
+            sinks,
             coalescer: Coalescer::default(),
             counters: Arc::clone(&counters),
             looked: Instant::now(),
@@ -69,7 +71,7 @@ impl Refusals {
             let _alive: oneshot::Sender<()> = alive;
             drain.run(&told)
         })?;
-        Ok(Self { stop, thread, ended, counters, unprinted })
+        Ok(Self { stop, thread, ended, counters, sinks: accounts })
     }
 
     /// Waits until the thread has ended, which it should not.
@@ -82,13 +84,21 @@ impl Refusals {
     pub(super) fn counts(&self) -> control::Events {
         let (departures, last_departure) =
             self.counters.departures.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let sinks: Vec<_> = self.sinks.iter().map(|account| control::Sink::of(account)).collect();
+        let printed = sinks.iter().filter(|sink| sink.r#type == Kind::STDOUT);
         control::Events {
             refusals: self.counters.refusals.load(Ordering::Relaxed),
             dropped: self.counters.dropped.load(Ordering::Relaxed),
-            unprinted: self.unprinted.load(Ordering::Relaxed),
+            unprinted: printed.map(|sink| sink.lost).sum(),
+            sinks,
             departures,
             last_departure,
         }
+    }
+
+    /// Records that were due and found no room; what they were to tell is told later.
+    pub(super) fn late(&self) -> u64 {
+        self.counters.late.load(Ordering::Relaxed)
     }
 
     /// Reports what is left, waiting for its reader no longer than `patience`.
@@ -97,8 +107,8 @@ impl Refusals {
             tracing::error!(%error, "the thread that reports refusals cannot be stopped");
             return;
         }
-        if let Ok(lines) = self.thread.join() {
-            lines.finish(patience);
+        if let Ok(sinks) = self.thread.join() {
+            sinks.finish(patience);
         } else {
             tracing::error!("the thread that reports refusals has panicked: this is a bug");
         }
@@ -108,7 +118,7 @@ impl Refusals {
 struct Drain {
     events: Events,
     enricher: Enricher,
-    lines: Lines,
+    sinks: Sinks,
     coalescer: Coalescer<Option<Denial>>,
     counters: Arc<Counters>,
     looked: Instant,
@@ -130,7 +140,7 @@ struct Lost {
 }
 
 impl Drain {
-    fn run(mut self, stop: &OwnedFd) -> Lines {
+    fn run(mut self, stop: &OwnedFd) -> Sinks {
         self.enricher.warm_up();
         priority::first();
         loop {
@@ -140,9 +150,10 @@ impl Drain {
                 break;
             }
         }
-        let Self { events, mut coalescer, lines, .. } = self;
-        coalescer.finish(|kind| counted(&events, kind), |denial, told| print(&lines, denial.as_ref(), told));
-        lines
+        let Self { events, mut coalescer, sinks, .. } = self;
+        coalescer
+            .finish(|kind| counted(&events, kind), |denial, told| hand_on(&sinks, denial.as_ref(), told));
+        sinks
     }
 
     /// Waits for records, or until repeats are due; true if it is time to stop.
@@ -167,7 +178,7 @@ impl Drain {
     /// Takes records; tells how many.
     fn drain(&mut self) -> usize {
         let mut drained = 0;
-        let Self { events, enricher, lines, coalescer, counters, looked, pacer, .. } = self;
+        let Self { events, enricher, sinks, coalescer, counters, looked, pacer, .. } = self;
         let now = Instant::now();
         pacer.begin();
         events.drain_started(|started| {
@@ -199,7 +210,7 @@ impl Drain {
                 &event,
                 Instant::now(),
                 || enricher.look_up(&event),
-                |denial, told| print(lines, denial.as_ref(), told),
+                |denial, told| hand_on(sinks, denial.as_ref(), told),
             );
             pacer.pace();
         });
@@ -217,13 +228,18 @@ impl Drain {
 
     /// Looks at what the kernel counts and makes no record of.
     fn look(&mut self, now: Instant) -> Result<(), DatapathError> {
-        let Self { events, lines, coalescer, counters, .. } = self;
+        let Self { events, sinks, coalescer, counters, .. } = self;
         let late = events.late()?;
         if late != self.late {
             self.late = late;
+            counters.late.store(late, Ordering::Relaxed);
             coalescer.look_at_all(now);
         }
-        coalescer.due(now, |kind| counted(events, kind), |denial, told| print(lines, denial.as_ref(), told));
+        coalescer.due(
+            now,
+            |kind| counted(events, kind),
+            |denial, told| hand_on(sinks, denial.as_ref(), told),
+        );
         self.lost.all = events.lost()?;
         if coalescer.is_crowded() || self.lost.calls_for_room(now) {
             coalescer.begin_anew(events.count_anew()?, now);
@@ -269,9 +285,9 @@ fn counted(events: &Events, kind: &RefusalKey) -> Option<Refusal> {
     }
 }
 
-fn print(lines: &Lines, denial: Option<&Denial>, told: Told) {
+fn hand_on(sinks: &Sinks, denial: Option<&Denial>, told: Told) {
     if let Some(denial) = denial {
-        lines.print(denial.standing_for(told));
+        sinks.report(denial.standing_for(told));
     } else {
         tracing::warn!(count = told.count, "a record of refusals that makes no sense");
     }

@@ -257,6 +257,11 @@ impl Held {
         directories(&self.root, &self.tree, &self.members)
     }
 
+    /// The identity of each cgroup that selectors match.
+    pub(super) fn identities(&self) -> impl Iterator<Item = Identity> {
+        self.members.placed().map(|(_, identity)| identity)
+    }
+
     /// Paths of the cgroups that selectors match as this identity.
     pub(super) fn cgroups(&self, wanted: Identity) -> Vec<String> {
         let tree = self.tree.read();

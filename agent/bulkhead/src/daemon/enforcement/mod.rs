@@ -1,6 +1,7 @@
 //! What is in force: one policy for good, and at most one for a while, with what the kernel holds of each.
 
 mod held;
+mod measures;
 mod names;
 mod search;
 mod status;
@@ -15,7 +16,7 @@ use bulkhead_workloads::{CgroupRoot, Changes, SharedTree, Watcher};
 
 pub(super) use self::held::{Held, Written};
 use self::{search::Search, unseen::Unseen};
-use super::RunError;
+use super::{RunError, ledger::Ledger};
 
 /// What is in force. Dropping it leaves it in force, by the kernel alone.
 pub(super) struct Enforcement {
@@ -29,6 +30,12 @@ pub(super) struct Enforcement {
     search: Search,
     /// The last thing that the kernel did not take.
     fault: Option<String>,
+    /// How often there was one.
+    faults: u64,
+    /// How often cgroups have found no room in the kernel's tables.
+    times_crowded: u64,
+    /// What the workloads' traffic has come to.
+    ledger: Ledger,
     /// None: what the programs do not see is refused.
     unseen: Option<Unseen>,
     /// Why processes that leave their workload are not reported; none: they are.
@@ -71,12 +78,15 @@ impl Enforcement {
         Ok(Self {
             tree: watcher.tree(),
             root,
+            ledger: Ledger::of(datapath.tally(), policies.clone()),
             datapath,
             policies,
             lasting,
             trial: None,
             search: Search::default(),
             fault: None,
+            faults: 0,
+            times_crowded: 0,
             unseen: None,
             unwatched: None,
             taken_over: false,
@@ -163,6 +173,7 @@ impl Enforcement {
             self.datapath.put_in_force(held.number())?;
             (self.lasting, self.trial) = (held, None);
         }
+        self.ledger.fold();
         // What the kernel did not take was of tables that are gone.
         self.fault = None;
         // Its addresses have been found a while ago.
@@ -245,9 +256,11 @@ impl Enforcement {
     }
 
     fn enlarge(&mut self, on_trial: bool, watcher: &mut Watcher) -> Result<(), DatapathError> {
+        self.times_crowded += 1;
         if let Some((held, datapath, policies)) = self.parts(on_trial) {
             held.make_room(datapath, policies)?;
         }
+        self.ledger.fold();
         self.follow(&watcher.look_again());
         self.parts(on_trial).map_or(Ok(()), |(held, datapath, _)| held.settle(datapath))
     }
@@ -264,6 +277,7 @@ impl Enforcement {
             let message = format!("{:#}", anyhow::Error::new(error));
             tracing::error!("{message}");
             self.fault = Some(message);
+            self.faults += 1;
         }
     }
 

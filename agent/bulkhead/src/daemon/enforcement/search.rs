@@ -94,6 +94,7 @@ impl Enforcement {
                 self.note(done);
             }
         }
+        self.ledger.fold();
     }
 }
 

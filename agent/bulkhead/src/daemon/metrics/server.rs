@@ -1,0 +1,147 @@
+//! The HTTP server: one path, to be read by anybody who reaches the address, and nothing that anybody could do with it but
+//! read.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc, oneshot},
+    time::{sleep, timeout},
+};
+
+use super::{Scrape, families::render};
+use crate::daemon::priority;
+
+/// Where they are.
+const PATH: &str = "/metrics";
+/// How many are served at once. More wait.
+const CONNECTIONS: usize = 8;
+/// How long a request's head may take.
+const HEAD: Duration = Duration::from_secs(5);
+/// How long a connection may take in all.
+const LIFE: Duration = Duration::from_secs(15);
+/// How long a request's head may be.
+const HEAD_BYTES: usize = 16 << 10;
+/// How long to wait for an address that cannot be had, or for room for another connection.
+const PAUSE: Duration = Duration::from_secs(1);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Answer = Response<Full<Bytes>>;
+
+/// Serves for ever.
+pub(super) async fn serve(
+    address: SocketAddr,
+    scrapes: mpsc::Sender<Scrape>,
+    fault: Arc<Mutex<Option<String>>>,
+) {
+    let listener = listen(address, &fault).await;
+    let free = Arc::new(Semaphore::new(CONNECTIONS));
+    while let Ok(place) = Arc::clone(&free).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let scrapes = scrapes.clone();
+                tokio::spawn(async move {
+                    answer(stream, scrapes).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a connection for metrics is lost");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn listen(address: SocketAddr, fault: &Mutex<Option<String>>) -> TcpListener {
+    let note = |new: Option<String>| {
+        let mut fault = fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (None, Some(why)) = (&*fault, &new) {
+            tracing::error!("{why}");
+        }
+        *fault = new;
+    };
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                note(None);
+                return listener;
+            }
+            Err(error) => {
+                note(Some(format!("metrics are not served, since {address} cannot be had: {error}")));
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: TcpStream, scrapes: mpsc::Sender<Scrape>) {
+    let service = service_fn(|request| respond(request, scrapes.clone()));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(HEAD_BYTES)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(LIFE, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection for metrics has failed"),
+        Err(_) => tracing::debug!("a connection for metrics took too long"),
+    }
+}
+
+async fn respond(request: Request<Incoming>, scrapes: mpsc::Sender<Scrape>) -> Result<Answer, Infallible> {
+    Ok(match (request.method(), request.uri().path()) {
+        (&Method::GET, PATH) => scrape(scrapes).await,
+        (_, PATH) => {
+            let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "metrics are read with GET\n");
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+            answer
+        }
+        _ => plain(StatusCode::NOT_FOUND, "metrics are at /metrics\n"),
+    })
+}
+
+async fn scrape(scrapes: mpsc::Sender<Scrape>) -> Answer {
+    let (question, measures) = oneshot::channel();
+    if scrapes.send(question).await.is_ok()
+        && let Ok(measures) = measures.await
+    {
+        // The counters are read there, and not on the thread that follows the cgroups.
+        let rendered = tokio::task::spawn_blocking(move || {
+            priority::ordinary();
+            render(measures)
+        });
+        if let Ok(text) = rendered.await {
+            return of(StatusCode::OK, OPEN_METRICS, text);
+        }
+    }
+    plain(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n")
+}
+
+fn plain(status: StatusCode, text: &str) -> Answer {
+    of(status, TEXT, text.to_owned())
+}
+
+fn of(status: StatusCode, content: &'static str, text: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content));
+    answer
+}
