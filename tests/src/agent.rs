@@ -37,6 +37,7 @@ pub struct Launch {
     policy: PathBuf,
     cgroup_root: PathBuf,
     state: PathBuf,
+    socket: PathBuf,
 }
 
 impl Launch {
@@ -66,10 +67,9 @@ impl Launch {
         // Nothing of a test's is to outlive it; [`Self::kept`] is for those about just that.
         fs::write(config(&files), "[agent]\non-stop = \"detach\"\n")?;
         command.arg("--config").arg(config(&files));
-        command.arg("--control-socket").arg(control_socket(&files));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let state = files.path().join("state");
-        Ok(Self { command, files, policy, cgroup_root: cgroup_root.to_owned(), state })
+        let (state, socket) = (files.path().join("state"), control_socket(&files));
+        Ok(Self { command, files, policy, cgroup_root: cgroup_root.to_owned(), state, socket })
     }
 
     /// Keeps its state in this directory, where the next agent finds it.
@@ -78,8 +78,14 @@ impl Launch {
         self
     }
 
+    /// Answers on this socket.
+    pub fn answering_at(mut self, socket: &Path) -> Self {
+        socket.clone_into(&mut self.socket);
+        self
+    }
+
     fn spawn(&mut self) -> Result<Child> {
-        self.command.arg("--state-dir").arg(&self.state);
+        self.add_paths();
         self.command.spawn().context("nsenter cannot be started (package util-linux)")
     }
 
@@ -120,16 +126,30 @@ impl Launch {
         let mut child = self.spawn()?;
         let denials = Denials::collect(child.stdout.take().context("no standard output")?);
         let log = read_log(child.stderr.take().context("no standard error")?);
-        let Self { files, policy, cgroup_root, .. } = self;
-        let mut agent =
-            Agent { child, denials, log, said: Vec::new(), stopped: false, files, policy, cgroup_root };
+        let Self { files, policy, cgroup_root, socket, .. } = self;
+        let mut agent = Agent {
+            child,
+            denials,
+            log,
+            said: Vec::new(),
+            stopped: false,
+            _files: files,
+            policy,
+            cgroup_root,
+            socket,
+        };
         agent.wait_until_ready()?;
         Ok(agent)
     }
 
+    fn add_paths(&mut self) {
+        let Self { command, state, socket, .. } = self;
+        command.arg("--state-dir").arg(state).arg("--control-socket").arg(socket);
+    }
+
     /// Starts it in a terminal of its own, and waits until it says there that it is ready.
     pub fn start_in_terminal(mut self) -> Result<Terminal> {
-        self.command.arg("--state-dir").arg(&self.state);
+        self.add_paths();
         let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
         let quoted = words.map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''")));
         let mut child = Command::new("script")
@@ -174,9 +194,10 @@ pub struct Agent {
     log: Receiver<String>,
     said: Vec<String>,
     stopped: bool,
-    files: TempDir,
+    _files: TempDir,
     policy: PathBuf,
     cgroup_root: PathBuf,
+    socket: PathBuf,
 }
 
 impl Agent {
@@ -196,8 +217,8 @@ impl Agent {
     }
 
     /// Where it answers.
-    pub fn control_socket(&self) -> PathBuf {
-        control_socket(&self.files)
+    pub fn control_socket(&self) -> &Path {
+        &self.socket
     }
 
     /// What `bulkhead status --output json` answers.
@@ -219,7 +240,7 @@ impl Agent {
     /// Runs `bulkhead` as an operator on its machine would, to ask something of it.
     pub fn tell(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(artifact::agent()?);
-        command.args(arguments).arg("--control-socket").arg(control_socket(&self.files));
+        command.args(arguments).arg("--control-socket").arg(&self.socket);
         Ok(command.output()?)
     }
 

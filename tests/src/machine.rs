@@ -18,6 +18,9 @@ use tempfile::TempDir;
 
 use crate::{Lab, artifact, mirror, place::Place};
 
+/// What is installed in it, besides what every Debian has.
+const PACKAGES: &str = "systemd,openssh-server";
+
 /// How long systemd may take to boot.
 const BOOT: Duration = Duration::from_mins(1);
 
@@ -140,6 +143,7 @@ fn install(etc: &Path, files: &[File<'_>]) -> Result<()> {
     fs::create_dir_all(&wanted)?;
     for (path, text) in files {
         let path = etc.join(path);
+        fs::create_dir_all(path.parent().context("a file is in a directory")?)?;
         fs::write(&path, text)?;
         if path.parent().is_some_and(|directory| directory.ends_with(UNITS)) {
             let name = path.file_name().context("a unit has a name")?;
@@ -169,7 +173,8 @@ fn root() -> Result<PathBuf> {
     let cache = artifact::target_dir()?.join("machine");
     fs::create_dir_all(&cache)?;
     let release = mirror::os_release("VERSION_CODENAME")?;
-    let root = cache.join(&release);
+    // One that was fetched with other packages is another one.
+    let root = cache.join(format!("{release}-{}", PACKAGES.replace(',', "-")));
     let lock = fs::File::create(cache.join(format!("{release}.lock")))?;
     lock.lock()?;
     if !root.exists() {
@@ -185,7 +190,7 @@ fn fetch(release: &str, root: &Path) -> Result<()> {
     }
     let log = root.with_extension("log");
     let status = Command::new("debootstrap")
-        .args(["--variant=minbase", "--include=systemd", release])
+        .args(["--variant=minbase", &format!("--include={PACKAGES}"), release])
         .arg(&partial)
         .arg(mirror::mirrors()?.main)
         .stdin(Stdio::null())
@@ -194,5 +199,9 @@ fn fetch(release: &str, root: &Path) -> Result<()> {
         .status()
         .context("debootstrap cannot be started: run `cargo xtask setup`")?;
     ensure!(status.success(), "debootstrap: {status}, see {}", log.display());
+    // Who wants a server starts it.
+    for link in ["multi-user.target.wants/ssh.service", "sshd.service"] {
+        fs::remove_file(partial.join("etc/systemd/system").join(link))?;
+    }
     Ok(fs::rename(partial, root)?)
 }

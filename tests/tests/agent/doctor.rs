@@ -89,7 +89,7 @@ fn a_bpffs_that_is_none_fails_with_the_command_that_mounts_it() -> Result<()> {
 fn pins_are_told_with_whoever_they_are_of() -> Result<()> {
     let lab = Lab::new()?;
     let running = lab.agent(POLICY)?.kept()?.start()?;
-    let socket = running.control_socket();
+    let socket = running.control_socket().to_owned();
     let found = Findings::of(&lab, &["--control-socket", &socket.to_string_lossy()])?;
     found.nothing_fails()?;
     let root = lab.root()?;

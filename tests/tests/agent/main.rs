@@ -17,6 +17,7 @@ mod package;
 mod recorded;
 mod reports;
 mod service;
+mod sessions;
 mod sockets;
 mod survival;
 mod systemd;

@@ -21,7 +21,7 @@ pub(crate) enum Proof {
 }
 
 /// All of them. bpf-linker's and Debian's compiler's own are not here: they depend on the way taken.
-pub(crate) const PACKAGES: [Package; 18] = [
+pub(crate) const PACKAGES: [Package; 19] = [
     Package { name: "gcc", proof: Proof::Program("cc"), why: "links what rustc compiles" },
     Package { name: "g++", proof: Proof::Program("c++"), why: "compiles libFuzzer for the fuzz targets" },
     Package {
@@ -46,6 +46,7 @@ pub(crate) const PACKAGES: [Package; 18] = [
         why: "the tests ask another tool than ours what is attached",
     },
     Package { name: "git", proof: Proof::Program("git"), why: "a test puts a pull request to docs/ci.md" },
+    Package { name: "openssh-client", proof: Proof::Program("ssh"), why: "a test logs in to be locked out" },
     Package { name: "curl", proof: Proof::Program("curl"), why: "the demo's client" },
     Package {
         name: "debootstrap",
