@@ -32,7 +32,7 @@ pub struct Product<'a> {
     pub arch: &'a str,
     /// Licences of what the binary is linked with.
     pub notices: &'a str,
-    /// When the sources were last changed, in seconds of Unix time: the time of every file, so that packages of the same
-    /// sources are the same.
+    /// When the sources were last changed, in seconds of Unix time: the time of every file, so that what is packed of the same
+    /// binary is the same.
     pub epoch: u64,
 }

@@ -32,8 +32,6 @@ pub fn tarball(product: &Product<'_>, root: &Path, folder: &Path) -> Result<Path
         .arg(&path)
         .arg("--directory")
         .args([root, Path::new(".")])
-        // Without its time in the header.
-        .env("GZIP", "-n")
         .output()
         .context("tar cannot be started")?;
     let said = String::from_utf8_lossy(&packed.stderr);

@@ -54,13 +54,18 @@ fn sweep(root: &Path, name: &str, inner: &[&str]) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let found = entry.file_name();
         let pid = found.to_str().and_then(|found| found.strip_prefix(name));
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+        if pid.is_some_and(|pid| is_own(pid) || !Path::new("/proc").join(pid).exists()) {
             for directory in all(&entry.path(), inner) {
                 // Nobody waits for what cannot be removed.
                 let _ = fs::remove_dir(directory);
             }
         }
     }
+}
+
+/// Left by one that had this process's number: in a container all have the same.
+fn is_own(pid: &str) -> bool {
+    pid.parse() == Ok(std::process::id())
 }
 
 /// Removes a cgroup, whose last process has just ended.
@@ -76,5 +81,27 @@ fn remove(directory: &Path) -> io::Result<()> {
             }
             done => return done,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "canary-";
+
+    #[test]
+    fn what_killed_processes_left_is_removed_and_what_others_use_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let there = |pid: u32| root.path().join(format!("{NAME}{pid}"));
+        // No process has the number 0, and process 1 is alive.
+        for pid in [0, 1, std::process::id()] {
+            fs::create_dir_all(there(pid).join("inner")).unwrap();
+        }
+        let own = OwnCgroup::make(root.path(), NAME, &["inner"]).unwrap();
+        assert!(own.path().join("inner").exists());
+        assert_eq!([0, 1].map(|pid| there(pid).exists()), [false, true]);
+        drop(own);
+        assert!(!there(std::process::id()).exists());
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    os::unix::net::UnixDatagram,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -124,12 +125,15 @@ fn a_kernel_parameter_switches_enforcement_off() -> Result<()> {
     let (lab, files) = (Lab::new()?, tempfile::tempdir()?);
     let line = files.path().join("cmdline");
     fs::write(&line, "root=/dev/sda1 ro bulkhead=off\n")?;
+    let manager = UnixDatagram::bind(files.path().join("notify"))?;
+    manager.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut agent = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c", BOOTED])
         .arg(&line)
         .arg(artifact::agent()?)
         .args(["run", "--policy", "/nowhere", "--output", "json", "--cgroup-root"])
         .arg(lab.root()?.path())
+        .env("NOTIFY_SOCKET", files.path().join("notify"))
         .stderr(Stdio::piped())
         .spawn()?;
     let mut said = String::new();
@@ -138,6 +142,10 @@ fn a_kernel_parameter_switches_enforcement_off() -> Result<()> {
     kill(Pid::from_raw(i32::try_from(agent.id())?), Signal::SIGTERM)?;
     let ended = agent.wait()?;
     ensure!(said.contains(r#""status":"off""#), "it says: {said}");
+    let mut told = [0; 256];
+    let length = manager.recv(&mut told).context("the service manager is not told")?;
+    let told = String::from_utf8_lossy(&told[..length]);
+    ensure!(told.starts_with("READY=1\nSTATUS=off"), "the service manager is told {told:?}");
     ensure!(attached.is_empty(), "programs are attached");
     ensure!(ended.success(), "it ended with {ended}");
     Ok(())

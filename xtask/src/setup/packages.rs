@@ -21,7 +21,7 @@ pub(crate) enum Proof {
 }
 
 /// All of them. bpf-linker's and Debian's compiler's own are not here: they depend on the way taken.
-pub(crate) const PACKAGES: [Package; 19] = [
+pub(crate) const PACKAGES: [Package; 20] = [
     Package { name: "gcc", proof: Proof::Program("cc"), why: "links what rustc compiles" },
     Package { name: "g++", proof: Proof::Program("c++"), why: "compiles libFuzzer for the fuzz targets" },
     Package {
@@ -53,6 +53,7 @@ pub(crate) const PACKAGES: [Package; 19] = [
         proof: Proof::Program("debootstrap"),
         why: "a system with a real systemd for the end-to-end tests",
     },
+    Package { name: "dpkg", proof: Proof::Program("dpkg-deb"), why: "packs Bulkhead" },
     Package {
         name: "qemu-system-x86",
         proof: Proof::Program("qemu-system-x86_64"),

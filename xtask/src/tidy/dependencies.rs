@@ -1,15 +1,14 @@
 //! Who may import whom, and what comes from outside: read off cargo's resolved graph.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    env::consts::ARCH,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result, ensure};
-use serde::Deserialize;
+use anyhow::Result;
 
 use super::{Finding, licences};
-use crate::workspace::{FUZZ, PROGRAMS, cargo};
+use crate::{
+    graph::{Graph, below},
+    workspace::{FUZZ, PROGRAMS},
+};
 
 /// The packages of this workspace and those that they may build upon: the arrows of docs/architecture.md. A package that
 /// is not here has no room yet.
@@ -52,70 +51,7 @@ pub(super) fn check() -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// `cargo metadata`, as far as it is used here.
-#[derive(Debug, Deserialize)]
-struct Graph {
-    packages: Vec<Package>,
-    resolve: Resolve,
-}
-
-#[derive(Debug, Deserialize)]
-struct Package {
-    id: String,
-    name: String,
-    license: Option<String>,
-    /// None for the workspace's own.
-    source: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Resolve {
-    nodes: Vec<Node>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Node {
-    id: String,
-    deps: Vec<Dependency>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Dependency {
-    pkg: String,
-    dep_kinds: Vec<DependencyKind>,
-}
-
-#[derive(Debug, Deserialize)]
-struct DependencyKind {
-    /// `dev`, `build`, or none for an ordinary one.
-    kind: Option<String>,
-}
-
 impl Graph {
-    /// Of this machine's platform, so that nothing needs to be fetched that is not built anyway. A lock file that does
-    /// not fit its manifests is an error.
-    fn of(manifest: &str) -> Result<Self> {
-        let output = cargo()
-            .args(["metadata", "--format-version=1", "--locked", "--manifest-path", manifest])
-            .args(["--filter-platform", &format!("{ARCH}-unknown-linux-gnu")])
-            .output()?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim_end());
-        serde_json::from_slice(&output.stdout).context("cargo metadata is not understood")
-    }
-
-    /// What each package needs to be built: tests may use more.
-    fn uses(&self) -> BTreeMap<&str, BTreeSet<&str>> {
-        let names: BTreeMap<&str, &str> =
-            self.packages.iter().map(|package| (package.id.as_str(), package.name.as_str())).collect();
-        let built = |dependency: &&Dependency| {
-            dependency.dep_kinds.iter().any(|dependency| dependency.kind.as_deref() != Some("dev"))
-        };
-        let node = |node: &'_ Node| {
-            node.deps.iter().filter(built).filter_map(|d| names.get(d.pkg.as_str()).copied()).collect()
-        };
-        self.resolve.nodes.iter().filter_map(|n| Some((*names.get(n.id.as_str())?, node(n)))).collect()
-    }
-
     fn layers(&self) -> Vec<Finding> {
         let uses = self.uses();
         let own = self
@@ -166,20 +102,6 @@ fn layer_findings(own: &BTreeSet<&str>, uses: &BTreeMap<&str, BTreeSet<&str>>) -
         }
     }
     findings
-}
-
-/// Everything that a package needs, however far.
-fn below<'a>(package: &'a str, uses: &BTreeMap<&str, BTreeSet<&'a str>>) -> BTreeSet<&'a str> {
-    let mut found = BTreeSet::new();
-    let mut open = vec![package];
-    while let Some(package) = open.pop() {
-        for used in uses.get(package).into_iter().flatten() {
-            if found.insert(*used) {
-                open.push(used);
-            }
-        }
-    }
-    found
 }
 
 #[cfg(test)]
