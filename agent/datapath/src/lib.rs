@@ -142,16 +142,7 @@ impl Datapath {
         }
         #[cfg(feature = "log")]
         log::start(&mut ebpf);
-        Ok(Self {
-            ebpf,
-            cgroup_root: cgroup_root.to_owned(),
-            pins,
-            tables,
-            tally,
-            sockets,
-            events,
-            observer,
-        })
+        Ok(Self { ebpf, cgroup_root: cgroup_root.to_owned(), pins, tables, tally, sockets, events, observer })
     }
 
     /// Fills a free slot with `generation` and switches to it with one write. It is in force for good, and no other
