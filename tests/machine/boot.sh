@@ -14,6 +14,7 @@ mount -t proc proc proc
 mount --bind proc/sys proc/sys
 mount -o remount,bind,ro proc/sys
 mount -t sysfs sysfs sys
+mount -t bpf -o mode=700 bpf sys/fs/bpf
 mount -o remount,bind,ro sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs -o mode=755 run run

@@ -78,14 +78,6 @@ impl Launch {
         self
     }
 
-    /// With these lines more in the `[agent]` table of its settings.
-    pub fn with_setting(self, lines: &str) -> Result<Self> {
-        let settings = fs::read_to_string(config(&self.files))?;
-        let settings = if settings.is_empty() { "[agent]\n".to_owned() } else { settings };
-        fs::write(config(&self.files), format!("{settings}{lines}\n"))?;
-        Ok(self)
-    }
-
     fn spawn(&mut self) -> Result<Child> {
         self.command.arg("--state-dir").arg(&self.state);
         self.command.spawn().context("nsenter cannot be started (package util-linux)")
@@ -101,6 +93,12 @@ impl Launch {
     pub fn kept(self) -> Result<Self> {
         fs::write(config(&self.files), "")?;
         Ok(self)
+    }
+
+    /// With a variable in its environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
     }
 
     /// With more in its agent.toml.

@@ -34,7 +34,7 @@ pub mod probe;
 pub mod scene;
 pub mod verdicts;
 
-pub use agent::Agent;
+pub use agent::{Agent, Launch};
 pub use denials::{Denial, Denials};
 pub use lab::Lab;
 pub use machine::Machine;

@@ -74,10 +74,7 @@ impl Machine {
 
     /// Runs systemctl in the machine; it must succeed.
     pub fn systemctl(&self, arguments: &[&str]) -> Result<String> {
-        let output = self.run("systemctl", arguments)?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "systemctl {arguments:?}: {}\n{said}", output.status);
-        Ok(String::from_utf8(output.stdout)?)
+        self.succeed("systemctl", arguments)
     }
 
     /// The entries of the machine's journal that match.
@@ -90,11 +87,25 @@ impl Machine {
 
     /// The text of a file in the machine.
     pub fn read(&self, path: &str) -> Result<String> {
-        let inside = format!("/proc/{}/root{path}", self.init);
-        fs::read_to_string(&inside).with_context(|| format!("{path} of the machine cannot be read"))
+        let inside = self.outside(path);
+        fs::read_to_string(inside).with_context(|| format!("{path} of the machine cannot be read"))
     }
 
-    fn run(&self, program: &str, arguments: &[&str]) -> Result<Output> {
+    /// Where a file of the machine is for this host.
+    pub fn outside(&self, path: &str) -> PathBuf {
+        format!("/proc/{}/root{path}", self.init).into()
+    }
+
+    /// Runs a program in the machine, to its end; it must succeed. What it prints.
+    pub fn succeed(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let output = self.run(program, arguments)?;
+        let [said, complained] = [&output.stdout, &output.stderr].map(|s| String::from_utf8_lossy(s));
+        ensure!(output.status.success(), "{program} {arguments:?}: {}\n{said}{complained}", output.status);
+        Ok(said.into_owned())
+    }
+
+    /// Runs a program in the machine, to its end.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Result<Output> {
         Ok(Command::new("nsenter")
             .args(["--mount", "--pid", "--uts", "--ipc", "--target", &self.init.to_string(), "--", program])
             .args(arguments)

@@ -17,6 +17,7 @@ mod input;
 mod lock;
 mod manual;
 mod output;
+mod own_cgroup;
 mod policy_files;
 mod settings;
 mod simulate;
@@ -45,6 +46,9 @@ const USAGE: u8 = 2;
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 
 fn main() -> ExitCode {
+    if daemon::is_canary(env::args_os()) {
+        return daemon::be_canary();
+    }
     let done = match doctor::visit(env::args_os()) {
         Some(visited) => visited.and_then(|outcome| print(&outcome)).map(|()| ExitCode::SUCCESS),
         None => act(&Cli::parse()),

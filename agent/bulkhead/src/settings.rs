@@ -114,13 +114,15 @@ struct Agent {
     reload: Option<Reload>,
 }
 
-/// Keys of agent.toml and words among its values, for suggestions.
+/// Keys of the `[agent]` table, for suggestions.
+const KEYS: [&str; 8] =
+    ["policy", "dry-run", "cgroup-root", "control-socket", "bpffs", "state-dir", "on-stop", "reload"];
+
+/// Other keys of agent.toml, and words among its values.
 #[rustfmt::skip]
-const WORDS: [&str; 22] = [
-    "agent", "policy", "dry-run", "cgroup-root", "control-socket", "bpffs", "state-dir",
-    "on-stop", "reload",
-    "sink", "type", "name", "path", "address", "stdout", "file", "journald", "syslog", "otlp",
-    "metrics", "keep", "detach",
+const WORDS: [&str; 16] = [
+    "agent", "sink", "metrics", "type", "name", "path", "address", "stdout", "file", "journald", "syslog", "otlp", "keep",
+    "detach", "signal", "watch",
 ];
 
 impl Settings {
@@ -157,9 +159,7 @@ impl Settings {
     pub(crate) fn keeps(&self) -> bool {
         self.on_stop == OnStop::Keep && !self.dry_run
     }
-}
 
-impl Settings {
     /// Does SIGHUP ask for the policy files to be read anew? Else it stops the agent.
     pub(crate) fn reloads_on_signal(&self) -> bool {
         self.reload != Reload::Off
@@ -228,7 +228,7 @@ impl File {
 
 fn nearest(word: &str) -> Option<&'static str> {
     let (distance, nearest) =
-        WORDS.into_iter().map(|known| (strsim::damerau_levenshtein(word, known), known)).min()?;
+        KEYS.into_iter().chain(WORDS).map(|known| (strsim::damerau_levenshtein(word, known), known)).min()?;
     (distance <= 3).then_some(nearest)
 }
 
@@ -267,5 +267,29 @@ mod tests {
         unknown field `dry_run`, expected one of `policy`, `dry-run`, `cgroup-root`, `control-socket`, `bpffs`, `state-dir`, `on-stop`, `reload`
         help: did you mean `dry-run`?
         ");
+    }
+
+    /// What packages install: a dry run, every other setting shown with its default.
+    #[test]
+    fn the_packages_settings_are_a_dry_run_and_name_every_setting_with_its_default() {
+        let text = include_str!("../../../deploy/agent.toml");
+        let installed = parse(text).unwrap().agent;
+        assert_eq!(installed.dry_run, Some(true));
+        assert!(installed.policy.is_none() && installed.on_stop.is_none() && installed.bpffs.is_none());
+
+        // Prose has a space after the `#`, a setting has none.
+        let offered =
+            |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).map(str::to_owned);
+        let lines = text.lines().map(|line| offered(line).unwrap_or_else(|| line.to_owned()));
+        let shown = parse(&lines.collect::<Vec<_>>().join("\n")).unwrap().agent;
+        assert_eq!(shown.policy, Some(vec![POLICY.into()]));
+        assert_eq!(shown.control_socket, Some(CONTROL_SOCKET.into()));
+        assert_eq!(shown.bpffs, Some(BPFFS.into()));
+        assert_eq!(shown.state_dir, Some(STATE_DIR.into()));
+        assert_eq!(shown.on_stop, Some(OnStop::usual(false)));
+        assert_eq!(shown.reload, Some(Reload::usual(false)));
+        for key in KEYS {
+            assert!(text.contains(&format!("{key} = ")), "{key} is not shown");
+        }
     }
 }

@@ -33,3 +33,33 @@ fn every_example_holds_alone_and_in_the_folder() {
     assert!(!alone.contains(&0), "one of {examples:?} promises nothing: {alone:?}");
     assert_eq!(promises(&policies()), alone.iter().sum(), "in the folder all tests are run");
 }
+
+/// What a machine gets first declares nothing, and what it offers in comments compiles once the `#` is gone.
+#[test]
+fn the_starter_policy_declares_nothing_and_offers_what_compiles() {
+    let starter = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/policy/starter.toml");
+    let said = passes(&["check", "--deny-warnings"], &starter);
+    assert!(said.starts_with("ok: 0 workloads, 0 rules"), "{said}");
+
+    let text = fs::read_to_string(&starter).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let taken = folder.path().join("taken.toml");
+    // Prose has a space after the `#`, what is offered has none.
+    let lines = text.lines().map(|line| match line.strip_prefix('#') {
+        Some(offered) if !offered.starts_with(' ') => offered,
+        _ => line,
+    });
+    fs::write(&taken, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let said = passes(&["check", "--deny-warnings"], &taken);
+    assert!(!said.starts_with("ok: 0 workloads"), "nothing is offered: {said}");
+    for (from, to, port) in [
+        ("web", "dns", "udp/53"),
+        ("host", "resolver", "udp/53"),
+        ("resolver", "internet", "udp/53"),
+        ("time", "internet", "udp/123"),
+        ("updates", "internet", "tcp/443"),
+        ("private", "ssh", "tcp/22"),
+    ] {
+        passes(&["explain", "--from", from, "--to", to, "--port", port], &taken);
+    }
+}

@@ -10,7 +10,7 @@ use aya::{
     Ebpf,
     maps::{HashMap, MapData, MapError, PerCpuArray, Queue},
 };
-use bulkhead_common::{COUNTERS, Counter, CounterKey, OTHER, Verdict};
+use bulkhead_common::{COUNTERS, Counter, CounterKey, OTHER, SubjectId, Verdict};
 
 use crate::{DatapathError, tables::take, wire::Wire};
 
@@ -124,7 +124,7 @@ impl Counters {
 
     /// Every kind of traffic that has been judged, with its counts.
     pub(crate) fn read(&self) -> Result<Vec<(CounterKey, Counter)>, DatapathError> {
-        self.read_those(|key| key.shadow == 0)
+        self.read_those(is_traffic)
     }
 
     /// What a generation, compared with the one in force, would have judged otherwise.
@@ -179,7 +179,7 @@ impl Counters {
     fn free_bucket(&mut self, key: &CounterKey, bucket: u32) -> Result<(), MapError> {
         let counter = self.sum(bucket)?;
         self.index.remove(&Wire(*key))?;
-        if key.shadow == 0 {
+        if is_traffic(key) {
             let past = past_bucket(key);
             let mut sum = self.sum(past)?;
             sum.add(&counter);
@@ -210,6 +210,11 @@ impl Counters {
         }
         Ok(sum)
     }
+}
+
+/// Has it been judged in earnest? What was only compared has not, nor what an agent shows as it starts.
+fn is_traffic(key: &CounterKey) -> bool {
+    key.shadow == 0 && key.subject != SubjectId::CANARY.0
 }
 
 /// Where a past kind of traffic is added up, as [`Traffic::add`] does.

@@ -12,6 +12,8 @@ impl SubjectId {
     pub const NONE: Self = Self(0);
     /// Stands for every cgroup that must be in a workload but could not be told which.
     pub const UNIDENTIFIED: Self = Self(u32::MAX);
+    /// The cgroup by which an agent shows, as it starts, that its programs refuse: nobody's traffic. It has no rule.
+    pub const CANARY: Self = Self(u32::MAX - 1);
 }
 
 /// Number of a class of peers within one generation: peers that no rule tells apart.

@@ -54,9 +54,9 @@ fn killed_at_any_moment_of_an_apply_it_leaves_one_policy_or_the_other() -> Resul
         let (web, ci) = (web?, ci?);
         ensure!(web != ci, "round {n}: web {web}, ci {ci}");
         if web {
-            under_first += 1
+            under_first += 1;
         } else {
-            under_other += 1
+            under_other += 1;
         }
         let taken = spy.open(Kind::Udp, Family::V4)?.repeat(&[shop.to], vec![0; 10], 50)?;
         ensure!(taken == 0, "round {n}: {taken} datagrams of the spy were taken");

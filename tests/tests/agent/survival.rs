@@ -260,9 +260,9 @@ fn who_is_born_while_agents_change_never_gets_through() -> Result<()> {
     let agents = thread::spawn(move || -> Result<()> {
         for (n, next) in launches.into_iter().enumerate() {
             if n % 2 == 0 {
-                agent.kill()?
+                agent.kill()?;
             } else {
-                agent.leave()?
+                agent.leave()?;
             }
             agent = next.start()?;
         }

@@ -13,7 +13,7 @@ use crate::workspace::{FUZZ, PROGRAMS, cargo};
 
 /// The packages of this workspace and those that they may build upon: the arrows of docs/architecture.md. A package that
 /// is not here has no room yet.
-const MAY_USE: [(&str, &[&str]); 10] = [
+const MAY_USE: [(&str, &[&str]); 11] = [
     ("bulkhead-common", &[]),
     ("bulkhead-policy", &["bulkhead-common"]),
     ("bulkhead-workloads", &["bulkhead-common", "bulkhead-policy"]),
@@ -24,9 +24,10 @@ const MAY_USE: [(&str, &[&str]); 10] = [
         "bulkhead",
         &["bulkhead-common", "bulkhead-datapath", "bulkhead-policy", "bulkhead-report", "bulkhead-workloads"],
     ),
-    ("bulkhead-tests", &["bulkhead-common", "bulkhead-policy"]),
+    ("bulkhead-deploy", &[]),
+    ("bulkhead-tests", &["bulkhead-common", "bulkhead-deploy", "bulkhead-policy"]),
     ("bulkhead-worlds", &["bulkhead-common", "bulkhead-policy"]),
-    ("xtask", &["bulkhead-tests", "bulkhead-toolchain"]),
+    ("xtask", &["bulkhead-deploy", "bulkhead-tests", "bulkhead-toolchain"]),
 ];
 
 /// What must not be below a package, however far.

@@ -1,12 +1,14 @@
 //! `bulkhead run`: wires what follows the cgroups, what compiles, what enforces and what reports.
 
 mod beginning;
+mod canary;
 mod cuts;
 mod enforcement;
 mod guard;
 mod keeper;
 mod ledger;
 mod metrics;
+mod notify;
 mod priority;
 mod proposals;
 mod refusals;
@@ -27,10 +29,13 @@ use bulkhead_report::{Enricher, Policies, Sinks};
 use bulkhead_workloads::{CgroupId, CgroupRoot, HierarchyError, WatchError, Watcher};
 use tokio::{sync::mpsc, time::sleep_until};
 
+pub(crate) use self::canary::{be_canary, is_canary};
 use self::{
+    canary::CanaryError,
     enforcement::{Enforcement, Held},
     keeper::Keeper,
     metrics::Metrics,
+    notify::Notify,
     proposals::{Proposals, Then},
     refusals::Refusals,
     signals::{Asked, Signals},
@@ -75,6 +80,8 @@ pub(crate) enum RunError {
     Datapath(#[from] DatapathError),
     #[error(transparent)]
     Control(#[from] ServerError),
+    #[error(transparent)]
+    Canary(#[from] CanaryError),
     #[error("cannot read the addresses of this machine: {0}")]
     Addresses(io::Error),
     #[error("the thread that reports refusals has ended: this is a bug")]
@@ -103,6 +110,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
     let mut files = WatchedFiles::new(settings);
     let beginning = beginning::choose(settings, &keeper)?;
     let mut signals = Signals::listen(settings.reloads_on_signal())?;
+    let mut notify = Notify::from_environment()?;
     let (mut watcher, _) = Watcher::start(root.clone())?;
     let pins = Pins::new(&settings.bpffs, root.path())?;
     let policies = Policies::default();
@@ -124,8 +132,12 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
     let (scrapes, mut waiting) = mpsc::channel(16);
     let metrics = Metrics::serve(settings.metrics, scrapes);
     enforcement.attach()?;
+    if let Err(error) = canary::is_refused(&mut enforcement) {
+        enforcement.withdraw()?;
+        return Err(error.into());
+    }
     let started = Instant::now();
-    announce(&enforcement, settings, output);
+    announce(&enforcement, settings, output, &notify);
     beginning.keep(&mut keeper);
     let observer = enforcement.take_observer()?;
     let mut proposals = Proposals::new(root, watcher.tree(), observer, settings.dry_run);
@@ -143,6 +155,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
                 Asked::Reload => reload(settings, &mut proposals, &enforcement),
             },
             () = files.changed() => reload(settings, &mut proposals, &enforcement),
+            () = notify.beat() => {}
             () = refusals.ended() => break Err(RunError::ReportsEnded),
             changes = watcher.changed() => {
                 match changes {
@@ -195,6 +208,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
             }
         }
     };
+    notify.stopping();
     drop(server);
     drop(metrics);
     // First of all: whose terminal is gone has nobody left to print to, and waits to get back in.
@@ -218,11 +232,20 @@ fn reload(settings: &Settings, proposals: &mut Proposals, enforcement: &Enforcem
     }
 }
 
-/// Says that every connection meets the programs from now on: one line on standard error, for who waits for it.
-fn announce(enforcement: &Enforcement, settings: &Settings, output: Output) {
+/// Says that every connection meets the programs from now on: one line on standard error, for who waits for it, and the
+/// service manager.
+fn announce(enforcement: &Enforcement, settings: &Settings, output: Output, notify: &Notify) {
     let policy = enforcement.in_force().policy();
     let (workloads, environments) = (policy.workloads.len(), policy.environments.len());
     let root: PathBuf = enforcement.root().path().to_owned();
+    let doing = format!(
+        "{} {} in {} below {}",
+        if settings.dry_run { "watching (dry run, nothing is refused)" } else { "enforcing" },
+        plural(workloads, "workload"),
+        plural(environments, "environment"),
+        root.display(),
+    );
+    notify.ready(&doing);
     let line = match output {
         Output::Json => serde_json::json!({
             "status": "ready",
@@ -235,18 +258,10 @@ fn announce(enforcement: &Enforcement, settings: &Settings, output: Output) {
             "generation": enforcement.in_force().number(),
         })
         .to_string(),
-        Output::Human => format!(
-            "ready: {} {} in {} below {}; {}",
-            if settings.dry_run { "watching (dry run, nothing is refused)" } else { "enforcing" },
-            plural(workloads, "workload"),
-            plural(environments, "environment"),
-            root.display(),
-            if settings.keeps() {
-                "Ctrl-C stops the agent, `bulkhead detach` the enforcement"
-            } else {
-                "stop with Ctrl-C"
-            }
-        ),
+        Output::Human if settings.keeps() => {
+            format!("ready: {doing}; Ctrl-C stops the agent, `bulkhead detach` the enforcement")
+        }
+        Output::Human => format!("ready: {doing}; stop with Ctrl-C"),
     };
     tell(&line);
     for warning in enforcement.warnings() {

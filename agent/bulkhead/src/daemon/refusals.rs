@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bulkhead_common::{Refusal, RefusalKey, Share};
+use bulkhead_common::{Refusal, RefusalKey, Share, SubjectId};
 use bulkhead_datapath::{DatapathError, Events};
 use bulkhead_report::{Account, Coalescer, Denial, Departed, Enricher, Kind, Sinks, Told};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -203,6 +203,9 @@ impl Drain {
         });
         events.drain(BATCH, |event| {
             drained += 1;
+            if event.subject == SubjectId::CANARY.0 {
+                return;
+            }
             coalescer.take(
                 &event,
                 Instant::now(),

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{RunError, signals::Signals, tell};
+use super::{RunError, notify::Notify, signals::Signals, tell};
 use crate::cli::Output;
 
 const COMMAND_LINE: &str = "/proc/cmdline";
@@ -24,8 +24,16 @@ pub(super) fn wait(output: Output) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = Signals::listen(false)?;
+        let mut notify = Notify::from_environment()?;
+        notify.ready(&format!("off: the kernel was booted with {OFF}"));
         announce(output);
-        signals.next().await;
+        loop {
+            tokio::select! {
+                _ = signals.next() => break,
+                () = notify.beat() => {}
+            }
+        }
+        notify.stopping();
         Ok(())
     })
 }

@@ -3,12 +3,11 @@
 use std::{
     ffi::OsString,
     fs,
-    io::{self, ErrorKind},
+    io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::{fs::MetadataExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::Command,
-    thread,
     time::Duration,
 };
 
@@ -19,6 +18,7 @@ use bulkhead_policy::{Compiler, Inventory, Source, WorkloadId, load};
 use bulkhead_workloads::{CgroupRoot, HierarchyError};
 
 use super::finding::Finding;
+use crate::own_cgroup::OwnCgroup;
 
 /// It isolates its one workload. Which cgroup that is, is told by number.
 const POLICY: &str = "[workload.canary]\nselect = { cgroup = \"/canary\" }\n";
@@ -30,9 +30,6 @@ const BESIDE: &str = "beside";
 
 /// How long a connection may take that nobody refuses.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long the kernel may take to see that a process has left its cgroup.
-const REMOVAL: Duration = Duration::from_secs(1);
 
 /// Runs it below the cgroup root.
 pub(super) fn self_test(root: Result<&CgroupRoot, &HierarchyError>) -> Vec<Finding> {
@@ -106,7 +103,7 @@ fn run(root: &CgroupRoot) -> Result<Outcome> {
     let tables = compiler.compiled();
     let canary = fs::metadata(&ground.canary)?.ino();
     let endpoints = [(canary, compiler.endpoint(WorkloadId(0))), (UNPLACED, compiler.unidentified())];
-    let mut datapath = Datapath::load(&ground.all, None)?;
+    let mut datapath = Datapath::load(ground.all.path(), None)?;
     datapath.install(&Generation {
         number: 1,
         cgroups: Cgroups { endpoints: &endpoints, followed: &[], names: &[] },
@@ -186,7 +183,7 @@ fn connect_in(cgroup: &Path, to: SocketAddr) -> Result<String> {
 #[derive(Debug)]
 struct Ground {
     /// Where the programs are attached.
-    all: PathBuf,
+    all: OwnCgroup,
     /// The isolated workload.
     canary: PathBuf,
     /// In no workload.
@@ -195,52 +192,8 @@ struct Ground {
 
 impl Ground {
     fn make(root: &CgroupRoot) -> Result<Self> {
-        sweep(root.path());
-        let all = root.path().join(format!("{NAME}{}", std::process::id()));
-        let ground = Self { canary: all.join(CANARY), beside: all.join(BESIDE), all };
-        for directory in [&ground.all, &ground.canary, &ground.beside] {
-            fs::create_dir(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        }
-        Ok(ground)
-    }
-}
-
-impl Drop for Ground {
-    fn drop(&mut self) {
-        for directory in [&self.canary, &self.beside, &self.all] {
-            if let Err(error) = remove(directory) {
-                eprintln!("{} is left behind ({error}): remove it with rmdir", directory.display());
-            }
-        }
-    }
-}
-
-/// Removes what self-tests left that were killed: their processes are gone.
-fn sweep(root: &Path) {
-    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(NAME));
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            for directory in [entry.path().join(CANARY), entry.path().join(BESIDE), entry.path()] {
-                // Nobody waits for what cannot be removed.
-                let _ = fs::remove_dir(directory);
-            }
-        }
-    }
-}
-
-/// Removes a cgroup, whose last process has just ended.
-fn remove(directory: &Path) -> io::Result<()> {
-    const STEP: Duration = Duration::from_millis(5);
-    let mut left = REMOVAL;
-    loop {
-        match fs::remove_dir(directory) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(_) if !left.is_zero() => {
-                thread::sleep(STEP);
-                left = left.saturating_sub(STEP);
-            }
-            done => return done,
-        }
+        let all = OwnCgroup::make(root.path(), NAME, &[CANARY, BESIDE])
+            .with_context(|| format!("cannot make a cgroup in {}", root.path().display()))?;
+        Ok(Self { canary: all.path().join(CANARY), beside: all.path().join(BESIDE), all })
     }
 }

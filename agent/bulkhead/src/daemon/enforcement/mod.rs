@@ -9,6 +9,7 @@ mod unseen;
 
 use std::time::{Duration, Instant};
 
+use bulkhead_common::{Endpoint, PeerId, STATE_DEAD, SubjectId};
 use bulkhead_datapath::{Datapath, DatapathError, Events, Observer, Pins};
 use bulkhead_report::Policies;
 use bulkhead_workloads::{CgroupRoot, Changes, SharedTree, Watcher};
@@ -39,6 +40,8 @@ pub(super) struct Enforcement {
     unseen: Option<Unseen>,
     /// Why processes that leave their workload are not reported; none: they are.
     unwatched: Option<String>,
+    /// Has it been attached in place of what an agent before this one has left?
+    taken_over: bool,
 }
 
 /// A policy that is in force for a while.
@@ -86,6 +89,7 @@ impl Enforcement {
             times_crowded: 0,
             unseen: None,
             unwatched: None,
+            taken_over: false,
         })
     }
 
@@ -93,6 +97,7 @@ impl Enforcement {
     pub(super) fn attach(&mut self) -> Result<(), DatapathError> {
         let lasting = &self.lasting;
         let attached = self.datapath.attach(|cgroup| lasting.anchor(cgroup))?;
+        self.taken_over = attached.taken_over;
         if attached.taken_over {
             tracing::info!("took over from an agent before this one: enforcement has not paused");
         } else {
@@ -124,6 +129,18 @@ impl Enforcement {
     /// Takes the policy out of force.
     pub(super) fn detach(self) -> Result<(), DatapathError> {
         self.datapath.detach()
+    }
+
+    /// Gives up what this agent has begun to enforce; what it has taken over goes on.
+    pub(super) fn withdraw(self) -> Result<(), DatapathError> {
+        if self.taken_over { Ok(()) } else { self.detach() }
+    }
+
+    /// Makes a cgroup of the agent's own the [canary](super::canary), isolated or not, whatever the policy says of it.
+    pub(super) fn make_canary(&mut self, cgroup: u64, isolated: bool) -> Result<(), DatapathError> {
+        let flags = if isolated { Endpoint::ISOLATE_EGRESS | Endpoint::ISOLATE_INGRESS } else { 0 };
+        let canary = Endpoint { subject: SubjectId::CANARY, peer: PeerId::NONE, flags };
+        self.datapath.identify(self.lasting.number(), cgroup, Some(canary), STATE_DEAD)
     }
 
     /// The stream of refusals; can be taken once.

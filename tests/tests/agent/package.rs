@@ -1,0 +1,279 @@
+//! The Debian package on a machine with a real systemd: installed, upgraded in the midst of traffic, removed, purged.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use bulkhead_deploy::{Compression, Product, deb, install};
+use bulkhead_tests::{
+    Lab, Machine, Outcome, Probe, agent, artifact,
+    pace::until,
+    probe::{Family, Kind},
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    loopback::{POLICY, PORT},
+    verdicts::{allowed, at, refused},
+};
+
+/// Versions, one after the other.
+const VERSIONS: [&str; 2] = ["0.1.0", "0.1.1"];
+/// What `systemd-analyze security` may find at most, in tenths.
+const EXPOSURE: &str = "--threshold=40";
+const UNIT: &str = "/usr/lib/systemd/system/bulkhead.service";
+const SETTINGS: &str = "/etc/bulkhead/agent.toml";
+const PINS: &str = "/sys/fs/bpf/bulkhead";
+/// The machine's own server, which is older than the agent: it is known only if the service may tag the sockets of others.
+const SERVER: &str = r#"
+use IO::Socket::INET;
+my $listener = IO::Socket::INET->new(LocalPort => 5432, Listen => 64, ReuseAddr => 1) or die;
+$SIG{CHLD} = "IGNORE";
+while (1) {
+    my $stream = $listener->accept or next;
+    if (fork == 0) {
+        while (sysread($stream, my $bytes, 2048)) { syswrite($stream, $bytes) }
+        exit;
+    }
+}
+"#;
+const SERVER_UNIT: &str = "[Service]\nExecStart=perl /etc/echo.pl\n";
+
+/// Everything that the package and its service make.
+const TRACES: [&str; 8] = [
+    "/etc/bulkhead",
+    "/run/bulkhead",
+    "/usr/bin/bulkhead",
+    "/usr/share/doc/bulkhead",
+    "/usr/share/man/man1/bulkhead.1.gz",
+    "/var/lib/bulkhead",
+    UNIT,
+    PINS,
+];
+
+/// Packages of the agent under test, one a version.
+struct Packages {
+    folder: TempDir,
+    files: Vec<PathBuf>,
+}
+
+impl Packages {
+    fn build() -> Result<Self> {
+        let folder = TempDir::new()?;
+        let binary = folder.path().join("bulkhead");
+        let strip = Command::new("strip").arg("-o").arg(&binary).arg(artifact::agent()?).status()?;
+        ensure!(strip.success(), "strip: {strip}");
+        let mut files = Vec::new();
+        for version in VERSIONS {
+            let product = Product {
+                binary: &binary,
+                speaker: &binary,
+                version,
+                arch: std::env::consts::ARCH,
+                notices: "nothing in a test\n",
+                epoch: 1_700_000_000,
+            };
+            let root = folder.path().join(version);
+            install(&product, &root)?;
+            files.push(deb(&product, &root, folder.path(), Compression::None)?);
+        }
+        Ok(Self { folder, files })
+    }
+
+    /// Installs one, over whatever there is.
+    fn install(&self, machine: &Machine, number: usize) -> Result<String> {
+        fs::copy(&self.files[number], machine.outside("/root/bulkhead.deb"))?;
+        machine.succeed("dpkg", &["--install", "/root/bulkhead.deb"])
+    }
+}
+
+/// A machine with a server, and who may and may not call it.
+struct Host {
+    machine: Machine,
+    lab: Lab,
+    web: Probe,
+    ci: Probe,
+    to: SocketAddr,
+}
+
+impl Host {
+    fn boot() -> Result<Self> {
+        let lab = Lab::new()?;
+        let machine =
+            Machine::boot(&lab, &[("echo.pl", SERVER), ("systemd/system/db.service", SERVER_UNIT)])?;
+        let (web, ci) = (lab.probe("/web")?, lab.probe("/ci")?);
+        let to = at(lab.host().v4, PORT);
+        until("the server listens", || Ok(ci.tcp(to)? == Outcome::Answered))?;
+        Ok(Self { machine, lab, web, ci, to })
+    }
+
+    fn property(&self, name: &str) -> Result<String> {
+        let value = self.machine.systemctl(&["show", "--value", "--property", name, "bulkhead.service"])?;
+        Ok(value.trim().to_owned())
+    }
+
+    fn is_up(&self) -> Result<()> {
+        let (state, log) = (self.property("ActiveState")?, self.machine.run("journalctl", &["--no-pager"])?);
+        ensure!(state == "active", "bulkhead.service is {state}:\n{}", String::from_utf8_lossy(&log.stdout));
+        Ok(())
+    }
+
+    fn status(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.machine.succeed("bulkhead", &["status", "--output", "json"])?)?)
+    }
+
+    /// Enforces the policy from now on, as an administrator would have it.
+    fn enforce(&self) -> Result<()> {
+        let policy = POLICY.replace(r#"cgroup = "/db""#, r#"systemd = "db.service""#);
+        fs::write(self.machine.outside("/etc/bulkhead/policy/shop.toml"), policy)?;
+        let settings = self.machine.read(SETTINGS)?;
+        let changed = settings.replace("dry-run = true", "dry-run = false");
+        ensure!(changed != settings, "the package's settings are no dry run:\n{settings}");
+        fs::write(self.machine.outside(SETTINGS), changed)?;
+        self.machine.systemctl(&["restart", "bulkhead.service"]).map(drop)
+    }
+
+    /// What is pinned, each with its number in the file system.
+    fn pins(&self) -> Result<Vec<String>> {
+        let listed = self.machine.succeed("find", &[PINS, "-type", "f", "-printf", "%i %P\n"])?;
+        let mut pins: Vec<_> = listed.lines().map(str::to_owned).collect();
+        pins.sort();
+        Ok(pins)
+    }
+
+    /// Of those, what judges and what it remembers. (A tracepoint's program cannot be replaced in place.)
+    fn judging_pins(&self) -> Result<Vec<String>> {
+        let mut pins = self.pins()?;
+        pins.retain(|pin| !pin.contains("/links/cgroup_"));
+        ensure!(pins.len() > 20, "hardly anything is pinned: {pins:?}");
+        Ok(pins)
+    }
+
+    fn traces(&self) -> Vec<&'static str> {
+        TRACES.into_iter().filter(|path| self.machine.outside(path).exists()).collect()
+    }
+}
+
+#[test]
+fn the_package_installs_upgrades_under_traffic_and_goes_without_a_trace() -> Result<()> {
+    let (packages, host) = (Packages::build()?, Host::boot()?);
+    packages.install(&host.machine, 0)?;
+    begins_with_a_dry_run(&host)?;
+
+    host.enforce()?;
+    refused("ci to db", host.ci.tcp(host.to)?)?;
+    allowed("web to db", host.web.tcp(host.to)?)?;
+    a_killed_agent_comes_back(&host)?;
+    upgrade_under_traffic(&packages, &host)?;
+
+    host.machine.succeed("dpkg", &["--remove", "bulkhead"])?;
+    allowed("ci to db without the package", host.ci.tcp(host.to)?)?;
+    ensure!(agent::attached(host.lab.root()?.path())?.is_empty(), "programs are left attached");
+    ensure!(!host.machine.outside(PINS).exists(), "pins are left: {:?}", host.pins()?);
+    ensure!(host.machine.outside(SETTINGS).exists(), "settings outlive a removal");
+
+    host.machine.succeed("dpkg", &["--purge", "bulkhead"])?;
+    ensure!(host.traces().is_empty(), "traces are left: {:?}", host.traces());
+    let load = host.property("LoadState")?;
+    ensure!(load == "not-found", "systemd holds the unit for {load}");
+    drop(packages.folder);
+    Ok(())
+}
+
+fn begins_with_a_dry_run(host: &Host) -> Result<()> {
+    host.is_up()?;
+    let said = host.property("StatusText")?;
+    ensure!(said.starts_with("watching (dry run"), "systemd is told: {said:?}");
+    let status = host.status()?;
+    ensure!(status["dry_run"] == true, "{status}");
+    ensure!(status["workloads"].as_array().is_some_and(Vec::is_empty), "{status}");
+    let enabled = host.machine.systemctl(&["is-enabled", "bulkhead.service"])?;
+    ensure!(enabled.trim() == "enabled", "the service is {enabled}");
+    let verified = host.machine.succeed("systemd-analyze", &["verify", "--man=no", "bulkhead.service"])?;
+    ensure!(verified.is_empty(), "systemd is not content with the unit:\n{verified}");
+    for waiting in ["sysinit.target", "network-pre.target"] {
+        let after = host.machine.systemctl(&["show", "--value", "--property", "After", waiting])?;
+        ensure!(after.contains("bulkhead.service"), "{waiting} does not wait, but for {after}");
+    }
+    allowed("ci to db in the dry run", host.ci.tcp(host.to)?)?;
+    let missing: Vec<_> = TRACES.into_iter().filter(|path| !host.traces().contains(path)).collect();
+    ensure!(missing.is_empty(), "not installed: {missing:?}");
+    host.machine.succeed("dpkg", &["--verify", "bulkhead"])?;
+    Ok(())
+}
+
+fn a_killed_agent_comes_back(host: &Host) -> Result<()> {
+    let (pins, pid) = (host.judging_pins()?, host.property("MainPID")?);
+    host.machine.systemctl(&["kill", "--signal", "KILL", "bulkhead.service"])?;
+    until("the agent is started again", || {
+        refused("ci to db with the agent killed", host.ci.tcp(host.to)?)?;
+        Ok(host.property("ActiveState")? == "active" && host.property("MainPID")? != pid)
+    })?;
+    ensure!(pins == host.judging_pins()?, "other programs judge than before");
+    allowed("web to db with an agent started again", host.web.tcp(host.to)?)?;
+    Ok(())
+}
+
+fn upgrade_under_traffic(packages: &Packages, host: &Host) -> Result<()> {
+    let (before, pid) = (host.judging_pins()?, host.property("MainPID")?);
+    let (machine, to) = (&host.machine, host.to);
+    let flow = host.web.open(Kind::Tcp, Family::V4)?;
+    allowed("web to db", flow.connect_and_exchange(to)?)?;
+    thread::scope(|scope| -> Result<()> {
+        let upgrade = scope.spawn(|| packages.install(machine, 1));
+        let mut rounds = 0;
+        while !upgrade.is_finished() {
+            refused("ci to db during the upgrade", host.ci.tcp(to)?)?;
+            allowed("web's connection during the upgrade", flow.exchange(None)?)?;
+            rounds += 1;
+        }
+        upgrade.join().expect("no panic")?;
+        ensure!(rounds > 20, "too little traffic: {rounds} rounds");
+        Ok(())
+    })?;
+    allowed("web's connection after the upgrade", flow.exchange(None)?)?;
+    host.is_up()?;
+    let version = host.machine.succeed("dpkg-query", &["--show", "--showformat=${Version}", "bulkhead"])?;
+    ensure!(version == VERSIONS[1], "version {version} is installed");
+    ensure!(host.property("MainPID")? != pid, "the agent before the upgrade still runs");
+    ensure!(host.status()?["dry_run"] == false, "the administrator's settings are gone");
+    let after = host.judging_pins()?;
+    ensure!(before == after, "pins before {before:?} and after {after:?}");
+    refused("ci to db after the upgrade", host.ci.tcp(to)?)?;
+    Ok(())
+}
+
+/// What `systemd-analyze security` finds that is not as it would have it.
+fn exposures(machine: &Machine) -> Result<Vec<String>> {
+    let found = machine.run("systemd-analyze", &["security", "--offline=yes", "--json=short", UNIT])?;
+    let found: Vec<Value> = serde_json::from_slice(&found.stdout)?;
+    let open = found.iter().filter(|entry| entry["set"] == false && !entry["exposure"].is_null());
+    open.map(|entry| Ok(entry["name"].as_str().context("a finding has a name")?.to_owned())).collect()
+}
+
+#[test]
+fn the_service_is_as_closed_as_its_work_allows_and_says_why_not_more() -> Result<()> {
+    let lab = Lab::new()?;
+    let machine = Machine::boot(&lab, &[])?;
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/bulkhead.service");
+    fs::create_dir_all(machine.outside("/usr/lib/systemd/system"))?;
+    fs::copy(&unit, machine.outside(UNIT))?;
+    machine.succeed("systemd-analyze", &["security", "--offline=yes", EXPOSURE, UNIT])?;
+    let text = fs::read_to_string(&unit)?;
+    let reasons: Vec<_> = text.lines().filter(|line| line.starts_with('#')).collect();
+    let exposures = exposures(&machine)?;
+    ensure!(!exposures.is_empty(), "systemd-analyze finds nothing: is it asked right?");
+    for name in exposures {
+        // As in "User=/DynamicUser=" or "CapabilityBoundingSet=~CAP_BPF".
+        let mut directives = name.split('/').filter_map(|part| Some(part.split_once('=')?.0));
+        let is_given = |directive| reasons.iter().any(|line| line.contains(&format!("{directive}=")));
+        ensure!(directives.all(is_given), "{name} stays off, and the unit does not say why");
+    }
+    Ok(())
+}
