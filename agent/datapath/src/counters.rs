@@ -62,6 +62,11 @@ impl Tally {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// All traffic since the start.
+    pub fn traffic(&self) -> Result<Traffic, DatapathError> {
+        self.counters().traffic()
+    }
+
     /// All traffic since the start, and that of each subject of the generations held and those just replaced.
     pub fn read(&self) -> Result<(Traffic, BySubject), DatapathError> {
         self.counters().traffic_by_subject()

@@ -251,10 +251,9 @@ fn what_a_workload_has_done_is_counted_on_over_policies() -> Result<()> {
         let seen = Metrics::of(&lab)?.value(SERIES)?;
         ensure!(seen == 3 * round, "{seen} calls of ci, and not {}", 3 * round);
         // Subjects are numbered anew: ci is another one each time.
-        let before: String =
-            (0..round).map(|n| format!("[workload.a{n}]\nselect = {{ cgroup = \"/a{n}\" }}\n")).collect();
+        let others = (0..round).map(|n| format!("[workload.a{n}]\nselect = {{ cgroup = \"/a{n}\" }}\n"));
         let policy = folder.path().join("policy.toml");
-        fs::write(&policy, before + POLICY)?;
+        fs::write(&policy, others.collect::<Vec<_>>().concat() + POLICY)?;
         let (policy, socket) = (policy.to_string_lossy(), agent.control_socket());
         let applied =
             lab.bulkhead(&["apply", &policy, "--force", "--control-socket", &socket.to_string_lossy()])?;

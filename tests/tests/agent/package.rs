@@ -46,13 +46,14 @@ while (1) {
 const SERVER_UNIT: &str = "[Service]\nExecStart=perl /etc/echo.pl\n";
 
 /// Everything that the package and its service make.
-const TRACES: [&str; 8] = [
+const TRACES: [&str; 9] = [
     "/etc/bulkhead",
     "/run/bulkhead",
     "/usr/bin/bulkhead",
     "/usr/share/doc/bulkhead",
     "/usr/share/man/man1/bulkhead.1.gz",
     "/var/lib/bulkhead",
+    "/var/log/bulkhead",
     UNIT,
     PINS,
 ];
@@ -169,6 +170,8 @@ fn the_package_installs_upgrades_under_traffic_and_goes_without_a_trace() -> Res
     host.enforce()?;
     refused("ci to db", host.ci.tcp(host.to)?)?;
     allowed("web to db", host.web.tcp(host.to)?)?;
+    the_journal_is_told_in_fields_and_once(&host)?;
+    a_file_is_told_as_well(&host)?;
     a_killed_agent_comes_back(&host)?;
     upgrade_under_traffic(&packages, &host)?;
 
@@ -205,6 +208,40 @@ fn begins_with_a_dry_run(host: &Host) -> Result<()> {
     let missing: Vec<_> = TRACES.into_iter().filter(|path| !host.traces().contains(path)).collect();
     ensure!(missing.is_empty(), "not installed: {missing:?}");
     host.machine.succeed("dpkg", &["--verify", "bulkhead"])?;
+    Ok(())
+}
+
+/// What the service prints the journal would have anyway: as text.
+fn the_journal_is_told_in_fields_and_once(host: &Host) -> Result<()> {
+    let told = ["BULKHEAD_WORKLOAD=ci", "BULKHEAD_PEER=db"];
+    until("the journal is told", || Ok(!host.machine.journal(&told)?.is_empty()))?;
+    let unit = host.machine.journal(&["_SYSTEMD_UNIT=bulkhead.service"])?;
+    let messages = unit.iter().filter_map(|entry| Some((entry, entry["MESSAGE"].as_str()?)));
+    for (entry, message) in messages.filter(|(_, message)| message.contains("no rule allows it")) {
+        ensure!(entry["BULKHEAD_REASON"] == "no-rule", "a report as text: {message}");
+    }
+    Ok(())
+}
+
+fn a_file_is_told_as_well(host: &Host) -> Result<()> {
+    const FILE: &str = "/var/log/bulkhead/denials.jsonl";
+    let settings = host.machine.read(SETTINGS)?;
+    // As the package offers it in comments, but for the metrics.
+    let (agent, offered) = settings.split_once("#[[sink]]").context("no sink is offered")?;
+    let (sinks, metrics) = offered.split_once("\n\n").context("nothing comes after the sinks")?;
+    let changed = format!("{agent}[[sink]]{}\n\n{metrics}", sinks.replace("\n#", "\n"));
+    fs::write(host.machine.outside(SETTINGS), &changed)?;
+    host.machine.systemctl(&["restart", "bulkhead.service"])?;
+    refused("ci to db after a restart", host.ci.tcp(host.to)?)?;
+    until("the file is told", || {
+        let there = host.machine.outside(FILE).exists();
+        Ok(there && host.machine.read(FILE)?.lines().any(|line| line.contains(r#""name":"ci""#)))
+    })?;
+    let status = host.status()?;
+    let sinks = status["events"]["sinks"].as_array().context("no sinks")?;
+    let names: Vec<_> = sinks.iter().filter_map(|sink| sink["name"].as_str()).collect();
+    ensure!(names == ["journald", "file"], "{status}");
+    ensure!(sinks.iter().all(|sink| sink["failing"].is_null()), "{status}");
     Ok(())
 }
 

@@ -94,7 +94,8 @@ pub(crate) struct Events {
     pub(crate) dropped: u64,
     /// Refusals whose report could not be printed on standard output.
     pub(crate) unprinted: u64,
-    /// Where reports go.
+    /// Where reports go. An agent that waits for its upgrade tells nothing of it.
+    #[serde(default)]
     pub(crate) sinks: Vec<Sink>,
     /// Processes that were moved out of their workload.
     pub(crate) departures: u64,

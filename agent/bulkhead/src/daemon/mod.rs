@@ -187,8 +187,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
                     status.warnings.extend(beginning.notes.iter().cloned());
                     status.warnings.extend(keeper.warning());
                     status.warnings.extend(metrics.warning());
-                    // Who asked may be gone.
-                    let _ = answer.send(status);
+                    enforcement.add_traffic(status, answer);
                 }
                 Question::Plan(proposal, caller, reply) => {
                     proposals.plan(proposal, caller.pid, reply, &enforcement);

@@ -3,13 +3,18 @@
 use std::time::Instant;
 
 use bulkhead_common::Counter;
+use bulkhead_datapath::Traffic;
 use bulkhead_policy::{Identity, Mode, WorkloadId};
+use tokio::sync::oneshot;
 
 use super::{Enforcement, Held};
-use crate::control::{self, Environment, Status, Workload};
+use crate::{
+    control::{self, Environment, Status, Workload},
+    daemon::priority,
+};
 
 impl Enforcement {
-    /// What is enforced now.
+    /// What is enforced now; what was counted takes a while and is [added](Self::add_traffic).
     pub(in crate::daemon) fn status(
         &self,
         dry_run: bool,
@@ -49,23 +54,21 @@ impl Enforcement {
             workloads: (0..policy.workloads.len()).map(|n| workload(held, WorkloadId(n))).collect(),
             warnings: self.warnings(),
             events,
-            traffic: self.traffic(),
+            traffic: None,
         }
     }
 
-    fn traffic(&self) -> Option<control::Traffic> {
-        let read = self.datapath.traffic();
-        let traffic =
-            read.inspect_err(|error| tracing::warn!(%error, "what was counted cannot be read")).ok()?;
-        let count =
-            |c: Counter| control::Count { packets: c.packets, bytes: c.bytes, connections: c.connections };
-        Some(control::Traffic {
-            allowed: count(traffic.allowed),
-            denied: count(traffic.denied),
-            would_deny: count(traffic.would_deny),
-            refused_calls: traffic.refused_calls,
-            other: count(traffic.other),
-        })
+    /// Adds what the programs have counted, on another thread: to go through all counters may take a tenth of a second, in
+    /// which nobody would follow the cgroups.
+    pub(in crate::daemon) fn add_traffic(&self, status: Status, to: oneshot::Sender<Status>) {
+        let tally = self.datapath.tally();
+        tokio::task::spawn_blocking(move || {
+            priority::ordinary();
+            let read = tally.traffic();
+            let read = read.inspect_err(|error| tracing::warn!(%error, "what was counted cannot be read"));
+            // Who asked may be gone.
+            let _ = to.send(Status { traffic: read.ok().map(traffic), ..status });
+        });
     }
 
     /// What the operator should look after.
@@ -111,6 +114,18 @@ impl Enforcement {
             self.fault.iter().map(|fault| format!("the kernel's tables may be out of date: {fault}")),
         );
         warnings
+    }
+}
+
+fn traffic(read: Traffic) -> control::Traffic {
+    let count =
+        |c: Counter| control::Count { packets: c.packets, bytes: c.bytes, connections: c.connections };
+    control::Traffic {
+        allowed: count(read.allowed),
+        denied: count(read.denied),
+        would_deny: count(read.would_deny),
+        refused_calls: read.refused_calls,
+        other: count(read.other),
     }
 }
 

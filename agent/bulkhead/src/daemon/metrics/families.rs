@@ -153,13 +153,33 @@ fn traffic_of_workloads(families: &mut Families<'_>, workloads: &ByWorkload) -> 
             )
         })
     };
-    families.counters("workload_packets", "The same of each workload", None, rows(false, |c| c.packets))?;
+    families.counters(
+        "workload_packets",
+        "Packets of a workload that were judged",
+        None,
+        rows(false, |c| c.packets),
+    )?;
     let bytes = rows(false, |c| c.bytes);
-    families.counters("workload_traffic", "The same of each workload", Some(&Unit::Bytes), bytes)?;
+    families.counters(
+        "workload_traffic",
+        "Bytes of these packets, with IP headers",
+        Some(&Unit::Bytes),
+        bytes,
+    )?;
     let connections = rows(false, |c| c.connections);
-    families.counters("workload_connections", "The same of each workload", None, connections)?;
+    families.counters(
+        "workload_connections",
+        "Connections and exchanges that they opened",
+        None,
+        connections,
+    )?;
     let calls = rows(true, |c| c.packets);
-    families.counters("workload_refused_calls", "The same of each workload", None, calls)
+    families.counters(
+        "workload_refused_calls",
+        "Calls of a workload that were refused, or would be",
+        None,
+        calls,
+    )
 }
 
 /// Writes one metric after the other.
