@@ -30,10 +30,15 @@ mod test_run;
 mod wire;
 
 use std::{
+    collections::HashMap,
     fs::File,
     io,
+    num::NonZero,
     os::fd::AsFd as _,
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -137,9 +142,7 @@ impl Datapath {
         let tally = Tally::of(Counters::take(&mut ebpf)?);
         let sockets = Sockets::take(&mut ebpf)?;
         let events = Some(Events::take(&mut ebpf)?);
-        for name in PROGRAMS {
-            load(program(&mut ebpf, name)?).map_err(|source| DatapathError::Program { name, source })?;
-        }
+        load_all(&mut ebpf)?;
         #[cfg(feature = "log")]
         log::start(&mut ebpf);
         Ok(Self { ebpf, cgroup_root: cgroup_root.to_owned(), pins, tables, tally, sockets, events, observer })
@@ -403,6 +406,33 @@ fn hash_keys() -> Result<[u64; HASH_KEYS], DatapathError> {
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, DatapathError> {
     ebpf.program_mut(name).ok_or(DatapathError::Missing { name })
+}
+
+/// Loads the programs, on as many processors as there are: the verifier goes through hundreds of thousands of instructions,
+/// which is most of what a start takes.
+fn load_all(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    let mut there: HashMap<&str, &mut Program> = ebpf.programs_mut().collect();
+    // The last ones take longest, and are begun first.
+    let mut to_load = Vec::new();
+    for name in PROGRAMS {
+        to_load.push((name, there.remove(name).ok_or(DatapathError::Missing { name })?));
+    }
+    let processors = thread::available_parallelism().map_or(1, NonZero::get).min(to_load.len());
+    let to_load = Mutex::new(to_load);
+    let load_some = || {
+        loop {
+            let next = to_load.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some((name, program)) = next else { return Ok(()) };
+            load(program).map_err(|source| DatapathError::Program { name, source })?;
+        }
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..processors).map(|_| scope.spawn(load_some)).collect();
+        let own = load_some();
+        let others =
+            others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        others.fold(own, Result::and)
+    })
 }
 
 fn load(program: &mut Program) -> Result<(), ProgramError> {

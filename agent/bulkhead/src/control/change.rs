@@ -6,9 +6,10 @@ use bulkhead_policy::{Difference, Source};
 use bulkhead_report::plain;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 /// One file of a policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct File {
     /// As reports name it.
@@ -29,7 +30,7 @@ impl From<File> for Source {
 }
 
 /// A policy, and how it is to be put in force.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Proposal {
     pub(crate) policy: Vec<File>,
@@ -42,20 +43,22 @@ pub(crate) struct Proposal {
 }
 
 /// What a policy would change.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Plan {
     /// The generation in force, with which it is compared.
     pub(crate) generation: u32,
     pub(crate) policy_hash: String,
     /// What `bulkhead check` would warn of.
+    #[schema(value_type = Vec<Object>)]
     pub(crate) warnings: Vec<Value>,
+    #[schema(value_type = Object)]
     pub(crate) changes: Difference,
     /// Open connections that pass now and would be refused.
     pub(crate) cut: Vec<Cut>,
 }
 
 /// What is in force from now on.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Applied {
     pub(crate) generation: u32,
     pub(crate) policy_hash: String,
@@ -68,7 +71,7 @@ pub(crate) struct Applied {
 }
 
 /// Why nothing has changed.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Refusal {
     pub(crate) error: String,
     /// The connections that stand against it.
@@ -76,11 +79,12 @@ pub(crate) struct Refusal {
     pub(crate) cut: Vec<Cut>,
     /// What is wrong with the policy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
     pub(crate) findings: Vec<Value>,
 }
 
 /// An open connection that a policy would cut, as the end sees it whose allowlist refuses.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Cut {
     /// `denied`, or `would-deny` where the workload's environment is only audited.
     pub(crate) verdict: String,
@@ -102,8 +106,9 @@ pub(crate) struct Cut {
 }
 
 /// One end of a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct End {
+    #[schema(value_type = String)]
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
     /// The workload or peer of the policy that it is.
@@ -111,14 +116,14 @@ pub(crate) struct End {
 }
 
 /// A process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
     pub(crate) comm: String,
 }
 
 /// A rule, where it is written, and the keys of it that would have to be different.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct NearestRule {
     pub(crate) id: String,
     pub(crate) file: String,

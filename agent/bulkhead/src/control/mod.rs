@@ -2,12 +2,14 @@
 
 mod change;
 mod client;
+mod routes;
 mod server;
 mod status;
 
 pub(crate) use change::{Applied, Cut, End, File, NearestRule, Plan, Process, Proposal, Refusal};
 pub(crate) use client::{ClientError, get, post};
-pub(crate) use server::{Question, Reply, Server, ServerError};
+pub(crate) use routes::{Question, Reply};
+pub(crate) use server::{Server, ServerError};
 pub(crate) use status::{Count, Environment, Events, Sink, Status, Traffic, Trial, Workload};
 
 /// Where the agent tells its [`Status`].
@@ -20,3 +22,5 @@ pub(crate) const APPLY: &str = "/v1/apply";
 pub(crate) const CONFIRM: &str = "/v1/confirm";
 /// Where it goes back to the policy before: [`Applied`].
 pub(crate) const ROLLBACK: &str = "/v1/rollback";
+/// Where it tells all this in OpenAPI's terms.
+pub(crate) const OPENAPI: &str = "/v1/openapi.json";

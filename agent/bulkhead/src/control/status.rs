@@ -4,14 +4,16 @@ use std::{net::IpAddr, path::PathBuf};
 
 use bulkhead_report::{Account, Departed};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What a running agent enforces.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Status {
     pub(crate) version: String,
     pub(crate) pid: u32,
     /// Seconds since the agent enforces.
     pub(crate) uptime: u64,
+    #[schema(value_type = String)]
     pub(crate) cgroup_root: PathBuf,
     /// Is nothing refused, only reported?
     pub(crate) dry_run: bool,
@@ -35,14 +37,14 @@ pub(crate) struct Status {
 }
 
 /// A policy that waits to be confirmed.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Trial {
     /// Seconds until the policy before it is in force again.
     pub(crate) ends_in: f64,
 }
 
 /// Traffic of workloads that was judged since the start: every packet exactly once at each end that is a workload.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Traffic {
     pub(crate) allowed: Count,
     pub(crate) denied: Count,
@@ -54,7 +56,7 @@ pub(crate) struct Traffic {
 }
 
 /// What was counted of one kind of traffic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Count {
     pub(crate) packets: u64,
     /// IP headers included.
@@ -64,7 +66,7 @@ pub(crate) struct Count {
 }
 
 /// One environment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Environment {
     pub(crate) name: String,
     /// `enforce`, `audit` or `off`.
@@ -74,7 +76,7 @@ pub(crate) struct Environment {
 }
 
 /// One workload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Workload {
     pub(crate) name: String,
     pub(crate) environment: Option<String>,
@@ -82,11 +84,12 @@ pub(crate) struct Workload {
     /// The cgroups that its selectors match now; all below them belong to it as well.
     pub(crate) cgroups: Vec<String>,
     /// Addresses that it has to itself.
+    #[schema(value_type = Vec<String>)]
     pub(crate) addresses: Vec<IpAddr>,
 }
 
 /// Refusals and what else the kernel has told, counted since the start.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Events {
     /// Refused, or reported as would be refused; those that nothing tells of included.
     pub(crate) refusals: u64,
@@ -100,11 +103,12 @@ pub(crate) struct Events {
     /// Processes that were moved out of their workload.
     pub(crate) departures: u64,
     /// The last of them.
+    #[schema(value_type = Option<Object>)]
     pub(crate) last_departure: Option<Departed>,
 }
 
 /// What has become of the refusals that were to be reported to one sink.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Sink {
     pub(crate) name: String,
     /// `stdout`, `file`, `journald`, `syslog` or `otlp`.

@@ -1,0 +1,250 @@
+//! What can be asked of an agent, and how: docs/openapi.json is made of this.
+
+use std::time::Duration;
+
+use axum::{
+    Json, Router,
+    extract::{
+        ConnectInfo, DefaultBodyLimit, FromRequest, Request, State, connect_info::Connected,
+        rejection::JsonRejection,
+    },
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+    serve::IncomingStream,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use utoipa::OpenApi;
+
+use super::{APPLY, Applied, CONFIRM, OPENAPI, PLAN, Plan, Proposal, ROLLBACK, Refusal, STATUS, Status};
+
+/// The largest request: a policy of a hundred thousand rules is 10 MB.
+const LARGEST: usize = 64 << 20;
+/// How long a request may take, from its first byte to the answer.
+const LONGEST: Duration = Duration::from_secs(50);
+
+/// What somebody wants of the agent, with where to send the answer.
+#[derive(Debug)]
+pub(crate) enum Question {
+    /// What does it enforce?
+    Status(oneshot::Sender<Status>),
+    /// What would this policy change?
+    Plan(Proposal, Caller, Reply<Plan>),
+    /// Put this policy in force.
+    Apply(Proposal, Caller, Reply<Applied>),
+    /// What is in force for a while is to stay.
+    Confirm(Reply<Applied>),
+    /// Go back to the policy before.
+    RollBack(Caller, Reply<Applied>),
+}
+
+/// Where the answer goes.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// Everything that can be asked.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Bulkhead agent",
+        description = "The control API of the agent on this host, over its Unix socket: for root and the group `bulkhead`."
+    ),
+    paths(tell_status, plan, apply, confirm, roll_back)
+)]
+struct Api;
+
+/// Everything that can be asked, as an OpenAPI document.
+fn openapi() -> String {
+    // Strings and numbers only.
+    Api::openapi().to_pretty_json().unwrap_or_default() + "\n"
+}
+
+/// Whoever holds the other end of `questions` answers.
+pub(super) fn all(questions: mpsc::Sender<Question>) -> Router {
+    Router::new()
+        .route(STATUS, get(tell_status))
+        .route(PLAN, post(plan))
+        .route(APPLY, post(apply))
+        .route(CONFIRM, post(confirm))
+        .route(ROLLBACK, post(roll_back))
+        .route(OPENAPI, get(tell_openapi))
+        .fallback(tell_unknown)
+        .with_state(questions)
+        .layer(DefaultBodyLimit::max(LARGEST))
+        .layer(middleware::from_fn(in_time))
+        .layer(middleware::from_fn(only_who_may))
+}
+
+/// Who asks, as the kernel vouches for it (`SO_PEERCRED`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    /// Number of the process; none: it is of another machine's, or gone.
+    pub(crate) pid: Option<u32>,
+    known: bool,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let credentials = stream.io().peer_cred().ok();
+        let pid = credentials.and_then(|credentials| credentials.pid());
+        Self { pid: pid.and_then(|pid| u32::try_from(pid).ok()), known: credentials.is_some() }
+    }
+}
+
+/// Who can open the socket may ask: the file's owner and group. The kernel has checked that as it was opened
+/// (`unix_stream_connect` wants the right to write).
+async fn only_who_may(ConnectInfo(caller): ConnectInfo<Caller>, request: Request, next: Next) -> Response {
+    if caller.known {
+        return next.run(request).await;
+    }
+    refuse(StatusCode::FORBIDDEN, "it cannot be told who asks")
+}
+
+type Questions = State<mpsc::Sender<Question>>;
+
+/// What the agent enforces
+#[utoipa::path(get, path = STATUS, responses(
+    (status = 200, description = "What is in force, and what the operator should look after", body = Status),
+    (status = 503, description = "The agent is stopping", body = Refusal),
+))]
+async fn tell_status(State(questions): Questions) -> Response {
+    let (question, answer) = oneshot::channel();
+    if questions.send(Question::Status(question)).await.is_ok()
+        && let Ok(status) = answer.await
+    {
+        return Json(status).into_response();
+    }
+    stopping()
+}
+
+/// What a policy would change, and which open connections it would cut
+#[utoipa::path(post, path = PLAN, request_body = Proposal, responses(
+    (status = 200, description = "Compared with the policy in force. Nothing has changed", body = Plan),
+    (status = 400, description = "No JSON", body = Refusal),
+    (status = 409, description = "The policy does not compile, or another one is being looked at", body = Refusal),
+    (status = 413, description = "More than 64 MiB", body = Refusal),
+    (status = 415, description = "Not application/json", body = Refusal),
+    (status = 422, description = "Not a proposal", body = Refusal),
+    (status = 503, description = "The agent is stopping, or hangs", body = Refusal),
+))]
+async fn plan(
+    State(questions): Questions,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Asked(proposal): Asked<Proposal>,
+) -> Response {
+    put(questions, |reply| Question::Plan(proposal, caller, reply)).await
+}
+
+/// Puts a policy in force, for good or for a while
+#[utoipa::path(post, path = APPLY, request_body = Proposal, responses(
+    (status = 200, description = "It is in force", body = Applied),
+    (status = 400, description = "No JSON", body = Refusal),
+    (status = 409, description = "Nothing has changed: the policy does not compile, would cut the way back in, or cannot be kept", body = Refusal),
+    (status = 413, description = "More than 64 MiB", body = Refusal),
+    (status = 415, description = "Not application/json", body = Refusal),
+    (status = 422, description = "Not a proposal", body = Refusal),
+    (status = 503, description = "The agent is stopping, or hangs", body = Refusal),
+))]
+async fn apply(
+    State(questions): Questions,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Asked(proposal): Asked<Proposal>,
+) -> Response {
+    put(questions, |reply| Question::Apply(proposal, caller, reply)).await
+}
+
+/// Lets stay what is in force for a while
+#[utoipa::path(post, path = CONFIRM, responses(
+    (status = 200, description = "It stays", body = Applied),
+    (status = 409, description = "There is nothing to confirm, or it is too late", body = Refusal),
+    (status = 503, description = "The agent is stopping, or hangs", body = Refusal),
+))]
+async fn confirm(State(questions): Questions) -> Response {
+    put(questions, Question::Confirm).await
+}
+
+/// Goes back to the policy before
+#[utoipa::path(post, path = ROLLBACK, responses(
+    (status = 200, description = "The policy before is in force again", body = Applied),
+    (status = 409, description = "There is nothing to go back to, or it would cut the way back in", body = Refusal),
+    (status = 503, description = "The agent is stopping, or hangs", body = Refusal),
+))]
+async fn roll_back(State(questions): Questions, ConnectInfo(caller): ConnectInfo<Caller>) -> Response {
+    put(questions, |reply| Question::RollBack(caller, reply)).await
+}
+
+/// Puts a question and waits for the answer.
+async fn put<T: Serialize>(
+    questions: mpsc::Sender<Question>,
+    question: impl FnOnce(Reply<T>) -> Question,
+) -> Response {
+    let (reply, answer) = oneshot::channel();
+    if questions.send(question(reply)).await.is_err() {
+        return stopping();
+    }
+    match answer.await {
+        Ok(Ok(done)) => Json(done).into_response(),
+        Ok(Err(refusal)) => (StatusCode::CONFLICT, Json(refusal)).into_response(),
+        Err(_) => stopping(),
+    }
+}
+
+fn stopping() -> Response {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping")
+}
+
+async fn tell_openapi() -> Response {
+    ([("content-type", "application/json")], openapi()).into_response()
+}
+
+async fn tell_unknown() -> Response {
+    refuse(StatusCode::NOT_FOUND, format!("nothing is here: {OPENAPI} tells what can be asked"))
+}
+
+/// A body that makes sense.
+struct Asked<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Asked<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let asked = Json::from_request(request, state).await;
+        asked
+            .map(|Json(asked)| Self(asked))
+            .map_err(|why: JsonRejection| refuse(why.status(), why.body_text()))
+    }
+}
+
+fn refuse(status: StatusCode, error: impl Into<String>) -> Response {
+    (status, Json(Refusal { error: error.into(), ..Refusal::default() })).into_response()
+}
+
+/// Who takes longer, to ask or to answer, is let go.
+async fn in_time(request: Request, next: Next) -> Response {
+    timeout(LONGEST, next.run(request))
+        .await
+        .unwrap_or_else(|_| refuse(StatusCode::SERVICE_UNAVAILABLE, format!("no answer within {LONGEST:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_is_in_docs() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
+        if std::env::var_os("INSTA_UPDATE").is_some_and(|update| update == "always") {
+            std::fs::write(page, openapi()).unwrap();
+        }
+        let there = std::fs::read_to_string(page).unwrap_or_default();
+        assert!(
+            there == openapi(),
+            "docs/openapi.json is out of date: run this test with INSTA_UPDATE=always"
+        );
+    }
+}
