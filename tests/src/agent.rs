@@ -284,6 +284,11 @@ impl Agent {
 
     /// Kills it: no handler of its own runs.
     pub fn kill(mut self) -> Result<()> {
+        self.kill_in_place()
+    }
+
+    /// The same of one that another will take the place of.
+    pub fn kill_in_place(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         self.stopped = true;

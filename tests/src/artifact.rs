@@ -80,7 +80,7 @@ fn build(profile: &Path) -> Result<()> {
 }
 
 /// The target directory: for what is dear to fetch or to build.
-pub(crate) fn target_dir() -> Result<PathBuf> {
+pub fn target_dir() -> Result<PathBuf> {
     Ok(profile_dir()?.parent().context("the target directory has no parent")?.to_owned())
 }
 

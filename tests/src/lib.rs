@@ -24,6 +24,7 @@ pub mod agent;
 pub mod artifact;
 pub mod cgroup;
 pub mod denials;
+pub mod figure;
 pub mod lab;
 pub mod machine;
 pub mod mirror;
@@ -31,6 +32,7 @@ pub mod network;
 pub mod pace;
 pub mod place;
 pub mod probe;
+pub mod rounds;
 pub mod scene;
 pub mod verdicts;
 

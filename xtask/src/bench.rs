@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: how fast, and how much memory, beside what was promised.
 
-mod datapath;
+mod lab;
 mod machine;
 mod policy;
 mod process;
@@ -32,6 +32,8 @@ enum Bench {
     Policy,
     /// What the programs cost, beside nothing, systemd's IPAddressAllow= and nftables
     Datapath,
+    /// The agent: how soon it is ready, what it takes, how soon it does what it is told
+    Agent,
 }
 
 /// Fails if something cannot be measured, never because it is slow: that depends on the machine.
@@ -47,7 +49,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let machine = Machine::gather()?;
     let table = match bench {
         Bench::Policy => policy::measure()?,
-        Bench::Datapath => datapath::measure()?,
+        Bench::Datapath => lab::measure("datapath")?,
+        Bench::Agent => lab::measure("agent")?,
     };
     let table = format!("{machine}\n\n{table}");
     println!("{table}");

@@ -31,12 +31,17 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Source>, PolicyFilesError> {
     // A pipe has no path of its own.
     files.retain(|file| seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())));
     let sources = files.iter().map(|file| read_file(file)).collect::<Result<Vec<_>, _>>()?;
-    // A file that was cut off while it was written must not pass for a policy.
+    not_blank(&sources)?;
+    Ok(sources)
+}
+
+/// A file that was cut off while it was written must not pass for a policy.
+pub(crate) fn not_blank(sources: &[Source]) -> Result<(), PolicyFilesError> {
     if sources.iter().all(|source| source.text.trim().is_empty()) {
         let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
         return Err(PolicyFilesError::Blank(names.join(", ")));
     }
-    Ok(sources)
+    Ok(())
 }
 
 /// The files at `paths`.

@@ -5,16 +5,15 @@
 #![forbid(unsafe_code)]
 
 mod arrivals;
-mod figure;
 mod flood;
 mod ground;
 mod programs;
-mod rounds;
 mod sizes;
 mod switch;
 mod traffic;
 
 use anyhow::Result;
+use bulkhead_tests::{figure, rounds};
 
 use self::ground::{Ground, Guard, Stand};
 

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod api;
 mod beginnings;
 mod changes;
 mod crowds;

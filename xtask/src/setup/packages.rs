@@ -21,7 +21,7 @@ pub(crate) enum Proof {
 }
 
 /// All of them. bpf-linker's and Debian's compiler's own are not here: they depend on the way taken.
-pub(crate) const PACKAGES: [Package; 20] = [
+pub(crate) const PACKAGES: [Package; 21] = [
     Package { name: "gcc", proof: Proof::Program("cc"), why: "links what rustc compiles" },
     Package { name: "g++", proof: Proof::Program("c++"), why: "compiles libFuzzer for the fuzz targets" },
     Package {
@@ -47,6 +47,11 @@ pub(crate) const PACKAGES: [Package; 20] = [
     },
     Package { name: "git", proof: Proof::Program("git"), why: "a test puts a pull request to docs/ci.md" },
     Package { name: "openssh-client", proof: Proof::Program("ssh"), why: "a test logs in to be locked out" },
+    Package {
+        name: "python3-venv",
+        proof: Proof::Program("python3"),
+        why: "what holds the agent to its OpenAPI document",
+    },
     Package { name: "curl", proof: Proof::Program("curl"), why: "the demo's client" },
     Package {
         name: "debootstrap",

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     control::{Applied, Plan, Proposal, Refusal, Reply},
     input::now_ns,
+    policy_files,
 };
 
 /// The shortest time within which somebody can confirm, and the longest that makes sense.
@@ -136,6 +137,9 @@ impl Proposals {
     pub(super) fn look_at(&mut self, sources: Vec<Source>, then: Then, now: &Enforcement) {
         if self.pending.is_some() {
             return then.refuse(refusal("another policy is being looked at: try again in a moment"));
+        }
+        if let Err(error) = policy_files::not_blank(&sources) {
+            return then.refuse(refusal(format!("nothing has changed: {error}")));
         }
         let old = matches!(then, Then::Tell { .. })
             .then(|| (Arc::clone(now.in_force().policy()), now.in_force().inventory().clone()));

@@ -1,4 +1,4 @@
-//! `cargo xtask bench datapath`: what the programs cost, beside what a user would pick instead.
+//! What is measured on real hosts in a lab: `cargo xtask bench datapath` and `agent`.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::table::{Table, Unit};
 use crate::{console, workspace::cargo};
 
-/// A line that tests/benches/datapath prints.
+/// A line that tests/benches/NAME prints.
 #[derive(Debug, Deserialize)]
 struct Figure {
     what: String,
@@ -23,10 +23,10 @@ struct Figure {
 }
 
 /// Builds and runs it, as root. It says itself what it does, on standard error.
-pub(super) fn measure() -> Result<Table> {
+pub(super) fn measure(name: &str) -> Result<Table> {
     console::step("build");
     let mut bench = cargo()
-        .args(["bench", "--quiet", "--package", "bulkhead-tests", "--bench", "datapath"])
+        .args(["bench", "--quiet", "--package", "bulkhead-tests", "--bench", name])
         .stdout(Stdio::piped())
         .spawn()
         .context("cargo cannot be started")?;

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 /// Measures all of `stands` in turn, so many times, each round in another order; tells every round's figures, in the
 /// order of `stands`.
-pub(crate) fn interleaved<S, F: Default>(
+pub fn interleaved<S, F: Default>(
     rounds: usize,
     stands: &[S],
     mut measure: impl FnMut(&S) -> Result<F>,
@@ -23,7 +23,7 @@ pub(crate) fn interleaved<S, F: Default>(
 }
 
 /// The median of one figure of every round.
-pub(crate) fn median<R>(rounds: &[R], figure: impl Fn(&R) -> f64) -> f64 {
+pub fn median<R>(rounds: &[R], figure: impl Fn(&R) -> f64) -> f64 {
     let mut figures: Vec<f64> = rounds.iter().map(figure).collect();
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 /// One figure, and what was promised.
 #[derive(Debug, Serialize)]
-pub(crate) struct Figure<'a> {
+pub struct Figure<'a> {
     what: &'a str,
     value: f64,
     unit: &'a str,
@@ -17,22 +17,22 @@ pub(crate) struct Figure<'a> {
 
 impl<'a> Figure<'a> {
     /// A figure in this unit.
-    pub(crate) fn new(what: &'a str, value: f64, unit: &'a str, decimals: usize) -> Self {
+    pub fn new(what: &'a str, value: f64, unit: &'a str, decimals: usize) -> Self {
         Self { what, value, unit, decimals, at_most: None, at_least: None }
     }
 
     /// What it may be at most.
-    pub(crate) fn at_most(self, goal: f64) -> Self {
+    pub fn at_most(self, goal: f64) -> Self {
         Self { at_most: Some(goal), ..self }
     }
 
     /// What it should be at least.
-    pub(crate) fn at_least(self, goal: f64) -> Self {
+    pub fn at_least(self, goal: f64) -> Self {
         Self { at_least: Some(goal), ..self }
     }
 
     /// Says it.
-    pub(crate) fn print(&self) -> anyhow::Result<()> {
+    pub fn print(&self) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string(self)?);
         Ok(())
     }

@@ -1,0 +1,128 @@
+//! The agent: how soon it is ready, what it takes, and how soon it does what it is told.
+//!
+//! `cargo xtask bench agent` runs it and shows what it prints, a JSON object a line, as a table.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    fmt::Write as _,
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use bulkhead_tests::{Agent, Lab, figure::Figure, rounds::median};
+
+/// A policy of this many workloads, each with a few rules.
+fn policy(workloads: usize, rules: usize, port: u16) -> String {
+    let mut text = String::new();
+    for n in 0..workloads {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "[workload.w{n}]\nselect = {{ cgroup = \"/site/w{n}\" }}\n");
+    }
+    for n in 0..rules {
+        let (from, to) = (n % workloads, (n * 7 + 1) % workloads);
+        let _ = write!(
+            text,
+            "[[allow]]\nid = \"r{n}\"\nfrom = \"w{from}\"\nto = [\"w{to}\", \"10.{}.{}.0/24\"]\nports = [\"tcp/{port}\"]\n",
+            n / 256 % 256,
+            n % 256
+        );
+    }
+    text
+}
+
+/// What the kernel knows of a process.
+fn resident(agent: &Agent) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kilobytes / 1e3)
+}
+
+/// Processor time that a process has used.
+fn processor_time(agent: &Agent) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", agent.pid()))?;
+    let fields = stat.rsplit_once(')').context("no command name")?.1;
+    let mut ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+    let ticks = ticks.try_fold(0, |sum, field| field.map(|ticks| sum + ticks))?;
+    // 100 ticks a second, as everywhere that Linux is built for users.
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+fn main() -> Result<()> {
+    starts()?;
+    idle()?;
+    changes()
+}
+
+/// How long each takes of so many attempts.
+fn times(attempts: usize, mut attempt: impl FnMut(usize) -> Result<Duration>) -> Result<f64> {
+    let rounds = (0..attempts).map(&mut attempt).collect::<Result<Vec<_>>>()?;
+    Ok(median(&rounds, Duration::as_secs_f64) * 1e3)
+}
+
+fn starts() -> Result<()> {
+    eprintln!("==> starts");
+    let lab = Lab::new()?;
+    let policy = policy(100, 1_000, 443);
+    let cold = times(9, |_| {
+        let launch = lab.agent(&policy)?;
+        let began = Instant::now();
+        let agent = launch.start()?;
+        let took = began.elapsed();
+        agent.stop()?;
+        Ok(took)
+    })?;
+    Figure::new("from start to READY: 100 workloads, 1,000 rules", cold, "ms", 0).at_most(300.0).print()?;
+    let mut before = lab.agent(&policy)?.kept()?.start()?;
+    let warm = times(9, |_| {
+        let launch = lab.agent(&policy)?.kept()?;
+        before.kill_in_place()?;
+        let began = Instant::now();
+        before = launch.start()?;
+        Ok(began.elapsed())
+    })?;
+    lab.bulkhead(&["detach"])?;
+    Figure::new("the same, taking over from an agent before it", warm, "ms", 0).at_most(300.0).print()
+}
+
+fn idle() -> Result<()> {
+    eprintln!("==> an idle agent");
+    let lab = Lab::new()?;
+    for (workloads, goal) in [(100, 25.0), (1_000, 60.0)] {
+        let sites = (0..workloads).map(|n| lab.cgroup(&format!("/site/w{n}"))).collect::<Result<Vec<_>>>()?;
+        let agent = lab.agent(&policy(workloads, 10 * workloads, 443))?.start()?;
+        thread::sleep(Duration::from_secs(5));
+        let before = processor_time(&agent)?;
+        thread::sleep(Duration::from_secs(20));
+        let used = processor_time(&agent)?.saturating_sub(before).as_secs_f64() / 20.0 * 100.0;
+        let what = format!("{workloads} workloads, {} rules", 10 * workloads);
+        Figure::new(&format!("resident memory: {what}"), resident(&agent)?, "MB", 1).at_most(goal).print()?;
+        Figure::new(&format!("processor time, idle: {what}"), used, "%", 2).at_most(0.2).print()?;
+        agent.stop()?;
+        drop(sites);
+    }
+    Ok(())
+}
+
+fn changes() -> Result<()> {
+    eprintln!("==> another policy");
+    let lab = Lab::new()?;
+    let folder = tempfile::tempdir()?;
+    let files = [443, 444].map(|port| (folder.path().join(format!("{port}.toml")), policy(100, 1_000, port)));
+    for (path, text) in &files {
+        fs::write(path, text)?;
+    }
+    let agent = lab.agent(&files[0].1)?.start()?;
+    let took = times(21, |n| {
+        let path = files[(n + 1) % 2].0.to_str().context("a path that is text")?;
+        let began = Instant::now();
+        let applied = agent.tell(&["apply", path])?;
+        let took = began.elapsed();
+        ensure!(applied.status.success(), "{applied:?}");
+        Ok(took)
+    })?;
+    agent.stop()?;
+    Figure::new("bulkhead apply: 1,000 rules changed, the whole command", took, "ms", 1).at_most(50.0).print()
+}

@@ -1,0 +1,131 @@
+//! The control API, held to its own description by another's tool.
+
+use std::{
+    fs::{self, File},
+    io::{Write as _, copy},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use bulkhead_tests::{Lab, artifact};
+
+use crate::loopback::POLICY;
+
+/// What is installed from the Python Package Index, every package with its version.
+const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi/requirements.txt");
+
+/// Schemathesis: it reads an OpenAPI document and tries everything that it allows, and much that it does not.
+fn tool() -> Result<PathBuf> {
+    let requirements = fs::read_to_string(REQUIREMENTS)?;
+    let folder = artifact::target_dir()?.join("openapi");
+    fs::create_dir_all(&folder)?;
+    let lock = File::create(folder.join("lock"))?;
+    lock.lock()?;
+    let (python, installed) = (folder.join("python"), folder.join("installed"));
+    if fs::read_to_string(&installed).ok().as_ref() != Some(&requirements) {
+        let made = Command::new("python3").args(["-m", "venv", "--clear"]).arg(&python).output();
+        let made = made.context("python3 cannot be started: run `cargo xtask setup`")?;
+        ensure!(made.status.success(), "python3 -m venv: {}", String::from_utf8_lossy(&made.stderr));
+        let pip = Command::new(python.join("bin/pip"))
+            .args(["install", "--quiet", "--disable-pip-version-check", "--requirement", REQUIREMENTS])
+            .output()?;
+        ensure!(pip.status.success(), "pip install: {}", String::from_utf8_lossy(&pip.stderr));
+        fs::write(&installed, requirements)?;
+    }
+    Ok(python.join("bin/schemathesis"))
+}
+
+/// The tool speaks TCP, the agent does not.
+fn forward(socket: &Path) -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let socket = socket.to_owned();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let Ok(agent) = UnixStream::connect(&socket) else { continue };
+            // What fails here fails the test.
+            let _ = join(stream, agent);
+        }
+    });
+    Ok(address)
+}
+
+fn join(caller: TcpStream, agent: UnixStream) -> Result<()> {
+    let (mut from_caller, mut to_agent) = (caller.try_clone()?, agent.try_clone()?);
+    thread::spawn(move || {
+        let _ = copy(&mut from_caller, &mut to_agent);
+        let _ = to_agent.shutdown(Shutdown::Write);
+    });
+    let (mut from_agent, mut to_caller) = (agent, caller);
+    thread::spawn(move || {
+        let _ = copy(&mut from_agent, &mut to_caller);
+        let _ = to_caller.shutdown(Shutdown::Write);
+    });
+    Ok(())
+}
+
+#[test]
+fn the_agent_answers_as_its_document_says() -> Result<()> {
+    let lab = Lab::new()?;
+    let agent = lab.agent(POLICY)?.start()?;
+    let at = forward(agent.control_socket())?;
+    let output = Command::new(tool()?)
+        .args(["run", &format!("http://{at}/v1/openapi.json"), "--checks", "all", "--max-examples", "25"])
+        .args(["--seed", "1", "--no-color"])
+        .current_dir(artifact::target_dir()?)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{}\n{said}{}", output.status, String::from_utf8_lossy(&output.stderr));
+    // It is still there, and of sound mind.
+    ensure!(agent.status()?["generation"].as_u64() > Some(0));
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn who_may_not_ask_is_told_so() -> Result<()> {
+    let lab = Lab::new()?;
+    let agent = lab.agent(POLICY)?.start()?;
+    let socket = agent.control_socket();
+    let mode = fs::metadata(socket)?.permissions().mode() & 0o777;
+    ensure!(mode & 0o7 == 0, "everybody may ask: {mode:o}");
+    // For those who can get at the socket's directory at all.
+    let folder = socket.parent().context("no directory")?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(artifact::agent()?)
+        .args(["status", "--control-socket"])
+        .arg(socket)
+        .output()
+        .context("setpriv cannot be started (package util-linux)")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1), "{}", output.status);
+    ensure!(said.contains("Only root and members of the group bulkhead"), "{said}");
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn what_is_no_request_is_refused_and_nothing_else_happens() -> Result<()> {
+    let lab = Lab::new()?;
+    let agent = lab.agent(POLICY)?.start()?;
+    for request in [
+        "\r\n\r\n",
+        "GET /v1/status",
+        "\0\0\0",
+        "POST /v1/apply HTTP/1.1\r\ncontent-length: 99999999999\r\n\r\n",
+    ] {
+        let mut stream = UnixStream::connect(agent.control_socket())?;
+        stream.write_all(request.as_bytes())?;
+    }
+    let blank = agent.tell(&["apply", "/dev/null"])?;
+    ensure!(blank.status.code() == Some(2), "{blank:?}");
+    ensure!(agent.status()?["rules"] == 1);
+    agent.stop()?;
+    Ok(())
+}
