@@ -1,0 +1,4 @@
+//! What goes wrong around an agent, and what it promises all the same. docs/reliability.md has the table.
+
+mod killed;
+mod state;
