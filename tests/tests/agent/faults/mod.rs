@@ -1,4 +1,5 @@
 //! What goes wrong around an agent, and what it promises all the same. docs/reliability.md has the table.
 
 mod killed;
+mod pins;
 mod state;
