@@ -15,6 +15,7 @@ mod refusals;
 mod signals;
 mod sinks;
 mod switched_off;
+mod wall_clock;
 mod watched_files;
 
 use std::{
@@ -42,6 +43,7 @@ use self::{
     proposals::{Proposals, Then},
     refusals::Refusals,
     signals::{Asked, Signals},
+    wall_clock::WallClock,
     watched_files::WatchedFiles,
 };
 use crate::{
@@ -116,6 +118,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
     let beginning = beginning::choose(settings, &keeper)?;
     let mut signals = Signals::listen(settings.reloads_on_signal())?;
     let mut notify = Notify::from_environment()?;
+    let clock = WallClock::watch()?;
     let (mut watcher, _) = Watcher::start(root.clone())?;
     let pins = Pins::new(&settings.bpffs, root.path())?;
     let policies = Policies::default();
@@ -162,6 +165,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
             },
             () = files.changed() => reload(settings, &mut proposals, &enforcement),
             () = notify.beat() => {}
+            () = clock.was_set() => enforcement.follow_the_clock(),
             _ = look_after_pins.tick() => drop(enforcement.look_after_pins()),
             () = refusals.ended() => break Err(RunError::ReportsEnded),
             changes = watcher.changed() => {

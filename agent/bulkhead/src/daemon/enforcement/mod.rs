@@ -232,6 +232,21 @@ impl Enforcement {
         over
     }
 
+    /// Somebody has set the machine's clock, or it has slept: moments at which rules expire are others on the clock of the
+    /// programs, and a trial may be over.
+    pub(super) fn follow_the_clock(&mut self) {
+        if self.trial.is_some() && self.datapath.in_force() == Some(self.lasting.number()) {
+            self.is_trial_over();
+        }
+        for on_trial in [false, true] {
+            let done = self
+                .parts(on_trial)
+                .map_or(Ok(()), |(held, datapath, policies)| held.follow_the_clock(datapath, policies));
+            self.note(done);
+        }
+        self.ledger.fold();
+    }
+
     /// The policy in force now.
     pub(super) fn in_force(&self) -> &Held {
         self.trial.as_ref().map_or(&self.lasting, |trial| &trial.held)
