@@ -4,3 +4,4 @@ mod floods;
 mod killed;
 mod pins;
 mod state;
+mod storms;
