@@ -282,6 +282,15 @@ impl Agent {
         Ok(())
     }
 
+    /// Asks it to stop as systemd does, whatever it leaves; what it has said.
+    pub fn end(mut self) -> Result<String> {
+        self.end_by(Signal::SIGTERM)?;
+        self.stopped = true;
+        // All that it says has been read once the reader ends with it.
+        self.said.extend(self.log.iter());
+        Ok(self.said.join("\n"))
+    }
+
     /// Kills it: no handler of its own runs.
     pub fn kill(mut self) -> Result<()> {
         self.kill_in_place()

@@ -7,6 +7,7 @@
 //! | [`cgroup`] | a cgroup subtree of one's own, gone at the end, also after a panic or a `kill -9` |
 //! | [`network`] | network namespaces without a name, joined by a bridge |
 //! | [`pace`] | how long things may take |
+//! | [`cost`] | what a process costs |
 //! | [`place`] | where a process runs from its first instruction: cgroup, network, mounts |
 //! | [`probe`] | a process that opens sockets and uses them on command |
 //! | [`agent`] | the built `bulkhead`, started and stopped as an operator would |
@@ -23,6 +24,7 @@
 pub mod agent;
 pub mod artifact;
 pub mod cgroup;
+pub mod cost;
 pub mod denials;
 pub mod figure;
 pub mod lab;

@@ -10,7 +10,7 @@ use std::{
 use bulkhead_policy::Source;
 use jiff::Timestamp;
 use rustix::{
-    fs::{FlockOperation, flock},
+    fs::{Access, FlockOperation, access, flock},
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
@@ -91,12 +91,26 @@ impl StateDir {
         let path = folder.join(LOCK);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let lock = options.open(&path).map_err(unusable(&path))?;
+        let lock = match options.open(&path) {
+            // It can be read all the same: after an error a file system is mounted so.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                File::open(&path).or_else(|_| File::open(folder))
+            }
+            opened => opened,
+        };
+        let lock = lock.map_err(unusable(&path))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { folder: folder.to_owned(), _lock: lock }),
             Err(Errno::WOULDBLOCK) => Err(StateError::Taken(folder.to_owned())),
             Err(error) => Err(unusable(&path)(error.into())),
         }
+    }
+
+    /// Can anything be kept at all? A full disk is known by writing to it only.
+    pub(crate) fn is_writable(&self) -> Result<(), StateError> {
+        let unusable =
+            |error: Errno| StateError::Unusable { path: self.folder.clone(), source: error.into() };
+        access(&self.folder, Access::WRITE_OK).map_err(unusable)
     }
 
     /// What was kept. A file that makes no sense is put aside, for somebody to look at, and nothing is kept.

@@ -11,6 +11,7 @@ mod empty;
 mod error;
 mod events;
 pub mod facts;
+mod foothold;
 mod holders;
 mod live;
 #[cfg(feature = "log")]
@@ -56,12 +57,13 @@ pub use self::{
     counters::{BySubject, Tally, Traffic},
     error::DatapathError,
     events::Events,
+    foothold::Footing,
     live::{Live, Observer},
     pins::{Pins, detach},
     security::Unguarded,
     tables::{Edits, Generation, Renewal},
 };
-use self::{counters::Counters, holders::Visited, older::Sockets, tables::Tables};
+use self::{counters::Counters, foothold::Foothold, holders::Visited, older::Sockets, tables::Tables};
 
 /// The compiled programs (see build.rs).
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bulkhead"));
@@ -102,6 +104,7 @@ pub struct Datapath {
     ebpf: Ebpf,
     cgroup_root: PathBuf,
     pins: Option<Pins>,
+    foothold: Option<Foothold>,
     tables: Tables,
     tally: Tally,
     sockets: Sockets,
@@ -136,6 +139,7 @@ impl Datapath {
                 loader.map_pin_path(name, pins.map(name));
             }
         }
+        let foothold = pins.as_ref().map(Foothold::of).transpose()?;
         let mut ebpf = loader.load(OBJECT)?;
         let observer = Some(Observer::of(&ebpf)?);
         let tables = Tables::take(&mut ebpf)?;
@@ -145,7 +149,8 @@ impl Datapath {
         load_all(&mut ebpf)?;
         #[cfg(feature = "log")]
         log::start(&mut ebpf);
-        Ok(Self { ebpf, cgroup_root: cgroup_root.to_owned(), pins, tables, tally, sockets, events, observer })
+        let cgroup_root = cgroup_root.to_owned();
+        Ok(Self { ebpf, cgroup_root, pins, foothold, tables, tally, sockets, events, observer })
     }
 
     /// Fills a free slot with `generation` and switches to it with one write. It is in force for good, and no other
@@ -291,6 +296,15 @@ impl Datapath {
         }
         let Visited { sockets, unreadable_namespaces } = tagged;
         Ok(Attached { taken_over, sockets, unreadable_namespaces, watches_programs, unwatched, unguarded })
+    }
+
+    /// Looks whether what is [attached](Self::attach) would outlive this value, and pins it anew where another BPF file system
+    /// has been mounted in place of the one it was pinned in. To be asked from time to time.
+    pub fn look_after_pins(&mut self) -> Result<Footing, DatapathError> {
+        match (&self.pins, &mut self.foothold) {
+            (Some(pins), Some(foothold)) => foothold.look(pins, &PROGRAMS),
+            _ => Ok(Footing::Firm),
+        }
     }
 
     /// Removes what is pinned; the rest goes with the value.

@@ -21,8 +21,8 @@ use crate::{DatapathError, sys};
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 const FOLDER: &str = "bulkhead";
-const MAPS: &str = "maps";
-const LINKS: &str = "links";
+pub(crate) const MAPS: &str = "maps";
+pub(crate) const LINKS: &str = "links";
 
 /// The maps that programs and agent share: all of the object. (Its read-only data belongs to the programs alone.)
 pub(crate) const SHARED: [&str; 24] = [
@@ -66,7 +66,13 @@ impl Pins {
         Ok(Self { bpffs: bpffs.to_owned(), root: format!("cgroup-{id}") })
     }
 
-    fn folder(&self) -> PathBuf {
+    /// Where the BPF file system should be.
+    pub(crate) fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// The directory of all of them.
+    pub(crate) fn folder(&self) -> PathBuf {
         self.bpffs.join(FOLDER).join(format!("v{ABI_VERSION}")).join(&self.root)
     }
 
@@ -197,7 +203,7 @@ fn detach_root(root: &Path) -> Result<usize, DatapathError> {
     Ok(detached)
 }
 
-fn remove_files(folder: &Path) -> Result<usize, DatapathError> {
+pub(crate) fn remove_files(folder: &Path) -> Result<usize, DatapathError> {
     let mut removed = 0;
     for path in entries(folder)? {
         fs::remove_file(&path).map_err(|source| DatapathError::Pin { path, source })?;
@@ -221,7 +227,7 @@ fn folders(path: &Path) -> Result<Vec<PathBuf>, DatapathError> {
 }
 
 /// What is in a directory; nothing if it is not there.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DatapathError> {
     let read = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         read => read.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()),

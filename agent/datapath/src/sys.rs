@@ -1,5 +1,5 @@
-//! The calls that no library offers: of bpf(2) to open a pinned link, and to put another program behind it; and whether the
-//! clock is set by anybody.
+//! The calls that no library offers: of bpf(2) to open and to make pins, and to put another program behind a link; and whether
+//! the clock is set by anybody.
 
 use std::{
     ffi::CString,
@@ -13,14 +13,15 @@ use std::{
 };
 
 /// `enum bpf_cmd` (include/uapi/linux/bpf.h).
+const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
-/// What `BPF_OBJ_GET` takes of `union bpf_attr`.
+/// What `BPF_OBJ_GET` and `BPF_OBJ_PIN` take of `union bpf_attr`.
 #[repr(C)]
-struct Get {
+struct Pinned {
     pathname: u64,
-    bpf_fd: u32,
+    bpf_fd: RawFd,
     file_flags: u32,
 }
 
@@ -36,10 +37,17 @@ struct Update {
 /// Opens what is pinned at `path`.
 pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let get = Get { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
-    let fd = bpf(BPF_OBJ_GET, &get)?;
+    let pinned = Pinned { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    let fd = bpf(BPF_OBJ_GET, &pinned)?;
     // SAFETY: the call returns a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins a map or a link at `path`, beside where it is pinned already.
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let pinned = Pinned { pathname: path.as_ptr() as u64, bpf_fd: object.as_raw_fd(), file_flags: 0 };
+    bpf(BPF_OBJ_PIN, &pinned).map(drop)
 }
 
 /// Puts `program` in place of the one that `link` attaches, at once: no packet meets both, or none. Minimum kernel: 5.7,

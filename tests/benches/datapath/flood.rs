@@ -2,11 +2,12 @@
 
 use std::{
     collections::BTreeSet,
-    fs, thread,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
+use bulkhead_tests::cost::processor_time;
 
 use crate::{
     figure::Figure,
@@ -56,16 +57,4 @@ pub(crate) fn measure() -> Result<()> {
     Figure::new("distinct peers and ports reported", seen, "", 0).at_least(all).print()?;
     drop(socket);
     ground.end()
-}
-
-/// How long a process has been on a processor.
-fn processor_time(pid: u32) -> Result<Duration> {
-    let mut time = Duration::ZERO;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may end meanwhile.
-        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-        let ns = text.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0);
-        time += Duration::from_nanos(ns);
-    }
-    Ok(time)
 }

@@ -48,7 +48,7 @@ impl Shop {
     }
 
     /// An agent under POLICY, with a state directory that the next one shares.
-    fn agent(&self) -> Result<Launch> {
+    pub(crate) fn agent(&self) -> Result<Launch> {
         Ok(self.lab.agent(POLICY)?.kept()?.with_state(&self.files.path().join("state")))
     }
 
@@ -68,12 +68,12 @@ impl Shop {
         Ok(path)
     }
 
-    fn is_under_the_first(&self) -> Result<()> {
+    pub(crate) fn is_under_the_first(&self) -> Result<()> {
         allowed("web to db", self.web.tcp(self.to)?)?;
         refused("ci to db", self.ci.tcp(self.to)?)
     }
 
-    fn is_under_the_other(&self) -> Result<()> {
+    pub(crate) fn is_under_the_other(&self) -> Result<()> {
         allowed("ci to db", self.ci.tcp(self.to)?)?;
         refused("web to db", self.web.tcp(self.to)?)
     }
@@ -86,7 +86,7 @@ impl Shop {
     }
 }
 
-fn words(path: &std::path::Path) -> &str {
+pub(crate) fn words(path: &std::path::Path) -> &str {
     path.to_str().expect("a temporary file's name is text")
 }
 
@@ -96,13 +96,13 @@ fn told(output: &Output) -> (i32, String) {
     (output.status.code().unwrap_or(-1), said.concat())
 }
 
-fn succeeds(output: &Output) -> Result<String> {
+pub(crate) fn succeeds(output: &Output) -> Result<String> {
     let (code, said) = told(output);
     ensure!(code == 0, "exit status {code}:\n{said}");
     Ok(said)
 }
 
-fn finds(output: &Output) -> Result<String> {
+pub(crate) fn finds(output: &Output) -> Result<String> {
     let (code, said) = told(output);
     ensure!(code == 1, "exit status {code}, not 1:\n{said}");
     Ok(said)

@@ -162,17 +162,17 @@ fn sinks_that_are_away_hold_up_nobody() -> Result<()> {
 }
 
 /// What the metrics tell.
-struct Metrics(String);
+pub(crate) struct Metrics(String);
 
 impl Metrics {
-    fn of(lab: &Lab) -> Result<Self> {
+    pub(crate) fn of(lab: &Lab) -> Result<Self> {
         let read =
             lab.run("curl", &["--silent", "--show-error", "--fail", "http://127.0.0.1:9469/metrics"])?;
         Ok(Self(String::from_utf8(read.stdout)?))
     }
 
     /// The value of the series that is written so.
-    fn value(&self, series: &str) -> Result<u64> {
+    pub(crate) fn value(&self, series: &str) -> Result<u64> {
         let mut lines = self.0.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         Ok(lines.next().with_context(|| format!("no {series} in\n{}", self.0))?.parse()?)
     }
@@ -196,7 +196,7 @@ impl Metrics {
     }
 }
 
-fn with_metrics(lab: &Lab) -> Result<Agent> {
+pub(crate) fn with_metrics(lab: &Lab) -> Result<Agent> {
     lab.agent(POLICY)?.settings("[metrics]\n")?.start()
 }
 

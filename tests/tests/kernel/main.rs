@@ -8,6 +8,7 @@
 
 mod attacks;
 mod births;
+mod clock;
 mod counters;
 mod creation;
 mod departures;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
     let cases = [
         attacks::CASES,
         births::CASES,
+        clock::CASES,
         creation::CASES,
         departures::CASES,
         evasion::CASES,

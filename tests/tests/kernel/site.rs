@@ -48,6 +48,11 @@ to = "partner"
 [[allow]]
 from = "partner"
 to = "sniffer"
+[[allow]]
+from = "app"
+to = "10.77.0.3"
+ports = ["tcp/7777"]
+expires = 2100-01-01T00:00:00Z
 
 [workload.six]
 environment = "prod"

@@ -21,7 +21,7 @@ done
 read -r filter </proc/cmdline
 case $filter in *bulkhead.test=*) filter=${filter##*bulkhead.test=} filter=${filter%% *} ;; *) filter= ;; esac
 stty -F /dev/ttyS1 raw 2>/dev/null
-BULKHEAD_BIN=/bulkhead/bulkhead BULKHEAD_SLOWNESS=6 RUST_BACKTRACE=0 \
+BULKHEAD_BIN=/bulkhead/bulkhead BULKHEAD_SLOWNESS=6 BULKHEAD_OWN_MACHINE=1 RUST_BACKTRACE=0 \
     /bulkhead/deps/kernel --test-threads 1 --color never $filter >/dev/ttyS1 2>&1
 echo "ended with $?" >/dev/ttyS1
 poweroff -f

@@ -10,6 +10,8 @@ use crate::state::{Kept, Policies, StateDir, StateError};
 pub(super) struct Keeper {
     place: Place,
     policies: Policies,
+    /// Why nothing can be kept, as far as that is known.
+    failing: Option<String>,
 }
 
 #[derive(Debug)]
@@ -24,18 +26,25 @@ enum Place {
 impl Keeper {
     /// Keeps nothing.
     pub(super) fn idle() -> Self {
-        Self { place: Place::Nowhere, policies: Policies::default() }
+        Self { place: Place::Nowhere, policies: Policies::default(), failing: None }
     }
 
     /// Keeps it in `folder`. One that cannot be used keeps nobody from enforcing; two agents do not share one.
     pub(super) fn open(folder: &Path) -> Result<Self, StateError> {
         let opened = StateDir::open(folder).and_then(|state| Ok((state.read()?, state)));
         match opened {
-            Ok((policies, state)) => Ok(Self { place: Place::Folder(state), policies }),
+            Ok((policies, state)) => {
+                let failing = state.is_writable().err().map(in_words);
+                Ok(Self { place: Place::Folder(state), policies, failing })
+            }
             Err(error @ StateError::Taken(_)) => Err(error),
             Err(error) => {
-                let why = format!("{:#}", anyhow::Error::new(error));
-                Ok(Self { place: Place::Broken(why), policies: Policies::default() })
+                let why = in_words(error);
+                Ok(Self {
+                    place: Place::Broken(why.clone()),
+                    policies: Policies::default(),
+                    failing: Some(why),
+                })
             }
         }
     }
@@ -47,23 +56,28 @@ impl Keeper {
 
     /// What the operator should look after.
     pub(super) fn warning(&self) -> Option<String> {
-        match &self.place {
-            Place::Broken(why) => Some(format!(
-                "the policy is in force until the next start only, since it cannot be kept: {why}"
-            )),
-            Place::Nowhere | Place::Folder(_) => None,
-        }
+        let why = self.failing.as_ref()?;
+        Some(match self.policies.confirmed {
+            None => {
+                format!("the policy is in force until the next start only, since it cannot be kept: {why}")
+            }
+            Some(_) => {
+                format!(
+                    "the next start has the policy that was kept last, since another cannot be kept: {why}"
+                )
+            }
+        })
     }
 
     /// Keeps `policies` instead of what is kept. After an error that is as before.
     pub(super) fn keep(&mut self, policies: Policies) -> Result<(), String> {
-        match &self.place {
-            Place::Nowhere => {}
-            Place::Broken(why) => return Err(why.clone()),
-            Place::Folder(state) => {
-                state.write(&policies).map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
-            }
-        }
+        let kept = match &self.place {
+            Place::Nowhere => Ok(()),
+            Place::Broken(why) => Err(why.clone()),
+            Place::Folder(state) => state.write(&policies).map_err(in_words),
+        };
+        self.failing = kept.as_ref().err().cloned();
+        kept?;
         self.policies = policies;
         Ok(())
     }
@@ -74,4 +88,8 @@ impl Keeper {
         self.keep(before.confirm(Kept::new(&written.sources, written.hash.clone())))?;
         Ok(before)
     }
+}
+
+fn in_words(error: StateError) -> String {
+    format!("{:#}", anyhow::Error::new(error))
 }

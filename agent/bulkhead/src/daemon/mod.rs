@@ -15,6 +15,7 @@ mod refusals;
 mod signals;
 mod sinks;
 mod switched_off;
+mod wall_clock;
 mod watched_files;
 
 use std::{
@@ -27,7 +28,10 @@ use bulkhead_datapath::{DatapathError, Pins};
 use bulkhead_policy::{Diagnostics, Source};
 use bulkhead_report::{Enricher, Policies, Sinks};
 use bulkhead_workloads::{CgroupId, CgroupRoot, HierarchyError, WatchError, Watcher};
-use tokio::{sync::mpsc, time::sleep_until};
+use tokio::{
+    sync::mpsc,
+    time::{interval, sleep_until},
+};
 
 pub(crate) use self::canary::{be_canary, is_canary};
 use self::{
@@ -39,6 +43,7 @@ use self::{
     proposals::{Proposals, Then},
     refusals::Refusals,
     signals::{Asked, Signals},
+    wall_clock::WallClock,
     watched_files::WatchedFiles,
 };
 use crate::{
@@ -58,6 +63,8 @@ const SOON: Duration = Duration::from_millis(50);
 const SHARE: u32 = 20;
 /// And this often anyway: an address may change without a cgroup.
 const SELDOM: Duration = Duration::from_secs(5);
+/// How often the pins are looked after.
+const PINS: Duration = Duration::from_secs(2);
 /// How long the last reports may take to be printed.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -111,6 +118,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
     let beginning = beginning::choose(settings, &keeper)?;
     let mut signals = Signals::listen(settings.reloads_on_signal())?;
     let mut notify = Notify::from_environment()?;
+    let clock = WallClock::watch()?;
     let (mut watcher, _) = Watcher::start(root.clone())?;
     let pins = Pins::new(&settings.bpffs, root.path())?;
     let policies = Policies::default();
@@ -142,6 +150,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
     let observer = enforcement.take_observer()?;
     let mut proposals = Proposals::new(root, watcher.tree(), observer, settings.dry_run);
 
+    let mut look_after_pins = interval(PINS);
     let mut pace = SOON;
     let mut look_for_addresses = tokio::time::Instant::now() + pace;
     let ended = loop {
@@ -156,6 +165,8 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
             },
             () = files.changed() => reload(settings, &mut proposals, &enforcement),
             () = notify.beat() => {}
+            () = clock.was_set() => enforcement.follow_the_clock(),
+            _ = look_after_pins.tick() => drop(enforcement.look_after_pins()),
             () = refusals.ended() => break Err(RunError::ReportsEnded),
             changes = watcher.changed() => {
                 match changes {
@@ -213,6 +224,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
     drop(metrics);
     // First of all: whose terminal is gone has nobody left to print to, and waits to get back in.
     let keeps = settings.keeps();
+    let outlives = keeps && enforcement.look_after_pins();
     if keeps {
         drop(enforcement);
     } else {
@@ -220,7 +232,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
     }
     // What has been refused so far is reported.
     refusals.finish(PATIENCE);
-    take_leave(keeps, output);
+    take_leave(outlives, output);
     ended
 }
 
@@ -270,10 +282,10 @@ fn announce(enforcement: &Enforcement, settings: &Settings, output: Output, noti
 }
 
 /// Says what goes on without the agent.
-fn take_leave(keeps: bool, output: Output) {
+fn take_leave(outlives: bool, output: Output) {
     let said = match output {
-        Output::Json => serde_json::json!({ "status": "stopped", "enforcing": keeps }).to_string(),
-        Output::Human if keeps => {
+        Output::Json => serde_json::json!({ "status": "stopped", "enforcing": outlives }).to_string(),
+        Output::Human if outlives => {
             "stopped: the kernel goes on enforcing, until `bulkhead detach` or the next agent".to_owned()
         }
         Output::Human => "stopped: nothing is enforced any more".to_owned(),

@@ -180,6 +180,16 @@ impl Held {
         self.renew(datapath, policies, false)
     }
 
+    /// New tables, if rules expire: the programs go by another clock than the policy.
+    pub(super) fn follow_the_clock(
+        &mut self,
+        datapath: &mut Datapath,
+        policies: &Policies,
+    ) -> Result<(), DatapathError> {
+        let expires = self.policy().rules.iter().any(|rule| rule.expires.is_some());
+        if expires { self.renew(datapath, policies, false) } else { Ok(()) }
+    }
+
     /// New tables of the same policy.
     fn renew(
         &mut self,

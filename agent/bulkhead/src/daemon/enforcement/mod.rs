@@ -1,5 +1,6 @@
 //! What is in force: one policy for good, and at most one for a while, with what the kernel holds of each.
 
+mod footing;
 mod held;
 mod measures;
 mod names;
@@ -15,7 +16,7 @@ use bulkhead_report::Policies;
 use bulkhead_workloads::{CgroupRoot, Changes, SharedTree, Watcher};
 
 pub(super) use self::held::{Held, Written};
-use self::{search::Search, unseen::Unseen};
+use self::{footing::Pinned, search::Search, unseen::Unseen};
 use super::{RunError, ledger::Ledger};
 
 /// What is in force. Dropping it leaves it in force, by the kernel alone.
@@ -42,6 +43,7 @@ pub(super) struct Enforcement {
     unwatched: Option<String>,
     /// Has it been attached in place of what an agent before this one has left?
     taken_over: bool,
+    pinned: Pinned,
 }
 
 /// A policy that is in force for a while.
@@ -90,6 +92,7 @@ impl Enforcement {
             unseen: None,
             unwatched: None,
             taken_over: false,
+            pinned: Pinned::default(),
         })
     }
 
@@ -227,6 +230,21 @@ impl Enforcement {
             None => {}
         }
         over
+    }
+
+    /// Somebody has set the machine's clock, or it has slept: moments at which rules expire are others on the clock of the
+    /// programs, and a trial may be over.
+    pub(super) fn follow_the_clock(&mut self) {
+        if self.trial.is_some() && self.datapath.in_force() == Some(self.lasting.number()) {
+            self.is_trial_over();
+        }
+        for on_trial in [false, true] {
+            let done = self
+                .parts(on_trial)
+                .map_or(Ok(()), |(held, datapath, policies)| held.follow_the_clock(datapath, policies));
+            self.note(done);
+        }
+        self.ledger.fold();
     }
 
     /// The policy in force now.

@@ -109,6 +109,7 @@ impl Enforcement {
                 .iter()
                 .map(|why| format!("processes that are moved out of their workload are not reported: {why}")),
         );
+        warnings.extend(self.pinned.warning());
         warnings.extend(self.unseen.iter().map(|unseen| unseen.warning(policy)));
         warnings.extend(
             self.fault.iter().map(|fault| format!("the kernel's tables may be out of date: {fault}")),

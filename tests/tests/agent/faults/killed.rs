@@ -1,4 +1,4 @@
-//! What goes wrong around an agent, and what it promises all the same. docs/reliability.md has the table.
+//! Killed in the midst of an apply.
 
 use std::{
     fs,
