@@ -86,6 +86,8 @@ pub(crate) enum Command {
     Run(RunArguments),
     /// Show what the running agent enforces
     Status,
+    /// Show what was refused, or would be, and what is refused from now on
+    Denials(DenialsArguments),
     /// Say what a policy would change here, and which open connections it would cut; exit status 1 if there are such
     Plan(PlanArguments),
     /// Put a policy in force; exit status 1, and nothing changes, if it would cut the way back in
@@ -128,6 +130,22 @@ pub(crate) struct RunArguments {
     /// Look for workloads below this cgroup only [default: the root of the cgroup v2 hierarchy]
     #[arg(long, value_name = "DIR")]
     pub(crate) cgroup_root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  bulkhead denials --follow\n  bulkhead denials --follow --workload ci --verdict would-deny"
+)]
+pub(crate) struct DenialsArguments {
+    /// Show what is refused from now on, until Ctrl-C
+    #[arg(long, required = true)]
+    pub(crate) follow: bool,
+    /// Of this workload only
+    #[arg(long, value_name = "NAME")]
+    pub(crate) workload: Option<String>,
+    /// Only what was refused, or only what would be
+    #[arg(long, value_name = "VERDICT", value_parser = ["denied", "would-deny"])]
+    pub(crate) verdict: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod check;
 mod cli;
 mod control;
 mod daemon;
+mod denials;
 mod detach;
 mod diff;
 mod doctor;
@@ -19,6 +20,7 @@ mod manual;
 mod output;
 mod own_cgroup;
 mod policy_files;
+mod records;
 mod settings;
 mod simulate;
 mod state;
@@ -66,6 +68,9 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Status => {
             print(&ask(common, async |socket| Ok(status::ask(socket, common.output()).await?))?)?;
+        }
+        Command::Denials(arguments) => {
+            ask(common, async |socket| denials::show(socket, arguments, common.output()).await)?;
         }
         Command::Plan(arguments) => {
             return tell(&ask(common, async |socket| {

@@ -1,32 +1,71 @@
-//! Which policy each generation was compiled from: records carry the number of the one that refused.
+//! Which policy each generation was compiled from: records carry the number of the one that judged.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
 };
 
-use bulkhead_policy::Policy;
+use bulkhead_common::PeerId;
+use bulkhead_policy::{NamedClass, PeerClass, Policy};
 
 /// So many generations back are known: records wait in the kernel for a moment, not for hours.
 const KNOWN: usize = 64;
+/// Of so many the classes are known, too. The kernel holds three, and what it has counted of others is read in seconds.
+const WITH_CLASSES: usize = 8;
 
 /// The policies of the generations, for those who explain records. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Policies(Arc<RwLock<BTreeMap<u32, Arc<Policy>>>>);
+pub struct Policies(Arc<RwLock<BTreeMap<u32, Known>>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    policy: Arc<Policy>,
+    classes: BTreeMap<PeerId, PeerClass>,
+}
 
 impl Policies {
-    /// Notes what a generation is compiled from, before anything is judged by it.
-    pub fn note(&self, generation: u32, policy: Arc<Policy>) {
+    /// Notes what a generation is compiled from, and its classes of peers, before anything is judged by it.
+    pub fn note(&self, generation: u32, policy: Arc<Policy>, classes: BTreeMap<PeerId, PeerClass>) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        known.insert(generation, policy);
+        known.insert(generation, Known { policy, classes });
         while known.len() > KNOWN {
             known.pop_first();
+        }
+        for (_, old) in known.iter_mut().rev().skip(WITH_CLASSES) {
+            old.classes.clear();
+        }
+    }
+
+    /// The last class of a generation, to ask for those that come after it.
+    pub fn last_class(&self, generation: u32) -> PeerId {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let last = known.get(&generation).and_then(|known| known.classes.last_key_value());
+        last.map_or(PeerId::NONE, |(class, _)| *class)
+    }
+
+    /// Notes classes that have come up since.
+    pub fn learn(&self, generation: u32, classes: BTreeMap<PeerId, PeerClass>) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get_mut(&generation) {
+            known.classes.extend(classes);
         }
     }
 
     /// The policy of a generation; none: it is an earlier agent's, or long gone.
     pub fn of(&self, generation: u32) -> Option<Arc<Policy>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&generation).cloned()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&generation)
+            .map(|known| Arc::clone(&known.policy))
+    }
+
+    /// A class of a generation, with its name.
+    pub(crate) fn class(&self, generation: u32, class: PeerId) -> Option<(PeerClass, NamedClass)> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let Known { policy, classes } = known.get(&generation)?;
+        let class = classes.get(&class)?;
+        Some((class.clone(), class.named(policy)))
     }
 
     /// Number of the last generation noted; 0: none has been.

@@ -2,11 +2,15 @@
 
 mod change;
 mod client;
+mod lines;
+mod records;
 mod server;
 mod status;
 
 pub(crate) use change::{Applied, Cut, End, File, NearestRule, Plan, Process, Proposal, Refusal};
 pub(crate) use client::{ClientError, get, post};
+pub(crate) use lines::{Lines, lines};
+pub(crate) use records::{LostLines, Records, WantedDenials};
 pub(crate) use server::{Question, Reply, Server, ServerError};
 pub(crate) use status::{Count, Environment, Events, Sink, Status, Traffic, Trial, Workload};
 
@@ -20,3 +24,5 @@ pub(crate) const APPLY: &str = "/v1/apply";
 pub(crate) const CONFIRM: &str = "/v1/confirm";
 /// Where it goes back to the policy before: [`Applied`].
 pub(crate) const ROLLBACK: &str = "/v1/rollback";
+/// Where it tells of refusals, one line for each: those that [`WantedDenials`] asks for.
+pub(crate) const DENIALS: &str = "/v1/denials";

@@ -29,7 +29,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{APPLY, Applied, CONFIRM, PLAN, Plan, Proposal, ROLLBACK, Refusal, STATUS, Status};
+use super::{
+    APPLY, Applied, CONFIRM, DENIALS, PLAN, Plan, Proposal, ROLLBACK, Records, Refusal, STATUS, Status,
+    records,
+};
 
 /// The group whose members may ask the agent, besides root.
 const GROUP: &str = "bulkhead";
@@ -73,8 +76,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Begins to serve; whoever holds the other end of `questions` answers.
-    pub(crate) fn start(path: &Path, questions: mpsc::Sender<Question>) -> Result<Self, ServerError> {
+    /// Begins to serve; whoever holds the other end of `questions` answers what `kept` does not.
+    pub(crate) fn start(
+        path: &Path,
+        questions: mpsc::Sender<Question>,
+        kept: Records,
+    ) -> Result<Self, ServerError> {
         let listener = listen(path)?;
         let router = Router::new()
             .route(STATUS, get(tell_status))
@@ -83,6 +90,7 @@ impl Server {
             .route(CONFIRM, post(confirm))
             .route(ROLLBACK, post(roll_back))
             .with_state(questions)
+            .merge(Router::new().route(DENIALS, get(records::denials)).with_state(kept))
             .layer(DefaultBodyLimit::max(LARGEST))
             .layer(middleware::from_fn(only_who_may))
             .into_make_service_with_connect_info::<Caller>();

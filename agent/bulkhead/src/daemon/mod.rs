@@ -9,6 +9,7 @@ mod keeper;
 mod ledger;
 mod metrics;
 mod notify;
+mod outlets;
 mod priority;
 mod proposals;
 mod refusals;
@@ -25,7 +26,7 @@ use std::{
 
 use bulkhead_datapath::{DatapathError, Pins};
 use bulkhead_policy::{Diagnostics, Source};
-use bulkhead_report::{Enricher, Policies, Sinks};
+use bulkhead_report::{Enricher, Feed, Policies, Sinks};
 use bulkhead_workloads::{CgroupId, CgroupRoot, HierarchyError, WatchError, Watcher};
 use tokio::{sync::mpsc, time::sleep_until};
 
@@ -36,6 +37,7 @@ use self::{
     keeper::Keeper,
     metrics::Metrics,
     notify::Notify,
+    outlets::Outlets,
     proposals::{Proposals, Then},
     refusals::Refusals,
     signals::{Asked, Signals},
@@ -43,7 +45,7 @@ use self::{
 };
 use crate::{
     cli::Output,
-    control::{Question, Server, ServerError},
+    control::{Question, Records, Server, ServerError},
     lock::{Lock, LockError},
     output::plural,
     policy_files::{self, PolicyFilesError},
@@ -124,11 +126,13 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
         known.or_else(|| of_process.path_of_process(pid, CgroupId(cgroup)))
     });
     let sinks = Sinks::start(sinks::destinations(&settings.sinks, output))?;
-    let mut refusals = Refusals::start(enforcement.take_events()?, enricher, sinks)?;
+    let outlets = Outlets { sinks, feed: Feed::default() };
+    let records = Records::new(outlets.feed.clone());
+    let mut refusals = Refusals::start(enforcement.take_events()?, enricher, outlets)?;
 
     priority::soon();
     let (questions, mut asked) = mpsc::channel(16);
-    let server = Server::start(&settings.control_socket, questions)?;
+    let server = Server::start(&settings.control_socket, questions, records)?;
     let (scrapes, mut waiting) = mpsc::channel(16);
     let metrics = Metrics::serve(settings.metrics, scrapes);
     enforcement.attach()?;

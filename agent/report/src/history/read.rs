@@ -1,0 +1,132 @@
+//! Reading the history, a few records at a time: neither memory nor the writer's file grows with a reader that is slow.
+
+use std::ops::Bound;
+
+use jiff::Timestamp;
+use redb::Database;
+
+use super::{
+    Flow, FlowKind, History, HistoryError, Reached,
+    flow::{Grown, Times},
+    store::{self, DENIALS, FLOWS, FlowRow, KINDS, micros},
+};
+use crate::Denial;
+
+/// So many are read at a time.
+const PAGE: usize = 256;
+
+/// Which part of the history is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// Not what was written before.
+    pub since: Option<Timestamp>,
+    /// The last so many.
+    pub limit: Option<u64>,
+    /// Not what was written later.
+    pub until: Option<Reached>,
+}
+
+/// What the history holds.
+pub trait Record: Sized {
+    /// At most `most` of them between two keys, each with its key; none for what a version before wrote in other words.
+    #[doc(hidden)]
+    fn page(
+        database: &Database,
+        between: (Bound<u64>, Bound<u64>),
+        backwards: bool,
+        most: usize,
+    ) -> Result<Vec<(u64, Option<Self>)>, HistoryError>;
+}
+
+impl Record for Denial {
+    fn page(
+        database: &Database,
+        between: (Bound<u64>, Bound<u64>),
+        backwards: bool,
+        most: usize,
+    ) -> Result<Vec<(u64, Option<Self>)>, HistoryError> {
+        store::rows(database, DENIALS, between, backwards, most, |_, key, text| {
+            Ok((key, Self::from_json(text).ok()))
+        })
+    }
+}
+
+impl Record for Flow {
+    fn page(
+        database: &Database,
+        between: (Bound<u64>, Bound<u64>),
+        backwards: bool,
+        most: usize,
+    ) -> Result<Vec<(u64, Option<Self>)>, HistoryError> {
+        let read = |view: &redb::ReadTransaction, key, row: FlowRow| {
+            let kinds = view.open_table(KINDS)?;
+            let Some(kind) = kinds.get(row.0)? else { return Ok((key, None)) };
+            let (calls, text) = kind.value();
+            Ok((key, serde_json::from_str(text).ok().map(|kind| flow(kind, calls, key, row))))
+        };
+        store::rows(database, FLOWS, between, backwards, most, read)
+    }
+}
+
+fn flow(kind: FlowKind, calls: bool, key: u64, row: FlowRow) -> Flow {
+    let (_, since, packets, bytes, connections, first_seen, last_seen) = row;
+    let [since, time, first_seen, last_seen] = [since, key, first_seen, last_seen].map(time);
+    Grown { packets, bytes, connections }.record(kind, calls, Times { since, time, first_seen, last_seen })
+}
+
+fn time(micros: u64) -> Timestamp {
+    i64::try_from(micros).ok().and_then(|m| Timestamp::from_microsecond(m).ok()).unwrap_or(Timestamp::MAX)
+}
+
+impl History {
+    /// Tells records of the history, the oldest first, that `holds` holds of, until `tell` has enough. It may wait for a
+    /// disk: call it where that matters to nobody.
+    pub fn read<R: Record>(
+        &self,
+        wanted: Wanted,
+        holds: impl Fn(&R) -> bool,
+        mut tell: impl FnMut(R) -> bool,
+    ) -> Result<(), HistoryError> {
+        let until = wanted.until.map_or(Bound::Unbounded, |reached| Bound::Included(reached.key));
+        let mut from = wanted.since.map_or(Bound::Unbounded, |since| Bound::Included(micros(since)));
+        if let Some(limit) = wanted.limit {
+            match self.key_of_last(limit, (from, until), &holds)? {
+                Some(key) => from = Bound::Included(key),
+                None if limit == 0 => return Ok(()),
+                None => {}
+            }
+        }
+        loop {
+            let page = R::page(&*self.database()?, (from, until), false, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            from = Bound::Excluded(*last);
+            for record in page.into_iter().filter_map(|(_, record)| record) {
+                if holds(&record) && !tell(record) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The key of the first of the last `limit` records; none: there are no more than that, or none is wanted.
+    fn key_of_last<R: Record>(
+        &self,
+        limit: u64,
+        (from, mut until): (Bound<u64>, Bound<u64>),
+        holds: impl Fn(&R) -> bool,
+    ) -> Result<Option<u64>, HistoryError> {
+        let mut found = 0;
+        while found < limit {
+            let page = R::page(&*self.database()?, (from, until), true, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(None) };
+            until = Bound::Excluded(*last);
+            for (key, record) in &page {
+                found += u64::from(record.as_ref().is_some_and(&holds));
+                if found == limit {
+                    return Ok(Some(*key));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
