@@ -4,7 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use clap_complete::Shell;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::span;
 
 /// eBPF micro-segmentation: an allowlist for every workload of this machine, environments kept apart, and every
 /// refusal reported and explained.
@@ -86,8 +88,10 @@ pub(crate) enum Command {
     Run(RunArguments),
     /// Show what the running agent enforces
     Status,
-    /// Show what was refused, or would be, and what is refused from now on
+    /// Show what was refused, or would be, one line for each
     Denials(DenialsArguments),
+    /// Show who has talked with whom, and what came of it
+    Flows(FlowsArguments),
     /// Say what a policy would change here, and which open connections it would cut; exit status 1 if there are such
     Plan(PlanArguments),
     /// Put a policy in force; exit status 1, and nothing changes, if it would cut the way back in
@@ -134,18 +138,59 @@ pub(crate) struct RunArguments {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  bulkhead denials --follow\n  bulkhead denials --follow --workload ci --verdict would-deny"
+    after_help = "Examples:\n  bulkhead denials --since 2h --workload ci\n  bulkhead denials --follow --verdict would-deny"
 )]
 pub(crate) struct DenialsArguments {
-    /// Show what is refused from now on, until Ctrl-C
-    #[arg(long, required = true)]
-    pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) part: PartArguments,
     /// Of this workload only
     #[arg(long, value_name = "NAME")]
     pub(crate) workload: Option<String>,
     /// Only what was refused, or only what would be
     #[arg(long, value_name = "VERDICT", value_parser = ["denied", "would-deny"])]
     pub(crate) verdict: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  bulkhead flows --since 2h --from web --verdict denied\n  \
+                  bulkhead flows --limit 100000 --output json > flows.jsonl && \
+                  bulkhead simulate policies/ --flows flows.jsonl")]
+pub(crate) struct FlowsArguments {
+    #[command(flatten)]
+    pub(crate) part: PartArguments,
+    /// Only those that this one opened: a workload or peer, env:NAME, or whatever else a rule names
+    #[arg(long, value_name = "NAME")]
+    pub(crate) from: Option<String>,
+    /// Only those to this one
+    #[arg(long, value_name = "NAME")]
+    pub(crate) to: Option<String>,
+    /// Only what was allowed, refused, or would be refused
+    #[arg(long, value_name = "VERDICT", value_parser = ["allowed", "denied", "would-deny"])]
+    pub(crate) verdict: Option<String>,
+}
+
+/// Which part of the history is shown.
+#[derive(Debug, Args)]
+pub(crate) struct PartArguments {
+    /// Only what was in this last stretch of time, such as 2h or 7d [default: all that is kept]
+    #[arg(long, value_name = "TIME", value_parser = span::parse)]
+    pub(crate) since: Option<Duration>,
+    /// Only the last so many [default: 1000, or with --follow 10]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) limit: Option<u64>,
+    /// Then show what comes, until Ctrl-C
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+impl PartArguments {
+    pub(crate) fn since(&self, now: Timestamp) -> Option<Timestamp> {
+        self.since.map(|time| now.checked_sub(time).unwrap_or(Timestamp::UNIX_EPOCH))
+    }
+
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit.unwrap_or(if self.follow { 10 } else { 1000 })
+    }
 }
 
 #[derive(Debug, Args)]

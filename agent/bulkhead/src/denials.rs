@@ -3,6 +3,7 @@
 use std::{io, path::Path};
 
 use bulkhead_report::{Denial, lines as in_lines, plain};
+use jiff::Timestamp;
 
 use crate::{
     cli::{DenialsArguments, Output},
@@ -14,7 +15,9 @@ use crate::{
 /// Shows what the agent on `socket` tells of refusals.
 pub(crate) async fn show(socket: &Path, arguments: &DenialsArguments, output: Output) -> anyhow::Result<()> {
     let wanted = WantedDenials {
-        follow: arguments.follow,
+        follow: arguments.part.follow,
+        since: arguments.part.since(Timestamp::now()),
+        limit: Some(arguments.part.limit()),
         workload: arguments.workload.clone(),
         verdict: arguments.verdict.clone(),
     };

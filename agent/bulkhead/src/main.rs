@@ -13,6 +13,7 @@ mod diff;
 mod doctor;
 mod explain;
 mod flow_file;
+mod flows;
 mod here;
 mod input;
 mod lock;
@@ -23,6 +24,7 @@ mod policy_files;
 mod records;
 mod settings;
 mod simulate;
+mod span;
 mod state;
 mod status;
 mod test;
@@ -71,6 +73,9 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Denials(arguments) => {
             ask(common, async |socket| denials::show(socket, arguments, common.output()).await)?;
+        }
+        Command::Flows(arguments) => {
+            ask(common, async |socket| flows::show(socket, arguments, common.output()).await)?;
         }
         Command::Plan(arguments) => {
             return tell(&ask(common, async |socket| {

@@ -10,9 +10,9 @@ mod status;
 pub(crate) use change::{Applied, Cut, End, File, NearestRule, Plan, Process, Proposal, Refusal};
 pub(crate) use client::{ClientError, get, post};
 pub(crate) use lines::{Lines, lines};
-pub(crate) use records::{LostLines, Records, WantedDenials};
+pub(crate) use records::{LostLines, Records, WantedDenials, WantedFlows};
 pub(crate) use server::{Question, Reply, Server, ServerError};
-pub(crate) use status::{Count, Environment, Events, Sink, Status, Traffic, Trial, Workload};
+pub(crate) use status::{Count, Environment, Events, History, Sink, Status, Traffic, Trial, Workload};
 
 /// Where the agent tells its [`Status`].
 pub(crate) const STATUS: &str = "/v1/status";
@@ -26,3 +26,5 @@ pub(crate) const CONFIRM: &str = "/v1/confirm";
 pub(crate) const ROLLBACK: &str = "/v1/rollback";
 /// Where it tells of refusals, one line for each: those that [`WantedDenials`] asks for.
 pub(crate) const DENIALS: &str = "/v1/denials";
+/// Where it tells of flows, likewise: those that [`WantedFlows`] asks for.
+pub(crate) const FLOWS: &str = "/v1/flows";

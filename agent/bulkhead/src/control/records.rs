@@ -1,4 +1,4 @@
-//! What the agent tells of single refusals: JSON lines, as long as somebody reads them.
+//! What the agent tells of single refusals and of flows: JSON lines, as long as somebody reads them.
 
 use std::{
     convert::Infallible,
@@ -14,28 +14,38 @@ use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
-use bulkhead_report::{Denial, Feed, Followed, Follower};
+use bulkhead_report::{Denial, Feed, Flow, Followed, Follower, History, Reached, Record, Wanted};
 use hyper::body::Frame;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::spawn_blocking,
+};
 
 use super::Refusal;
+use crate::output;
 
 /// So many are answered at once. More are turned away: each may stay as long as it likes.
 const READERS: usize = 16;
 /// So many pieces wait for a reader before it is waited for.
 const PIECES: usize = 16;
+/// How long a piece may become before it is sent.
+const PIECE: usize = 16 << 10;
 
 /// Where records come from.
 #[derive(Clone, Debug)]
 pub(crate) struct Records {
     denials: Feed<Denial>,
+    flows: Feed<Flow>,
+    /// None: none is kept.
+    history: Option<History>,
     places: Arc<Semaphore>,
 }
 
 impl Records {
-    pub(crate) fn new(denials: Feed<Denial>) -> Self {
-        Self { denials, places: Arc::new(Semaphore::new(READERS)) }
+    pub(crate) fn new(denials: Feed<Denial>, flows: Feed<Flow>, history: Option<History>) -> Self {
+        Self { denials, flows, history, places: Arc::new(Semaphore::new(READERS)) }
     }
 }
 
@@ -46,6 +56,12 @@ pub(crate) struct WantedDenials {
     /// Those that come, too.
     #[serde(default)]
     pub(crate) follow: bool,
+    /// Not what was before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) since: Option<Timestamp>,
+    /// Of those that were, the last so many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) limit: Option<u64>,
     /// Of this workload.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) workload: Option<String>,
@@ -54,39 +70,149 @@ pub(crate) struct WantedDenials {
     pub(crate) verdict: Option<String>,
 }
 
-impl WantedDenials {
-    fn holds(&self, denial: &Denial) -> bool {
-        let is = |wanted: &Option<String>, found: Option<&str>| {
-            wanted.as_deref().is_none_or(|wanted| found == Some(wanted))
-        };
-        is(&self.workload, denial.workload.name.as_deref()) && is(&self.verdict, Some(denial.verdict))
-    }
+/// Which flows somebody wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WantedFlows {
+    /// Those that come, too.
+    #[serde(default)]
+    pub(crate) follow: bool,
+    /// Not what was before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) since: Option<Timestamp>,
+    /// Of those that were, the last so many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) limit: Option<u64>,
+    /// Opened by whom a rule names so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) from: Option<String>,
+    /// To whom a rule names so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) to: Option<String>,
+    /// `allowed`, `denied` or `would-deny`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) verdict: Option<String>,
 }
 
 /// What a line may be instead of a record: reports that a slow reader has not got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct LostLines {
     pub(crate) lost: u64,
 }
 
 pub(super) async fn denials(State(records): State<Records>, Query(wanted): Query<WantedDenials>) -> Response {
+    let WantedDenials { follow, since, limit, workload, verdict } = wanted;
+    let holds = move |denial: &Denial| {
+        workload.as_ref().is_none_or(|workload| denial.workload.name.as_ref() == Some(workload))
+            && verdict.as_ref().is_none_or(|verdict| denial.verdict == verdict)
+    };
+    let (feed, until) = (records.denials.clone(), |reached: Reached| reached.denial);
+    tell(
+        &records,
+        Wanted { since, limit, until: None },
+        follow.then_some((feed, until)),
+        holds,
+        Denial::to_json,
+    )
+    .await
+}
+
+pub(super) async fn flows(State(records): State<Records>, Query(wanted): Query<WantedFlows>) -> Response {
+    let WantedFlows { follow, since, limit, from, to, verdict } = wanted;
+    let holds = move |flow: &Flow| {
+        from.as_ref().is_none_or(|from| flow.is_from(from))
+            && to.as_ref().is_none_or(|to| flow.is_to(to))
+            && verdict.as_ref().is_none_or(|verdict| flow.kind.verdict == verdict)
+    };
+    if records.history.is_none() {
+        return no_history();
+    }
+    let (feed, until) = (records.flows.clone(), |reached: Reached| reached.flow);
+    tell(
+        &records,
+        Wanted { since, limit, until: None },
+        follow.then_some((feed, until)),
+        holds,
+        Flow::to_json,
+    )
+    .await
+}
+
+/// Answers with what the history holds, and then, if there is a feed to follow, with what comes from it.
+async fn tell<T: Record + Clone + Send + Sync + 'static>(
+    records: &Records,
+    mut wanted: Wanted,
+    feed: Option<(Feed<T>, fn(Reached) -> u64)>,
+    holds: impl Fn(&T) -> bool + Send + Sync + 'static,
+    line: fn(&T) -> String,
+) -> Response {
     let Ok(place) = Arc::clone(&records.places).try_acquire_owned() else { return too_many() };
     // From now on, so that nothing is missed while what has been is read.
-    let follower = wanted.follow.then(|| records.denials.follow());
+    let followed = feed.map(|(feed, number)| (feed.follow(), number));
+    let mut reached = Reached::default();
+    let history = match &records.history {
+        Some(history) => match history.write().await {
+            Ok(all) => {
+                reached = all;
+                wanted.until = Some(all);
+                Some(history.clone())
+            }
+            // Who follows wants to know what is, first of all.
+            Err(_) if followed.is_some() => None,
+            Err(error) => return unreadable(&error.to_string()),
+        },
+        None if followed.is_some() => None,
+        None => return no_history(),
+    };
     let (lines, body) = Lines::new(place);
     tokio::spawn(async move {
-        if let Some(follower) = follower {
-            follow(follower, &lines, |denial: &Denial| wanted.holds(denial).then(|| denial.to_json())).await;
+        let holds = Arc::new(holds);
+        if let Some(history) = history {
+            let (lines, holds) = (lines.clone(), Arc::clone(&holds));
+            let told = spawn_blocking(move || read(&history, wanted, &*holds, line, &lines)).await;
+            if !matches!(told, Ok(true)) {
+                return;
+            }
+        }
+        if let Some((follower, number)) = followed {
+            let known = number(reached);
+            let line = |number, report: &T| (number > known && holds(report)).then(|| line(report));
+            follow(follower, &lines, line).await;
         }
     });
     ([(CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response()
+}
+
+/// Sends what the history holds; false: nobody reads any more, or it cannot be read.
+fn read<T: Record>(
+    history: &History,
+    wanted: Wanted,
+    holds: impl Fn(&T) -> bool,
+    line: fn(&T) -> String,
+    lines: &mpsc::Sender<Bytes>,
+) -> bool {
+    let mut piece = String::new();
+    let mut is_read = true;
+    let told = history.read(wanted, holds, |record| {
+        piece += &line(&record);
+        piece.push('\n');
+        if piece.len() >= PIECE {
+            is_read = lines.blocking_send(std::mem::take(&mut piece).into()).is_ok();
+        }
+        is_read
+    });
+    if let Err(error) = &told {
+        tracing::warn!(%error, "the history cannot be read");
+    }
+    is_read && (piece.is_empty() || lines.blocking_send(piece.into()).is_ok()) && told.is_ok()
 }
 
 /// Sends what comes, until nobody reads any more.
 async fn follow<T: Clone>(
     mut follower: Follower<T>,
     lines: &mpsc::Sender<Bytes>,
-    line: impl Fn(&T) -> Option<String>,
+    line: impl Fn(u64, &T) -> Option<String>,
 ) {
     loop {
         let mut next = tokio::select! {
@@ -100,8 +226,10 @@ async fn follow<T: Clone>(
         let mut piece = String::new();
         while let Some(followed) = next {
             match followed {
-                Followed::Report(_, report) => piece.extend(line(&report).map(|line| line + "\n")),
-                Followed::Lost(lost) => piece += &crate::output::json(&LostLines { lost }),
+                Followed::Report(number, report) => {
+                    piece.extend(line(number, &report).map(|line| line + "\n"));
+                }
+                Followed::Lost(lost) => piece += &output::json(&LostLines { lost }),
             }
             next = if piece.len() < PIECE { follower.next_now() } else { None };
         }
@@ -111,12 +239,24 @@ async fn follow<T: Clone>(
     }
 }
 
-/// How long a piece may become before it is sent.
-const PIECE: usize = 16 << 10;
-
 fn too_many() -> Response {
-    let error = format!("{READERS} others are reading already: end one of them");
-    (StatusCode::TOO_MANY_REQUESTS, Json(Refusal { error, ..Refusal::default() })).into_response()
+    refuse(StatusCode::TOO_MANY_REQUESTS, format!("{READERS} others are reading already: end one of them"))
+}
+
+fn unreadable(why: &str) -> Response {
+    let error =
+        format!("the history cannot be read now: {why}; `bulkhead denials --follow` shows what comes");
+    refuse(StatusCode::SERVICE_UNAVAILABLE, error)
+}
+
+fn no_history() -> Response {
+    let error =
+        "this agent keeps no history ([history] of agent.toml); `bulkhead denials --follow` shows what comes";
+    refuse(StatusCode::CONFLICT, error.to_owned())
+}
+
+fn refuse(status: StatusCode, error: String) -> Response {
+    (status, Json(Refusal { error, ..Refusal::default() })).into_response()
 }
 
 /// The body of an answer that somebody else writes.

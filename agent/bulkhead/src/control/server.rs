@@ -30,8 +30,8 @@ use tokio::{
 };
 
 use super::{
-    APPLY, Applied, CONFIRM, DENIALS, PLAN, Plan, Proposal, ROLLBACK, Records, Refusal, STATUS, Status,
-    records,
+    APPLY, Applied, CONFIRM, DENIALS, FLOWS, PLAN, Plan, Proposal, ROLLBACK, Records, Refusal, STATUS,
+    Status, records,
 };
 
 /// The group whose members may ask the agent, besides root.
@@ -90,7 +90,12 @@ impl Server {
             .route(CONFIRM, post(confirm))
             .route(ROLLBACK, post(roll_back))
             .with_state(questions)
-            .merge(Router::new().route(DENIALS, get(records::denials)).with_state(kept))
+            .merge(
+                Router::new()
+                    .route(DENIALS, get(records::denials))
+                    .route(FLOWS, get(records::flows))
+                    .with_state(kept),
+            )
             .layer(DefaultBodyLimit::max(LARGEST))
             .layer(middleware::from_fn(only_who_may))
             .into_make_service_with_connect_info::<Caller>();

@@ -5,6 +5,7 @@ mod canary;
 mod cuts;
 mod enforcement;
 mod guard;
+mod history;
 mod keeper;
 mod ledger;
 mod metrics;
@@ -121,13 +122,17 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
 
     let tree = watcher.tree();
     let of_process = root.clone();
+    let noted = policies.clone();
     let enricher = Enricher::new(policies, move |cgroup, pid| {
         let known = tree.read().path(CgroupId(cgroup));
         known.or_else(|| of_process.path_of_process(pid, CgroupId(cgroup)))
     });
     let sinks = Sinks::start(sinks::destinations(&settings.sinks, output))?;
-    let outlets = Outlets { sinks, feed: Feed::default() };
-    let records = Records::new(outlets.feed.clone());
+    let (feed, flows) = (Feed::default(), Feed::default());
+    let history = history::start(settings, enforcement.tally(), noted, &flows)?;
+    let kept = history.as_ref().map(|(history, _)| history.clone());
+    let records = Records::new(feed.clone(), flows, kept);
+    let outlets = Outlets { sinks, feed, history };
     let mut refusals = Refusals::start(enforcement.take_events()?, enricher, outlets)?;
 
     priority::soon();

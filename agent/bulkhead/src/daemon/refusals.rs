@@ -14,7 +14,7 @@ use std::{
 
 use bulkhead_common::{Refusal, RefusalKey, Share, SubjectId};
 use bulkhead_datapath::{DatapathError, Events};
-use bulkhead_report::{Account, Coalescer, Denial, Departed, Enricher, Kind, Told};
+use bulkhead_report::{Account, Coalescer, Denial, Departed, Enricher, History, Kind, Told};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::oneshot;
 
@@ -38,6 +38,7 @@ pub(super) struct Refusals {
     ended: oneshot::Receiver<()>,
     counters: Arc<Counters>,
     sinks: Vec<Arc<Account>>,
+    history: Option<History>,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +58,7 @@ impl Refusals {
         let counters = Arc::new(Counters::default());
         let (alive, ended) = oneshot::channel();
         let accounts = outlets.accounts();
+        let history = outlets.history.as_ref().map(|(history, _)| history.clone());
         let drain = Drain {
             events,
             enricher,
@@ -74,7 +76,7 @@ impl Refusals {
             let _alive: oneshot::Sender<()> = alive;
             drain.run(&told)
         })?;
-        Ok(Self { stop, thread, ended, counters, sinks: accounts })
+        Ok(Self { stop, thread, ended, counters, sinks: accounts, history })
     }
 
     /// Waits until the thread has ended, which it should not.
@@ -94,6 +96,11 @@ impl Refusals {
             dropped: self.counters.dropped.load(Ordering::Relaxed),
             unprinted: printed.map(|sink| sink.lost).sum(),
             sinks,
+            history: self.history.as_ref().map(|history| control::History {
+                written: history.written(),
+                lost: history.lost(),
+                failing: history.failing(),
+            }),
             departures,
             last_departure,
         }

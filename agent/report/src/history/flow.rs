@@ -26,7 +26,7 @@ pub struct Flow {
     /// What is counted together.
     #[serde(flatten)]
     pub kind: FlowKind,
-    /// Connections that were opened, or calls or packets that were refused.
+    /// Connections that were opened, 1 if others went on, or calls or packets that were refused.
     pub count: u64,
     /// Calls that were refused, or would be, before there was a packet.
     pub calls: u64,
@@ -180,7 +180,7 @@ impl Grown {
         Flow {
             time,
             since,
-            count: if refused || calls { packets } else { connections },
+            count: if refused || calls { packets } else { connections.max(1) },
             kind,
             calls: if calls { packets } else { 0 },
             packets: if calls { 0 } else { packets },

@@ -86,6 +86,7 @@ impl History {
             store: None,
             denials: Vec::new(),
             last: 0,
+            last_flow: 0,
             ended: BTreeMap::new(),
             since: Timestamp::now(),
         };

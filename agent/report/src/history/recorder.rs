@@ -62,6 +62,8 @@ pub(super) enum Message {
 pub struct Reached {
     /// Number in the feed of the last denial that is in it, or is lost to it.
     pub denial: u64,
+    /// Number in their feed of the last flow that is in it.
+    pub flow: u64,
     /// Key of the last record.
     pub(super) key: u64,
 }
@@ -79,6 +81,7 @@ pub(super) struct Recorder {
     /// Denials that wait, and the last one's number.
     pub(super) denials: Vec<Arc<Denial>>,
     pub(super) last: u64,
+    pub(super) last_flow: u64,
     pub(super) ended: BTreeMap<CounterKey, Counter>,
     /// When the last flows were written.
     pub(super) since: Timestamp,
@@ -86,7 +89,8 @@ pub(super) struct Recorder {
 
 impl Recorder {
     pub(super) fn run(mut self) {
-        let mut due = Instant::now();
+        // Enforcement comes first.
+        let mut due = Instant::now() + PERIOD;
         loop {
             match self.messages.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(Message::Denial(number, denial)) => {
@@ -175,12 +179,12 @@ impl Recorder {
             store.write(&batch, now)?;
         }
         for flow in flows {
-            self.flows.publish(&Arc::new(flow));
+            self.last_flow = self.flows.publish(&Arc::new(flow));
         }
         self.history.writes(self.denials.drain(..).map(|denial| denial.count).sum());
         self.ended.clear();
         self.since = now;
-        Ok(Reached { denial: self.last, key: store.last() })
+        Ok(Reached { denial: self.last, flow: self.last_flow, key: store.last() })
     }
 }
 

@@ -187,7 +187,7 @@ impl Store {
 
     fn begin(&mut self, origin: &str) -> Result<(), HistoryError> {
         let change = self.database.begin_write()?;
-        {
+        let is_known = {
             let (flows, denials) = (change.open_table(FLOWS)?, change.open_table(DENIALS)?);
             let kinds = change.open_table(KINDS)?;
             self.last = key(flows.last()?).max(key(denials.last()?)).unwrap_or(0);
@@ -204,8 +204,14 @@ impl Store {
                 let counter = Counter { packets, bytes, connections, first_seen, last_seen };
                 self.cursor.insert(bytemuck::pod_read_unaligned(key.value()), Written { kind, counter });
             }
+            is_same
+        };
+        if is_known {
+            change.abort()?
+        } else {
+            change.commit()?
         }
-        Ok(change.commit()?)
+        Ok(())
     }
 
     /// For those who read.
