@@ -36,7 +36,8 @@ pub(crate) struct Common {
     /// Socket on which the agent answers [default: /run/bulkhead/control.sock]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) control_socket: Option<PathBuf>,
-    /// Where the agent keeps what is to outlive it: the policy that was confirmed last [default: /var/lib/bulkhead]
+    /// Where the agent keeps what is to outlive it: the policy that was confirmed last, and the
+    /// history of refusals and flows [default: /var/lib/bulkhead]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
     /// BPF file system where the agent pins what is to outlive it [default: /sys/fs/bpf]

@@ -294,7 +294,7 @@ fn a_full_disk_holds_up_nobody_and_the_history_goes_on_once_there_is_room() -> R
     db.serve(Kind::Tcp, to)?;
     let state = TempDir::new()?;
     let place = state.path().to_string_lossy().into_owned();
-    lab.run("mount", &["-t", "tmpfs", "-o", "size=64k", "small", &place])?;
+    lab.run("mount", &["-t", "tmpfs", "-o", "size=16k", "small", &place])?;
     let agent = lab.agent(POLICY)?.with_state(state.path()).start()?;
     let history = |agent: &Agent| Ok::<_, anyhow::Error>(agent.status()?["events"]["history"].clone());
     until("the disk is full", || {

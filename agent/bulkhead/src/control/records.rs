@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::spawn_blocking,
+    time::timeout,
 };
 
 use super::Refusal;
@@ -30,6 +32,8 @@ use crate::output;
 const READERS: usize = 16;
 /// So many pieces wait for a reader before it is waited for.
 const PIECES: usize = 16;
+/// How long the disk may take for what is not written yet.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a piece may become before it is sent.
 const PIECE: usize = 16 << 10;
 
@@ -152,15 +156,16 @@ async fn tell<T: Record + Clone + Send + Sync + 'static>(
     let followed = feed.map(|(feed, number)| (feed.follow(), number));
     let mut reached = Reached::default();
     let history = match &records.history {
-        Some(history) => match history.write().await {
-            Ok(all) => {
+        Some(history) => match timeout(PATIENCE, history.write()).await {
+            Ok(Ok(all)) => {
                 reached = all;
                 wanted.until = Some(all);
                 Some(history.clone())
             }
             // Who follows wants to know what is, first of all.
-            Err(_) if followed.is_some() => None,
-            Err(error) => return unreadable(&error.to_string()),
+            Ok(Err(_)) | Err(_) if followed.is_some() => None,
+            Ok(Err(error)) => return unreadable(&error.to_string()),
+            Err(_) => return unreadable("the disk takes too long"),
         },
         None if followed.is_some() => None,
         None => return no_history(),

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, net::IpAddr, ops::Deref};
 
 use bulkhead_common::PeerId;
 
-use super::Compiler;
+use super::{Compiler, lookup::without_overlaps};
 use crate::{
     describe::describe_peer,
-    language::{End, Policy},
+    language::{End, Policy, address},
 };
 
 /// A class of peers: those that the same rule ends name.
@@ -67,9 +67,9 @@ impl<P: Deref<Target = Policy>> Compiler<P> {
         }
         let ends = self.terms.ends();
         let mut like = BTreeMap::new();
-        for (address, _, entry) in self.peers() {
+        for (first, _, entry) in without_overlaps(&self.peers()).ranges(u128::MAX) {
             if entry.class > known {
-                like.entry(entry.class).or_insert(IpAddr::from(address));
+                like.entry(entry.class).or_insert(IpAddr::from(address(first)));
             }
         }
         let class = |(id, terms): (PeerId, &[super::terms::Term])| {
@@ -121,9 +121,9 @@ mod tests {
 
     #[track_caller]
     fn expect(address: &str, name: Option<&str>, environment: Option<&str>, is: &[&str]) {
-        let NamedClass { name: found, environment: found_in, is: found_is } = named(address);
-        assert_eq!((found.as_deref(), found_in.as_deref()), (name, environment), "{address}");
-        assert_eq!(found_is, is, "{address}");
+        let found = named(address);
+        assert_eq!((found.name.as_deref(), found.environment.as_deref()), (name, environment), "{address}");
+        assert_eq!(found.is, is, "{address}");
     }
 
     #[test]
@@ -151,12 +151,12 @@ mod tests {
     fn what_stands_for_a_class_is_in_it() {
         let policy = policy(POLICY);
         let compiler = Compiler::new(&policy, Inventory::default());
-        let compiled = compiler.compiled();
+        let tables = compiler.compiled();
         let classes = compiler.classes_above(PeerId::NONE);
         let mut with_address = 0;
         for (id, class) in classes {
             if let Some(like) = class.like {
-                assert_eq!(compiled.peer(like.into()).class, id, "{like}");
+                assert_eq!(tables.peer(like.into()).class, id, "{like}");
                 with_address += 1;
             }
         }

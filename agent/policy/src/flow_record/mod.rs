@@ -52,7 +52,7 @@ impl<'l> FlowRecord<'l> {
         let (peer_address, is_told) = match peer.address.as_ref().or(peer.like.as_ref()) {
             Some(address) => (&**address, true),
             // A workload is known by its socket, and everybody else by nothing.
-            None if peer.name.is_some() || peer.is.is_some() => ("::", peer.name.is_some()),
+            None if peer.is.is_some() => ("::", peer.name.is_some()),
             None => return Ok(None),
         };
         let verdict = match &*fields.verdict {

@@ -74,7 +74,7 @@ fn flow(kind: FlowKind, calls: bool, key: u64, row: FlowRow) -> Flow {
     Grown { packets, bytes, connections }.record(kind, calls, Times { since, time, first_seen, last_seen })
 }
 
-fn time(micros: u64) -> Timestamp {
+pub(super) fn time(micros: u64) -> Timestamp {
     i64::try_from(micros).ok().and_then(|m| Timestamp::from_microsecond(m).ok()).unwrap_or(Timestamp::MAX)
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
         Arc,
@@ -17,6 +18,7 @@ use tokio::sync::oneshot;
 use super::{
     Flow, FlowKind, History, HistoryError, Limits,
     flow::{Grown, Times},
+    read,
     store::{Batch, Store, Written, micros},
 };
 use crate::{Denial, Feed, Policies, clock};
@@ -92,6 +94,10 @@ impl Recorder {
         // Enforcement comes first.
         let mut due = Instant::now() + PERIOD;
         loop {
+            // First of all: there may always be another denial.
+            if Instant::now() >= due {
+                due = self.write_and_plan().1;
+            }
             match self.messages.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(Message::Denial(number, denial)) => {
                     self.last = number;
@@ -100,20 +106,14 @@ impl Recorder {
                     } else {
                         self.history.loses(denial.count);
                     }
-                    continue;
                 }
                 Ok(Message::Write(reply)) => {
-                    let began = Instant::now();
-                    let written = self.write();
-                    due = self.next(began, written.is_ok());
+                    let written;
+                    (written, due) = self.write_and_plan();
                     // Who asked may be gone.
                     let _ = reply.send(written);
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    let began = Instant::now();
-                    let written = self.write().is_ok();
-                    due = self.next(began, written);
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => break,
             }
         }
@@ -122,20 +122,34 @@ impl Recorder {
         }
     }
 
-    fn next(&self, began: Instant, written: bool) -> Instant {
-        if written { began + PERIOD.max(began.elapsed() * SHARE) } else { Instant::now() + PAUSE }
+    /// Writes what is new; tells when to do so again.
+    fn write_and_plan(&mut self) -> (Result<Reached, HistoryError>, Instant) {
+        let began = Instant::now();
+        let written = self.write();
+        let next = if written.is_ok() {
+            began + PERIOD.max(began.elapsed() * SHARE)
+        } else {
+            Instant::now() + PAUSE
+        };
+        (written, next)
     }
 
     /// Writes what is new; if that fails, it is new the next time as well.
     fn write(&mut self) -> Result<Reached, HistoryError> {
-        let written = self.write_all();
+        // A damaged file may fail an assertion.
+        let written = catch_unwind(AssertUnwindSafe(|| self.write_all()));
+        let written = written.unwrap_or_else(|_| Err(HistoryError::Damaged("writing to it fails".into())));
         match &written {
             Ok(_) => self.history.recovers(),
             Err(error) => {
                 self.history.fails(error.to_string());
                 // A write that failed has left it in no state to go on from.
-                self.store = None;
                 self.history.reads_from(None);
+                let was_open = self.store.take().is_some();
+                if let (HistoryError::Damaged(why), true) = (error, was_open) {
+                    // If that fails, the next attempt to open it tries again.
+                    let _ = Store::put_aside(&self.folder, why);
+                }
             }
         }
         written
@@ -152,6 +166,10 @@ impl Recorder {
             none => {
                 let store = Store::open(&self.folder, self.limits, &origin)?;
                 self.history.reads_from(Some(store.database()));
+                if !store.cursor.is_empty() {
+                    // What the counters have grown by since an agent before this one has ended, too.
+                    self.since = self.since.min(read::time(store.last()));
+                }
                 none.insert(store)
             }
         };
@@ -210,16 +228,14 @@ impl Changes<'_> {
             return;
         }
         let Some(kind) = FlowKind::of(key, self.policies) else { return };
-        let number = match before {
-            Some(before) => before.kind,
-            None => {
-                let number =
-                    self.store.next_kind() + u32::try_from(self.batch.kinds.len()).unwrap_or(u32::MAX);
-                let text = serde_json::to_string(&kind);
-                let text = text.unwrap_or_else(|error| unreachable!("only strings and numbers: {error}"));
-                self.batch.kinds.push((number, key.packets == 0, text));
-                number
-            }
+        let number = if let Some(before) = before {
+            before.kind
+        } else {
+            let number = self.store.next_kind() + u32::try_from(self.batch.kinds.len()).unwrap_or(u32::MAX);
+            let text = serde_json::to_string(&kind);
+            let text = text.unwrap_or_else(|error| unreachable!("only strings and numbers: {error}"));
+            self.batch.kinds.push((number, key.packets == 0, text));
+            number
         };
         let times = Times {
             since: if before.is_some() {

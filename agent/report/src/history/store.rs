@@ -2,8 +2,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fs, io,
+    fs::{self, OpenOptions},
+    io,
     ops::Bound,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -13,7 +15,7 @@ use bulkhead_common::{Counter, CounterKey};
 use jiff::Timestamp;
 use redb::{
     Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
-    StorageError, TableDefinition, TableError,
+    StorageError, TableDefinition, TableError, backends::FileBackend,
 };
 
 /// By when it was written, in microseconds since the Unix epoch, each later than the one before: a denial.
@@ -31,6 +33,8 @@ const ORIGIN: TableDefinition<'_, (), &str> = TableDefinition::new("origin");
 pub(super) type FlowRow = (u32, u64, u64, u64, u64, u64, u64);
 type CursorRow = (u32, u64, u64, u64, u64, u64);
 
+/// The database.
+const FILE: &str = "history.redb";
 /// Memory for pages of the file.
 const CACHE: usize = 2 << 20;
 /// The file doubles when its pages are all in use: kept below this part of the greatest size, it never does so once too
@@ -148,24 +152,34 @@ impl Store {
     /// Opens the database in `folder`, or begins one. One that is damaged is put aside. `origin` tells the counters apart
     /// from those of another boot or programs that were loaded anew.
     pub(super) fn open(folder: &Path, limits: Limits, origin: &str) -> Result<Self, HistoryError> {
-        fs::create_dir_all(folder)?;
-        let path = folder.join("history.redb");
+        // It tells of processes and addresses: root's alone.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let path = folder.join(FILE);
         match Self::open_file(&path, limits, origin) {
             Err(HistoryError::Damaged(why)) => {
-                let aside = folder.join("history.redb.unreadable");
-                fs::rename(&path, &aside)?;
-                tracing::error!(why, aside = %aside.display(), "the history is damaged: it is put aside, and another one begun");
+                Self::put_aside(folder, &why)?;
                 Self::open_file(&path, limits, origin)
             }
             opened => opened,
         }
     }
 
+    /// Takes a damaged database out of the way. Nobody may have it open.
+    pub(super) fn put_aside(folder: &Path, why: &str) -> io::Result<()> {
+        let aside = folder.join("history.redb.unreadable");
+        fs::rename(folder.join(FILE), &aside)?;
+        tracing::error!(why, aside = %aside.display(), "the history is damaged: it is put aside, and another one begun");
+        Ok(())
+    }
+
     fn open_file(path: &Path, limits: Limits, origin: &str) -> Result<Self, HistoryError> {
         // A damaged file may be refused by an assertion.
         let opened = std::panic::catch_unwind(|| {
-            let database = Database::builder().set_cache_size(CACHE).create(path);
-            let database = database.map_err(|error| match error {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            let opened = FileBackend::new(file)
+                .and_then(|file| Database::builder().set_cache_size(CACHE).create_with_backend(file));
+            let database = opened.map_err(|error| match error {
                 DatabaseError::DatabaseAlreadyOpen => HistoryError::Taken(path.to_owned()),
                 DatabaseError::Storage(error) => error.into(),
                 error => HistoryError::Damaged(error.to_string()),

@@ -19,29 +19,29 @@ struct Counters(Arc<Mutex<Counted>>);
 
 impl Counters {
     fn set(&self, port: u16, packets: u64) {
-        let mut counted = self.0.lock().unwrap();
-        counted.origin = "this boot".into();
+        let mut all = self.0.lock().unwrap();
+        all.origin = "this boot".into();
         let now =
             Counter { packets, bytes: 100 * packets, connections: packets / 10, first_seen: 1, last_seen: 2 };
-        match counted.counted.iter_mut().find(|(key, _)| *key == kind(port)) {
+        match all.counted.iter_mut().find(|(key, _)| *key == kind(port)) {
             Some((_, counter)) => *counter = now,
-            None => counted.counted.push((kind(port), now)),
+            None => all.counted.push((kind(port), now)),
         }
     }
 
     /// The generation is retired, and its counters with it.
     fn end(&self) {
-        let mut counted = self.0.lock().unwrap();
-        let all = std::mem::take(&mut counted.counted);
-        counted.ended.extend(all);
+        let mut all = self.0.lock().unwrap();
+        let gone = std::mem::take(&mut all.counted);
+        all.ended.extend(gone);
     }
 
     fn read(&self) -> Counted {
-        let mut counted = self.0.lock().unwrap();
+        let mut all = self.0.lock().unwrap();
         Counted {
-            origin: counted.origin.clone(),
-            counted: counted.counted.clone(),
-            ended: std::mem::take(&mut counted.ended),
+            origin: all.origin.clone(),
+            counted: all.counted.clone(),
+            ended: std::mem::take(&mut all.ended),
         }
     }
 }
@@ -131,7 +131,7 @@ fn flows_are_what_the_counters_have_grown_by() {
     let (folder, counters) = (TempDir::new().unwrap(), Counters::default());
     counters.set(443, 30);
     let kept = keep(&folder, &counters, ROOMY);
-    let mut follower = kept.flows.follow();
+    let mut reader = kept.flows.follow();
     kept.write().unwrap();
     counters.set(443, 42);
     counters.set(80, 10);
@@ -146,7 +146,7 @@ fn flows_are_what_the_counters_have_grown_by() {
     assert_eq!(Flow::from_json(&last.to_json()).unwrap(), *last);
     assert_eq!(kept.flows(Wanted::default()).len(), 3, "nothing has changed");
     let mut followed = 0;
-    while follower.next_now().is_some() {
+    while reader.next_now().is_some() {
         followed += 1;
     }
     // The first may have been written before it was followed.
