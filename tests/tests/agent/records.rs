@@ -275,7 +275,7 @@ fn denials_are_there_after_a_kill_and_go_on_as_they_come() -> Result<()> {
     // Each once: those that were, and those that come.
     let arguments = ["denials", "--follow", "--limit", "2", "--workload", "ci", "--output", "json"];
     let follower = Follower::start(&agent, &arguments)?;
-    let mut next = || Ok::<_, anyhow::Error>(follower.next_record()?.1["peer"]["port"].as_u64());
+    let next = || Ok::<_, anyhow::Error>(follower.next_record()?.1["peer"]["port"].as_u64());
     ensure!([next()?, next()?] == [Some(19), Some(20)], "the last two first");
     for port in 21..=40 {
         blocked("ci", ci.tcp(at([192, 0, 2, 1], port))?)?;

@@ -1,9 +1,12 @@
 //! Reading the history, a few records at a time: neither memory nor the writer's file grows with a reader that is slow.
 
-use std::ops::Bound;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    ops::Bound,
+};
 
 use jiff::Timestamp;
-use redb::Database;
+use redb::{Database, ReadableDatabase as _, TableError};
 
 use super::{
     Flow, FlowKind, History, HistoryError, Reached,
@@ -14,6 +17,9 @@ use crate::Denial;
 
 /// So many are read at a time.
 const PAGE: usize = 256;
+
+/// So many kinds of flows are known while they are read.
+const KINDS_KNOWN: usize = 4096;
 
 /// Which part of the history is read.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,6 +34,10 @@ pub struct Wanted {
 
 /// What the history holds.
 pub trait Record: Sized {
+    /// What is kept of one page for the next.
+    #[doc(hidden)]
+    type Known: Default;
+
     /// At most `most` of them between two keys, each with its key; none for what a version before wrote in other words.
     #[doc(hidden)]
     fn page(
@@ -35,36 +45,61 @@ pub trait Record: Sized {
         between: (Bound<u64>, Bound<u64>),
         backwards: bool,
         most: usize,
+        known: &mut Self::Known,
     ) -> Result<Vec<(u64, Option<Self>)>, HistoryError>;
 }
 
 impl Record for Denial {
+    type Known = ();
+
     fn page(
         database: &Database,
         between: (Bound<u64>, Bound<u64>),
         backwards: bool,
         most: usize,
+        (): &mut (),
     ) -> Result<Vec<(u64, Option<Self>)>, HistoryError> {
-        store::rows(database, DENIALS, between, backwards, most, |_, key, text| {
+        store::rows(database, DENIALS, between, backwards, most, |key, text| {
             Ok((key, Self::from_json(text).ok()))
         })
     }
 }
 
 impl Record for Flow {
+    type Known = HashMap<u32, Option<(bool, FlowKind)>>;
+
     fn page(
         database: &Database,
         between: (Bound<u64>, Bound<u64>),
         backwards: bool,
         most: usize,
+        known: &mut Self::Known,
     ) -> Result<Vec<(u64, Option<Self>)>, HistoryError> {
-        let read = |view: &redb::ReadTransaction, key, row: FlowRow| {
-            let kinds = view.open_table(KINDS)?;
-            let Some(kind) = kinds.get(row.0)? else { return Ok((key, None)) };
-            let (calls, text) = kind.value();
-            Ok((key, serde_json::from_str(text).ok().map(|kind| flow(kind, calls, key, row))))
+        if known.len() > KINDS_KNOWN {
+            known.clear();
+        }
+        let view = database.begin_read()?;
+        let kinds = match view.open_table(KINDS) {
+            Ok(kinds) => kinds,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
         };
-        store::rows(database, FLOWS, between, backwards, most, read)
+        let rows =
+            store::rows(database, FLOWS, between, backwards, most, |key, row: FlowRow| Ok((key, row)))?;
+        let read = |(key, row): (u64, FlowRow)| {
+            let kind = match known.entry(row.0) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => {
+                    let found = kinds.get(row.0)?.and_then(|found| {
+                        let (calls, text) = found.value();
+                        Some((calls, serde_json::from_str(text).ok()?))
+                    });
+                    unknown.insert(found)
+                }
+            };
+            Ok((key, kind.as_ref().map(|(calls, kind)| flow(kind.clone(), *calls, key, row))))
+        };
+        rows.into_iter().map(read).collect()
     }
 }
 
@@ -96,8 +131,9 @@ impl History {
                 None => {}
             }
         }
+        let mut known = R::Known::default();
         loop {
-            let page = R::page(&*self.database()?, (from, until), false, PAGE)?;
+            let page = R::page(&*self.database()?, (from, until), false, PAGE, &mut known)?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             from = Bound::Excluded(*last);
             for record in page.into_iter().filter_map(|(_, record)| record) {
@@ -115,9 +151,9 @@ impl History {
         (from, mut until): (Bound<u64>, Bound<u64>),
         holds: impl Fn(&R) -> bool,
     ) -> Result<Option<u64>, HistoryError> {
-        let mut found = 0;
+        let (mut found, mut known) = (0, R::Known::default());
         while found < limit {
-            let page = R::page(&*self.database()?, (from, until), true, PAGE)?;
+            let page = R::page(&*self.database()?, (from, until), true, PAGE, &mut known)?;
             let Some((last, _)) = page.last() else { return Ok(None) };
             until = Bound::Excluded(*last);
             for (key, record) in &page {

@@ -377,7 +377,7 @@ pub(super) fn rows<V: redb::Value + 'static, T>(
     between: (Bound<u64>, Bound<u64>),
     backwards: bool,
     most: usize,
-    mut row: impl FnMut(&redb::ReadTransaction, u64, V::SelfType<'_>) -> Result<T, HistoryError>,
+    mut row: impl FnMut(u64, V::SelfType<'_>) -> Result<T, HistoryError>,
 ) -> Result<Vec<T>, HistoryError> {
     let view = database.begin_read()?;
     let table = match view.open_table(table) {
@@ -390,7 +390,7 @@ pub(super) fn rows<V: redb::Value + 'static, T>(
     while found.len() < most {
         let Some(next) = (if backwards { range.next_back() } else { range.next() }) else { break };
         let (key, value) = next?;
-        found.push(row(&view, key.value(), value.value())?);
+        found.push(row(key.value(), value.value())?);
     }
     Ok(found)
 }
