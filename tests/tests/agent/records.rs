@@ -117,10 +117,7 @@ fn who_follows_sees_a_refusal_at_once_as_it_is_printed() -> Result<()> {
     let status = follower.child.wait()?;
     ensure!(status.code() == Some(1), "{status} after the agent's end");
     let mut said = String::new();
-    std::io::Read::read_to_string(
-        &mut follower.child.stderr.take().context("no standard error")?,
-        &mut said,
-    )?;
+    follower.child.stderr.take().context("no standard error")?.read_to_string(&mut said)?;
     ensure!(said.contains("has ended"), "{said}");
     Ok(())
 }

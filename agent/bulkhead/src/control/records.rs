@@ -143,11 +143,14 @@ pub(super) async fn flows(State(records): State<Records>, Query(wanted): Query<W
     .await
 }
 
+/// Number in a feed of the last that the history holds.
+type Number = fn(Reached) -> u64;
+
 /// Answers with what the history holds, and then, if there is a feed to follow, with what comes from it.
 async fn tell<T: Record + Clone + Send + Sync + 'static>(
     records: &Records,
     mut wanted: Wanted,
-    feed: Option<(Feed<T>, fn(Reached) -> u64)>,
+    feed: Option<(Feed<T>, Number)>,
     holds: impl Fn(&T) -> bool + Send + Sync + 'static,
     line: fn(&T) -> String,
 ) -> Response {

@@ -48,7 +48,7 @@ fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
         _ => return Err(D::Error::custom("a size such as \"64 MiB\" or \"1 GiB\" is expected")),
     };
     let number: u64 = digits.parse().map_err(|_| D::Error::custom("a whole number is expected"))?;
-    let bytes = number.checked_mul(1 << unit).unwrap_or(u64::MAX);
+    let bytes = number.saturating_mul(1 << unit);
     if (LEAST..=1 << 40).contains(&bytes) {
         Ok(bytes)
     } else {

@@ -221,9 +221,9 @@ impl Store {
             is_same
         };
         if is_known {
-            change.abort()?
+            change.abort()?;
         } else {
-            change.commit()?
+            change.commit()?;
         }
         Ok(())
     }
@@ -335,9 +335,9 @@ impl Store {
             old_flows || old_denials
         };
         if any {
-            change.commit()?
+            change.commit()?;
         } else {
-            change.abort()?
+            change.abort()?;
         }
         Ok(any)
     }
