@@ -328,7 +328,7 @@ fn a_full_disk_holds_up_nobody_and_the_history_goes_on_once_there_is_room() -> R
 
 #[test]
 fn a_history_that_is_damaged_or_cut_short_keeps_no_agent_from_working() -> Result<()> {
-    const KILLS: u32 = 15;
+    const KILLS: u32 = 10;
     let lab = Lab::new()?;
     let ci = lab.probe("/ci")?;
     let state = TempDir::new()?;
