@@ -4,7 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use clap_complete::Shell;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::span;
 
 /// eBPF micro-segmentation: an allowlist for every workload of this machine, environments kept apart, and every
 /// refusal reported and explained.
@@ -34,7 +36,8 @@ pub(crate) struct Common {
     /// Socket on which the agent answers [default: /run/bulkhead/control.sock]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) control_socket: Option<PathBuf>,
-    /// Where the agent keeps what is to outlive it: the policy that was confirmed last [default: /var/lib/bulkhead]
+    /// Where the agent keeps what is to outlive it: the policy that was confirmed last, and the
+    /// history of refusals and flows [default: /var/lib/bulkhead]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
     /// BPF file system where the agent pins what is to outlive it [default: /sys/fs/bpf]
@@ -86,6 +89,10 @@ pub(crate) enum Command {
     Run(RunArguments),
     /// Show what the running agent enforces
     Status,
+    /// Show what was refused, or would be, one line for each
+    Denials(DenialsArguments),
+    /// Show who has talked with whom, and what came of it
+    Flows(FlowsArguments),
     /// Say what a policy would change here, and which open connections it would cut; exit status 1 if there are such
     Plan(PlanArguments),
     /// Put a policy in force; exit status 1, and nothing changes, if it would cut the way back in
@@ -128,6 +135,63 @@ pub(crate) struct RunArguments {
     /// Look for workloads below this cgroup only [default: the root of the cgroup v2 hierarchy]
     #[arg(long, value_name = "DIR")]
     pub(crate) cgroup_root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  bulkhead denials --since 2h --workload ci\n  bulkhead denials --follow --verdict would-deny"
+)]
+pub(crate) struct DenialsArguments {
+    #[command(flatten)]
+    pub(crate) part: PartArguments,
+    /// Of this workload only
+    #[arg(long, value_name = "NAME")]
+    pub(crate) workload: Option<String>,
+    /// Only what was refused, or only what would be
+    #[arg(long, value_name = "VERDICT", value_parser = ["denied", "would-deny"])]
+    pub(crate) verdict: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  bulkhead flows --since 2h --from web --verdict denied\n  \
+                  bulkhead flows --limit 100000 --output json > flows.jsonl && \
+                  bulkhead simulate policies/ --flows flows.jsonl")]
+pub(crate) struct FlowsArguments {
+    #[command(flatten)]
+    pub(crate) part: PartArguments,
+    /// Only those that this one opened: a workload or peer, env:NAME, or whatever else a rule names
+    #[arg(long, value_name = "NAME")]
+    pub(crate) from: Option<String>,
+    /// Only those to this one
+    #[arg(long, value_name = "NAME")]
+    pub(crate) to: Option<String>,
+    /// Only what was allowed, refused, or would be refused
+    #[arg(long, value_name = "VERDICT", value_parser = ["allowed", "denied", "would-deny"])]
+    pub(crate) verdict: Option<String>,
+}
+
+/// Which part of the history is shown.
+#[derive(Debug, Args)]
+pub(crate) struct PartArguments {
+    /// Only what was in this last stretch of time, such as 2h or 7d [default: all that is kept]
+    #[arg(long, value_name = "TIME", value_parser = span::parse)]
+    pub(crate) since: Option<Duration>,
+    /// Only the last so many [default: 1000, or with --follow 10]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) limit: Option<u64>,
+    /// Then show what comes, until Ctrl-C
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+impl PartArguments {
+    pub(crate) fn since(&self, now: Timestamp) -> Option<Timestamp> {
+        self.since.map(|time| now.checked_sub(time).unwrap_or(Timestamp::UNIX_EPOCH))
+    }
+
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit.unwrap_or(if self.follow { 10 } else { 1000 })
+    }
 }
 
 #[derive(Debug, Args)]

@@ -7,11 +7,13 @@ mod check;
 mod cli;
 mod control;
 mod daemon;
+mod denials;
 mod detach;
 mod diff;
 mod doctor;
 mod explain;
 mod flow_file;
+mod flows;
 mod here;
 mod input;
 mod lock;
@@ -19,8 +21,10 @@ mod manual;
 mod output;
 mod own_cgroup;
 mod policy_files;
+mod records;
 mod settings;
 mod simulate;
+mod span;
 mod state;
 mod status;
 mod test;
@@ -66,6 +70,12 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Status => {
             print(&ask(common, async |socket| Ok(status::ask(socket, common.output()).await?))?)?;
+        }
+        Command::Denials(arguments) => {
+            ask(common, async |socket| denials::show(socket, arguments, common.output()).await)?;
+        }
+        Command::Flows(arguments) => {
+            ask(common, async |socket| flows::show(socket, arguments, common.output()).await)?;
         }
         Command::Plan(arguments) => {
             return tell(&ask(common, async |socket| {

@@ -1,5 +1,6 @@
 //! Settings of the agent: defaults, agent.toml over them, the command line over both.
 
+mod history;
 mod metrics;
 mod sinks;
 
@@ -10,10 +11,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bulkhead_report::Limits;
 use serde::Deserialize;
 
-use self::metrics::Metrics;
 pub(crate) use self::sinks::{JOURNAL, Sink, SinkKind};
+use self::{history::History, metrics::Metrics};
 use crate::{
     cli::{Common, RunArguments},
     doctor::Places,
@@ -49,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) sinks: Vec<Sink>,
     /// Where metrics are served, if they are.
     pub(crate) metrics: Option<SocketAddr>,
+    /// How much history is kept; none: nothing is.
+    pub(crate) history: Option<Limits>,
     on_stop: OnStop,
     reload: Reload,
 }
@@ -98,6 +102,8 @@ struct File {
     #[serde(default)]
     sink: Vec<Sink>,
     metrics: Option<Metrics>,
+    #[serde(default)]
+    history: History,
 }
 
 /// Its `[agent]` table.
@@ -120,20 +126,21 @@ const KEYS: [&str; 8] =
 
 /// Other keys of agent.toml, and words among its values.
 #[rustfmt::skip]
-const WORDS: [&str; 16] = [
-    "agent", "sink", "metrics", "type", "name", "path", "address", "stdout", "file", "journald", "syslog", "otlp", "keep",
+const WORDS: [&str; 17] = [
+    "agent", "sink", "metrics", "history", "type", "name", "path", "address", "stdout", "file", "journald", "syslog", "otlp", "keep",
     "detach", "signal", "watch",
 ];
 
 impl Settings {
     /// For `bulkhead run`.
     pub(crate) fn of_run(common: &Common, run: &RunArguments) -> Result<Self, SettingsError> {
-        let File { agent: file, sink: sinks, metrics } = File::of(common)?;
+        let File { agent: file, sink: sinks, metrics, history } = File::of(common)?;
         let in_terminal = io::stderr().is_terminal();
         Ok(Self {
             names_policy: !run.policy.is_empty(),
             sinks,
             metrics: metrics.map(|metrics| metrics.address),
+            history: history.limits(),
             policy: if run.policy.is_empty() {
                 file.policy.unwrap_or_else(|| vec![POLICY.into()])
             } else {
@@ -227,8 +234,12 @@ impl File {
 }
 
 fn nearest(word: &str) -> Option<&'static str> {
-    let (distance, nearest) =
-        KEYS.into_iter().chain(WORDS).map(|known| (strsim::damerau_levenshtein(word, known), known)).min()?;
+    let (distance, nearest) = KEYS
+        .into_iter()
+        .chain(history::KEYS)
+        .chain(WORDS)
+        .map(|known| (strsim::damerau_levenshtein(word, known), known))
+        .min()?;
     (distance <= 3).then_some(nearest)
 }
 
@@ -281,14 +292,16 @@ mod tests {
         let offered =
             |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).map(str::to_owned);
         let lines = text.lines().map(|line| offered(line).unwrap_or_else(|| line.to_owned()));
-        let shown = parse(&lines.collect::<Vec<_>>().join("\n")).unwrap().agent;
+        let shown = parse(&lines.collect::<Vec<_>>().join("\n")).unwrap();
+        assert_eq!(shown.history, History::default());
+        let shown = shown.agent;
         assert_eq!(shown.policy, Some(vec![POLICY.into()]));
         assert_eq!(shown.control_socket, Some(CONTROL_SOCKET.into()));
         assert_eq!(shown.bpffs, Some(BPFFS.into()));
         assert_eq!(shown.state_dir, Some(STATE_DIR.into()));
         assert_eq!(shown.on_stop, Some(OnStop::usual(false)));
         assert_eq!(shown.reload, Some(Reload::usual(false)));
-        for key in KEYS {
+        for key in KEYS.into_iter().chain(history::KEYS) {
             assert!(text.contains(&format!("{key} = ")), "{key} is not shown");
         }
     }

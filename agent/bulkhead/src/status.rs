@@ -61,6 +61,13 @@ fn write(out: &mut String, status: &Status, color: bool) -> std::fmt::Result {
         }
         writeln!(out)?;
     }
+    if let Some(history) = &events.history {
+        write!(out, "  history      {} ({} lost)", history.written, history.lost)?;
+        if let Some(why) = &history.failing {
+            write!(out, ", {}: {}", paint(AnsiColor::Yellow.on_default().bold(), "failing"), plain(why))?;
+        }
+        writeln!(out)?;
+    }
     if let Some(last) = &events.last_departure {
         let from = last.from.as_deref().unwrap_or("an unknown workload");
         let to = last.to_cgroup.as_deref().unwrap_or("a cgroup beyond the root");
@@ -142,7 +149,7 @@ fn age(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Count, Environment, Events, Sink, Trial, Workload};
+    use crate::control::{Count, Environment, Events, History, Sink, Trial, Workload};
 
     #[test]
     fn a_status_shows_each_environment_with_its_workloads() {
@@ -188,6 +195,11 @@ mod tests {
             events: Events {
                 refusals: 17,
                 unprinted: 2,
+                history: Some(History {
+                    written: 16,
+                    lost: 1,
+                    failing: Some("No space left on device (os error 28)".into()),
+                }),
                 sinks: vec![
                     sink("stdout", 15, 2, None),
                     sink("syslog", 9, 0, Some("/dev/log: No such file or directory (os error 2)")),

@@ -8,7 +8,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, MapError, PerCpuArray, Queue},
+    maps::{HashMap, IterableMap as _, MapData, MapError, PerCpuArray, Queue},
 };
 use bulkhead_common::{COUNTERS, Counter, CounterKey, OTHER, SubjectId, Verdict};
 
@@ -46,6 +46,15 @@ impl Traffic {
     }
 }
 
+/// Traffic by kind, for who follows how it grows.
+#[derive(Clone, Debug, Default)]
+pub struct Kinds {
+    /// What is counted now.
+    pub counted: Vec<(CounterKey, Counter)>,
+    /// What kinds that are no longer counted had come to in the end, since the last call.
+    pub ended: Vec<(CounterKey, Counter)>,
+}
+
 /// Traffic of subjects: whose, which way and what came of it. The other fields of the key are zero.
 pub type BySubject = BTreeMap<CounterKey, Counter>;
 
@@ -76,6 +85,19 @@ impl Tally {
     pub fn take_retired(&self) -> BySubject {
         std::mem::take(&mut self.counters().retired)
     }
+
+    /// All kinds of traffic. From the first call on, kinds that end are kept for the next.
+    pub fn kinds(&self) -> Result<Kinds, DatapathError> {
+        let mut counters = self.counters();
+        let counted = counters.read()?;
+        let ended = counters.ended.replace(BTreeMap::new()).unwrap_or_default();
+        Ok(Kinds { counted, ended: ended.into_iter().collect() })
+    }
+
+    /// Number of the kernel's map of counts: the same as long as counts go on, whichever agent reads them.
+    pub fn map_id(&self) -> Result<u32, DatapathError> {
+        self.counters().buckets.map().info().map(|info| info.id()).map_err(reading)
+    }
 }
 
 /// The maps that programs count in.
@@ -85,7 +107,12 @@ pub(crate) struct Counters {
     buckets: PerCpuArray<MapData, Wire<Counter>>,
     /// Of generations whose buckets have been freed.
     retired: BySubject,
+    /// The same by kind, if somebody wants to know.
+    ended: Option<BTreeMap<CounterKey, Counter>>,
 }
+
+/// So many kinds that have ended are told apart; those beyond only by subject.
+const MOST_ENDED: usize = COUNTERS as usize;
 
 /// Buckets that programs are never given: what generations that are out of force have counted, kept where the rest is, so
 /// that it outlives the agent as well.
@@ -104,6 +131,7 @@ impl Counters {
             free: take(ebpf, "FREE_COUNTERS")?,
             buckets: take(ebpf, "COUNTERS")?,
             retired: BySubject::new(),
+            ended: None,
         };
         counters.hand_out().map_err(DatapathError::map("hand out the counters"))?;
         Ok(counters)
@@ -185,6 +213,10 @@ impl Counters {
             sum.add(&counter);
             self.write(past, sum)?;
             self.retired.entry(key.of_subject()).or_default().add(&counter);
+            if let Some(ended) = &mut self.ended {
+                let key = if ended.len() < MOST_ENDED { *key } else { key.of_subject() };
+                ended.entry(key).or_default().add(&counter);
+            }
         }
         self.write(bucket, Counter::default())?;
         self.free.push(bucket, 0)

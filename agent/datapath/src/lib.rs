@@ -54,7 +54,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 pub use self::empty::Empty;
 pub use self::{
     cgroups::Cgroups,
-    counters::{BySubject, Tally, Traffic},
+    counters::{BySubject, Kinds, Tally, Traffic},
     error::DatapathError,
     events::Events,
     foothold::Footing,

@@ -51,7 +51,7 @@ mod whom;
 
 pub use automaton::{Automaton, Leads, Target};
 pub use changes::Changes;
-pub use compile::{Compiled, Compiler, Edits, compile};
+pub use compile::{Compiled, Compiler, Edits, NamedClass, PeerClass, compile};
 pub use connection::{Connection, EndDecision, Explanation, Party, explain};
 pub use content_hash::ContentHash;
 pub use describe::describe_peer;

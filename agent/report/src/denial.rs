@@ -2,23 +2,30 @@
 
 use std::net::IpAddr;
 
+use bulkhead_common::Reason;
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use crate::{Told, clock};
 
+/// One of a few words that are known beforehand.
+pub(crate) type Word = &'static str;
+
 /// One refusal, or several of one kind.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Denial {
     /// When, in UTC with microseconds; of several, the last.
     #[serde(serialize_with = "microseconds")]
     pub time: Timestamp,
     /// `denied` or `would-deny`.
-    pub verdict: &'static str,
+    #[serde(deserialize_with = "word")]
+    pub verdict: Word,
     /// `enforce` or `audit`.
-    pub mode: &'static str,
+    #[serde(deserialize_with = "word")]
+    pub mode: Word,
     /// `egress` or `ingress`, seen from the workload.
-    pub direction: &'static str,
+    #[serde(deserialize_with = "word")]
+    pub direction: Word,
     /// `tcp`, `udp`, …, or the protocol's number; of a socket that no rule can allow its kind, such as `packet`.
     pub protocol: String,
     /// Whose allowlist refused.
@@ -30,7 +37,8 @@ pub struct Denial {
     /// The rule that has expired.
     pub rule: Option<Rule>,
     /// Why: the name of a [`bulkhead_common::Reason`].
-    pub reason: &'static str,
+    #[serde(deserialize_with = "word")]
+    pub reason: Word,
     /// The rule that would come closest to allowing it.
     pub nearest_rule: Option<NearestRule>,
     /// How many refusals this object stands for.
@@ -46,7 +54,7 @@ pub struct Denial {
 }
 
 /// The local end.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
     /// Its name in the policy; null if it could not be told.
     pub name: Option<String>,
@@ -59,7 +67,7 @@ pub struct Workload {
 }
 
 /// The process that made the call.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Its number.
     pub pid: u32,
@@ -72,7 +80,7 @@ pub struct Process {
 }
 
 /// The other end.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Its address; null where a socket was refused before it had a peer.
     pub address: Option<IpAddr>,
@@ -85,7 +93,7 @@ pub struct Peer {
 }
 
 /// A rule and where it is written.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// Its id.
     pub id: String,
@@ -96,13 +104,14 @@ pub struct Rule {
 }
 
 /// A rule that does not allow it, and why it does not.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NearestRule {
     /// Which.
     #[serde(flatten)]
     pub rule: Rule,
     /// The keys of the rule that would have to be different.
-    pub differs: Vec<&'static str>,
+    #[serde(deserialize_with = "words")]
+    pub differs: Vec<Word>,
 }
 
 impl Denial {
@@ -117,8 +126,62 @@ impl Denial {
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_else(|error| unreachable!("only strings and numbers: {error}"))
     }
+
+    /// From [`Self::to_json`].
+    pub fn from_json(line: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(line)
+    }
 }
 
-fn microseconds<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+/// Reads a word that some field can hold.
+pub(crate) fn word<'de, D: Deserializer<'de>>(from: D) -> Result<Word, D::Error> {
+    known(&String::deserialize(from)?)
+}
+
+fn words<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Word>, D::Error> {
+    Vec::<String>::deserialize(from)?.iter().map(|text| known(text)).collect()
+}
+
+fn known<E: Error>(text: &str) -> Result<Word, E> {
+    const WORDS: [Word; 11] = [
+        "allowed",
+        "denied",
+        "would-deny",
+        "enforce",
+        "audit",
+        "egress",
+        "ingress",
+        "from",
+        "to",
+        "ports",
+        "expires",
+    ];
+    let reasons = Reason::ALL.iter().map(|reason| reason.name());
+    let found = WORDS.into_iter().chain(reasons).find(|word| *word == text);
+    found.ok_or_else(|| E::custom(format_args!("a word of another version: {text:?}")))
+}
+
+pub(crate) fn microseconds<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{time:.6}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sinks::testing::denial;
+
+    #[test]
+    fn a_denial_is_read_as_it_was_written() {
+        let expired = Some(Rule { id: "old".into(), file: "shop.toml".into(), line: 3 });
+        for denial in [denial(), Denial { rule: expired, process: None, nearest_rule: None, ..denial() }] {
+            assert_eq!(Denial::from_json(&denial.to_json()).unwrap(), denial);
+        }
+    }
+
+    #[test]
+    fn a_word_of_another_version_is_not_taken_for_one_of_this() {
+        let line = denial().to_json().replace("no-rule", "full-moon");
+        let error = Denial::from_json(&line).unwrap_err().to_string();
+        assert!(error.starts_with("a word of another version: \"full-moon\""), "{error}");
+    }
 }

@@ -157,14 +157,14 @@ impl Enricher {
     }
 }
 
-fn workload(policy: &Policy, subject: u32) -> Option<WorkloadId> {
+pub(crate) fn workload(policy: &Policy, subject: u32) -> Option<WorkloadId> {
     let known = subject != SubjectId::NONE.0 && subject != SubjectId::UNIDENTIFIED.0;
     let index = usize::try_from(subject.checked_sub(1)?).ok()?;
     (known && index < policy.workloads.len()).then_some(WorkloadId(index))
 }
 
 /// Name and environment of a workload.
-fn names(policy: &Policy, workload: WorkloadId) -> (String, Option<String>) {
+pub(crate) fn names(policy: &Policy, workload: WorkloadId) -> (String, Option<String>) {
     let workload = &policy.workloads[workload.0];
     let environment = workload.environment.map(|e| policy.environments[e.0].name.clone());
     (workload.name.clone(), environment)
@@ -187,7 +187,7 @@ fn other_end(
     Peer { address: Some(address), port: protocol.has_ports().then_some(event.peer_port), name, environment }
 }
 
-fn rule(policy: &Policy, rule: u32) -> Option<Rule> {
+pub(crate) fn rule(policy: &Policy, rule: u32) -> Option<Rule> {
     if rule == RuleId::NONE.0 {
         return None;
     }

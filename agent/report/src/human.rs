@@ -17,7 +17,7 @@ const DETAIL: Style = Style::new().dimmed();
 /// 20:15:03.123 denied  ci (dev) → db (prod) 10.0.3.7 tcp/5432: no rule allows it
 ///                      curl[4711] uid 1000 /usr/bin/curl in /ci.slice/job-7.scope; nearest rule web-db (shop.toml:31) differs in from
 /// ```
-pub(crate) fn lines(denial: &Denial, color: bool) -> String {
+pub fn lines(denial: &Denial, color: bool) -> String {
     let mut out = String::with_capacity(256);
     // Writing to a string cannot fail.
     let _ = write_lines(&mut out, denial, &Palette { color });

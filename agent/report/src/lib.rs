@@ -11,6 +11,8 @@ mod coalesce;
 mod denial;
 mod departed;
 mod enrich;
+mod feed;
+mod history;
 mod human;
 mod policies;
 mod process;
@@ -22,6 +24,11 @@ pub use coalesce::{Coalescer, Told};
 pub use denial::{Denial, NearestRule, Peer, Process, Rule, Workload};
 pub use departed::Departed;
 pub use enrich::Enricher;
-pub use human::plain;
+pub use feed::{Feed, Followed, Follower};
+pub use history::{
+    Count, Counted, Flow, FlowEnd, FlowKind, FlowPeer, History, HistoryError, Limits, Reached, Record,
+    Wanted, Writing,
+};
+pub use human::{lines, plain};
 pub use policies::Policies;
 pub use sinks::{Account, Address, AddressError, Destination, Endpoint, EndpointError, Format, Kind, Sinks};

@@ -76,6 +76,8 @@ fn the_agent_answers_as_its_document_says() -> Result<()> {
     let output = Command::new(tool()?)
         .args(["run", &format!("http://{at}/v1/openapi.json"), "--checks", "all", "--max-examples", "25"])
         .args(["--seed", "1", "--no-color"])
+        // Answers that end when the reader has had enough, which it never has.
+        .args(["--exclude-path-regex", "/v1/(denials|flows)"])
         .current_dir(artifact::target_dir()?)
         .output()?;
     let said = String::from_utf8_lossy(&output.stdout);

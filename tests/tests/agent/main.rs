@@ -16,6 +16,7 @@ mod lifecycle;
 mod modes;
 mod package;
 mod recorded;
+mod records;
 mod reports;
 mod service;
 mod sessions;

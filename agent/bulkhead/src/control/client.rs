@@ -63,11 +63,7 @@ async fn ask<T: DeserializeOwned>(
     body: Bytes,
 ) -> Result<T, ClientError> {
     let broken = |source| ClientError::Broken { path: socket.to_owned(), source };
-    let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoAgent(socket.to_owned()),
-        io::ErrorKind::PermissionDenied => ClientError::Denied(socket.to_owned()),
-        _ => broken(error.into()),
-    })?;
+    let stream = connect(socket).await?;
     let (status, body) = match timeout(PATIENCE, exchange(stream, method, path, body)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => return Err(broken(error)),
@@ -75,11 +71,31 @@ async fn ask<T: DeserializeOwned>(
     };
     match status {
         StatusCode::OK => serde_json::from_slice(&body).map_err(|e| broken(e.into())),
-        StatusCode::FORBIDDEN => Err(ClientError::Denied(socket.to_owned())),
-        // In an agent's own words, where it has some.
-        status => Err(serde_json::from_slice(&body)
-            .map_or_else(|_| broken(format!("it answers {status}").into()), ClientError::Refused)),
+        status => Err(refused(socket, status, &body)),
     }
+}
+
+pub(super) async fn connect(socket: &Path) -> Result<UnixStream, ClientError> {
+    UnixStream::connect(socket).await.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoAgent(socket.to_owned()),
+        io::ErrorKind::PermissionDenied => ClientError::Denied(socket.to_owned()),
+        _ => ClientError::Broken { path: socket.to_owned(), source: error.into() },
+    })
+}
+
+/// What an agent means that does not do as it was asked.
+pub(super) fn refused(socket: &Path, status: StatusCode, body: &[u8]) -> ClientError {
+    if status == StatusCode::FORBIDDEN {
+        return ClientError::Denied(socket.to_owned());
+    }
+    // In its own words, where it has some.
+    serde_json::from_slice(body).map_or_else(
+        |_| ClientError::Broken {
+            path: socket.to_owned(),
+            source: format!("it answers {status}: {}", String::from_utf8_lossy(body)).into(),
+        },
+        ClientError::Refused,
+    )
 }
 
 async fn exchange(

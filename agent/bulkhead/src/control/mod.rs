@@ -2,15 +2,19 @@
 
 mod change;
 mod client;
+mod lines;
+mod records;
 mod routes;
 mod server;
 mod status;
 
 pub(crate) use change::{Applied, Cut, End, File, NearestRule, Plan, Process, Proposal, Refusal};
 pub(crate) use client::{ClientError, get, post};
+pub(crate) use lines::{Lines, lines};
+pub(crate) use records::{LostLines, Records, WantedDenials, WantedFlows};
 pub(crate) use routes::{Question, Reply};
 pub(crate) use server::{Server, ServerError};
-pub(crate) use status::{Count, Environment, Events, Sink, Status, Traffic, Trial, Workload};
+pub(crate) use status::{Count, Environment, Events, History, Sink, Status, Traffic, Trial, Workload};
 
 /// Where the agent tells its [`Status`].
 pub(crate) const STATUS: &str = "/v1/status";
@@ -22,5 +26,9 @@ pub(crate) const APPLY: &str = "/v1/apply";
 pub(crate) const CONFIRM: &str = "/v1/confirm";
 /// Where it goes back to the policy before: [`Applied`].
 pub(crate) const ROLLBACK: &str = "/v1/rollback";
+/// Where it tells of refusals, one line for each: those that [`WantedDenials`] asks for.
+pub(crate) const DENIALS: &str = "/v1/denials";
+/// Where it tells of flows, likewise: those that [`WantedFlows`] asks for.
+pub(crate) const FLOWS: &str = "/v1/flows";
 /// Where it tells all this in OpenAPI's terms.
 pub(crate) const OPENAPI: &str = "/v1/openapi.json";

@@ -22,7 +22,10 @@ use tokio::{
 };
 use utoipa::OpenApi;
 
-use super::{APPLY, Applied, CONFIRM, OPENAPI, PLAN, Plan, Proposal, ROLLBACK, Refusal, STATUS, Status};
+use super::{
+    APPLY, Applied, CONFIRM, DENIALS, FLOWS, OPENAPI, PLAN, Plan, Proposal, ROLLBACK, Records, Refusal,
+    STATUS, Status, records,
+};
 
 /// The largest request: a policy of a hundred thousand rules is 10 MB.
 const LARGEST: usize = 64 << 20;
@@ -54,7 +57,7 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
         title = "Bulkhead agent",
         description = "The control API of the agent on this host, over its Unix socket: for root and the group `bulkhead`."
     ),
-    paths(tell_status, plan, apply, confirm, roll_back)
+    paths(tell_status, plan, apply, confirm, roll_back, records::denials, records::flows)
 )]
 struct Api;
 
@@ -64,8 +67,8 @@ fn openapi() -> String {
     Api::openapi().to_pretty_json().unwrap_or_default() + "\n"
 }
 
-/// Whoever holds the other end of `questions` answers.
-pub(super) fn all(questions: mpsc::Sender<Question>) -> Router {
+/// Whoever holds the other end of `questions` answers what `kept` does not.
+pub(super) fn all(questions: mpsc::Sender<Question>, kept: Records) -> Router {
     Router::new()
         .route(STATUS, get(tell_status))
         .route(PLAN, post(plan))
@@ -75,6 +78,12 @@ pub(super) fn all(questions: mpsc::Sender<Question>) -> Router {
         .route(OPENAPI, get(tell_openapi))
         .fallback(tell_unknown)
         .with_state(questions)
+        .merge(
+            Router::new()
+                .route(DENIALS, get(records::denials))
+                .route(FLOWS, get(records::flows))
+                .with_state(kept),
+        )
         .layer(DefaultBodyLimit::max(LARGEST))
         .layer(middleware::from_fn(in_time))
         .layer(middleware::from_fn(only_who_may))

@@ -15,7 +15,10 @@ use rustix::{
 };
 use tokio::{net::UnixListener, sync::mpsc, task::JoinHandle};
 
-use super::routes::{self, Caller, Question};
+use super::{
+    Records,
+    routes::{self, Caller, Question},
+};
 
 /// The group whose members may ask the agent, besides root.
 const GROUP: &str = "bulkhead";
@@ -39,10 +42,14 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Begins to serve; whoever holds the other end of `questions` answers.
-    pub(crate) fn start(path: &Path, questions: mpsc::Sender<Question>) -> Result<Self, ServerError> {
+    /// Begins to serve; whoever holds the other end of `questions` answers what `kept` does not.
+    pub(crate) fn start(
+        path: &Path,
+        questions: mpsc::Sender<Question>,
+        kept: Records,
+    ) -> Result<Self, ServerError> {
         let listener = listen(path)?;
-        let routes = routes::all(questions).into_make_service_with_connect_info::<Caller>();
+        let routes = routes::all(questions, kept).into_make_service_with_connect_info::<Caller>();
         let task = tokio::spawn(async move { axum::serve(listener, routes).await });
         Ok(Self { path: path.to_owned(), task })
     }

@@ -100,6 +100,8 @@ pub(crate) struct Events {
     /// Where reports go. An agent that waits for its upgrade tells nothing of it.
     #[serde(default)]
     pub(crate) sinks: Vec<Sink>,
+    /// What is kept of them, and of flows; none: nothing is.
+    pub(crate) history: Option<History>,
     /// Processes that were moved out of their workload.
     pub(crate) departures: u64,
     /// The last of them.
@@ -118,6 +120,17 @@ pub(crate) struct Sink {
     /// Refusals whose report it will never get.
     pub(crate) lost: u64,
     /// Why it takes none now.
+    pub(crate) failing: Option<String>,
+}
+
+/// What has become of the refusals that the history was to keep.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct History {
+    /// Refusals whose report it holds, or held before it was too old.
+    pub(crate) written: u64,
+    /// Refusals whose report it will never hold. Flows wait as long as it takes.
+    pub(crate) lost: u64,
+    /// Why nothing is written now.
     pub(crate) failing: Option<String>,
 }
 

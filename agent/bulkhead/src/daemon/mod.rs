@@ -5,10 +5,12 @@ mod canary;
 mod cuts;
 mod enforcement;
 mod guard;
+mod history;
 mod keeper;
 mod ledger;
 mod metrics;
 mod notify;
+mod outlets;
 mod priority;
 mod proposals;
 mod refusals;
@@ -26,7 +28,7 @@ use std::{
 
 use bulkhead_datapath::{DatapathError, Pins};
 use bulkhead_policy::{Diagnostics, Source};
-use bulkhead_report::{Enricher, Policies, Sinks};
+use bulkhead_report::{Enricher, Feed, Policies, Sinks};
 use bulkhead_workloads::{CgroupId, CgroupRoot, HierarchyError, WatchError, Watcher};
 use tokio::{
     sync::mpsc,
@@ -40,6 +42,7 @@ use self::{
     keeper::Keeper,
     metrics::Metrics,
     notify::Notify,
+    outlets::Outlets,
     proposals::{Proposals, Then},
     refusals::Refusals,
     signals::{Asked, Signals},
@@ -48,7 +51,7 @@ use self::{
 };
 use crate::{
     cli::Output,
-    control::{Question, Server, ServerError},
+    control::{Question, Records, Server, ServerError},
     lock::{Lock, LockError},
     output::plural,
     policy_files::{self, PolicyFilesError},
@@ -127,16 +130,22 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
 
     let tree = watcher.tree();
     let of_process = root.clone();
+    let noted = policies.clone();
     let enricher = Enricher::new(policies, move |cgroup, pid| {
         let known = tree.read().path(CgroupId(cgroup));
         known.or_else(|| of_process.path_of_process(pid, CgroupId(cgroup)))
     });
     let sinks = Sinks::start(sinks::destinations(&settings.sinks, output))?;
-    let mut refusals = Refusals::start(enforcement.take_events()?, enricher, sinks)?;
+    let (feed, flows) = (Feed::default(), Feed::default());
+    let history = history::start(settings, enforcement.tally(), noted, &flows)?;
+    let kept = history.as_ref().map(|(history, _)| history.clone());
+    let records = Records::new(feed.clone(), flows, kept);
+    let outlets = Outlets { sinks, feed, history };
+    let mut refusals = Refusals::start(enforcement.take_events()?, enricher, outlets)?;
 
     priority::soon();
     let (questions, mut asked) = mpsc::channel(16);
-    let server = Server::start(&settings.control_socket, questions)?;
+    let server = Server::start(&settings.control_socket, questions, records)?;
     let (scrapes, mut waiting) = mpsc::channel(16);
     let metrics = Metrics::serve(settings.metrics, scrapes);
     enforcement.attach()?;

@@ -14,11 +14,14 @@ use std::{
 
 use bulkhead_common::{Refusal, RefusalKey, Share, SubjectId};
 use bulkhead_datapath::{DatapathError, Events};
-use bulkhead_report::{Account, Coalescer, Denial, Departed, Enricher, Kind, Sinks, Told};
+use bulkhead_report::{Account, Coalescer, Denial, Departed, Enricher, History, Kind, Told};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::oneshot;
 
-use super::priority::{self, Pacer};
+use super::{
+    outlets::Outlets,
+    priority::{self, Pacer},
+};
 use crate::control;
 
 /// Held back repeats are looked after this often.
@@ -31,10 +34,11 @@ const BATCH: usize = 256;
 #[derive(Debug)]
 pub(super) struct Refusals {
     stop: Arc<OwnedFd>,
-    thread: JoinHandle<Sinks>,
+    thread: JoinHandle<Outlets>,
     ended: oneshot::Receiver<()>,
     counters: Arc<Counters>,
     sinks: Vec<Arc<Account>>,
+    history: Option<History>,
 }
 
 #[derive(Debug, Default)]
@@ -49,15 +53,16 @@ struct Counters {
 
 impl Refusals {
     /// Begins to drain.
-    pub(super) fn start(events: Events, enricher: Enricher, sinks: Sinks) -> io::Result<Self> {
+    pub(super) fn start(events: Events, enricher: Enricher, outlets: Outlets) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let counters = Arc::new(Counters::default());
         let (alive, ended) = oneshot::channel();
-        let accounts = sinks.accounts();
+        let accounts = outlets.accounts();
+        let history = outlets.history.as_ref().map(|(history, _)| history.clone());
         let drain = Drain {
             events,
             enricher,
-            sinks,
+            outlets,
             coalescer: Coalescer::default(),
             counters: Arc::clone(&counters),
             looked: Instant::now(),
@@ -71,7 +76,7 @@ impl Refusals {
             let _alive: oneshot::Sender<()> = alive;
             drain.run(&told)
         })?;
-        Ok(Self { stop, thread, ended, counters, sinks: accounts })
+        Ok(Self { stop, thread, ended, counters, sinks: accounts, history })
     }
 
     /// Waits until the thread has ended, which it should not.
@@ -91,6 +96,11 @@ impl Refusals {
             dropped: self.counters.dropped.load(Ordering::Relaxed),
             unprinted: printed.map(|sink| sink.lost).sum(),
             sinks,
+            history: self.history.as_ref().map(|history| control::History {
+                written: history.written(),
+                lost: history.lost(),
+                failing: history.failing(),
+            }),
             departures,
             last_departure,
         }
@@ -107,8 +117,8 @@ impl Refusals {
             tracing::error!(%error, "the thread that reports refusals cannot be stopped");
             return;
         }
-        if let Ok(sinks) = self.thread.join() {
-            sinks.finish(patience);
+        if let Ok(outlets) = self.thread.join() {
+            outlets.finish(patience);
         } else {
             tracing::error!("the thread that reports refusals has panicked: this is a bug");
         }
@@ -118,7 +128,7 @@ impl Refusals {
 struct Drain {
     events: Events,
     enricher: Enricher,
-    sinks: Sinks,
+    outlets: Outlets,
     coalescer: Coalescer<Option<Denial>>,
     counters: Arc<Counters>,
     looked: Instant,
@@ -140,7 +150,7 @@ struct Lost {
 }
 
 impl Drain {
-    fn run(mut self, stop: &OwnedFd) -> Sinks {
+    fn run(mut self, stop: &OwnedFd) -> Outlets {
         self.enricher.warm_up();
         priority::first();
         loop {
@@ -150,10 +160,10 @@ impl Drain {
                 break;
             }
         }
-        let Self { events, mut coalescer, sinks, .. } = self;
+        let Self { events, mut coalescer, outlets, .. } = self;
         coalescer
-            .finish(|kind| counted(&events, kind), |denial, told| hand_on(&sinks, denial.as_ref(), told));
-        sinks
+            .finish(|kind| counted(&events, kind), |denial, told| hand_on(&outlets, denial.as_ref(), told));
+        outlets
     }
 
     /// Waits for records, or until repeats are due; true if it is time to stop.
@@ -178,7 +188,7 @@ impl Drain {
     /// Takes records; tells how many.
     fn drain(&mut self) -> usize {
         let mut drained = 0;
-        let Self { events, enricher, sinks, coalescer, counters, looked, pacer, .. } = self;
+        let Self { events, enricher, outlets, coalescer, counters, looked, pacer, .. } = self;
         let now = Instant::now();
         pacer.begin();
         events.drain_started(|started| {
@@ -210,7 +220,7 @@ impl Drain {
                 &event,
                 Instant::now(),
                 || enricher.look_up(&event),
-                |denial, told| hand_on(sinks, denial.as_ref(), told),
+                |denial, told| hand_on(outlets, denial.as_ref(), told),
             );
             pacer.pace();
         });
@@ -228,7 +238,7 @@ impl Drain {
 
     /// Looks at what the kernel counts and makes no record of.
     fn look(&mut self, now: Instant) -> Result<(), DatapathError> {
-        let Self { events, sinks, coalescer, counters, .. } = self;
+        let Self { events, outlets, coalescer, counters, .. } = self;
         let late = events.late()?;
         if late != self.late {
             self.late = late;
@@ -238,7 +248,7 @@ impl Drain {
         coalescer.due(
             now,
             |kind| counted(events, kind),
-            |denial, told| hand_on(sinks, denial.as_ref(), told),
+            |denial, told| hand_on(outlets, denial.as_ref(), told),
         );
         self.lost.all = events.lost()?;
         if coalescer.is_crowded() || self.lost.calls_for_room(now) {
@@ -285,9 +295,9 @@ fn counted(events: &Events, kind: &RefusalKey) -> Option<Refusal> {
     }
 }
 
-fn hand_on(sinks: &Sinks, denial: Option<&Denial>, told: Told) {
+fn hand_on(outlets: &Outlets, denial: Option<&Denial>, told: Told) {
     if let Some(denial) = denial {
-        sinks.report(denial.standing_for(told));
+        outlets.report(denial.standing_for(told));
     } else {
         tracing::warn!(count = told.count, "a record of refusals that makes no sense");
     }

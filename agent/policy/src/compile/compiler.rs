@@ -32,8 +32,8 @@ use crate::{
 pub struct Compiler<P> {
     policy: P,
     flags: Vec<u32>,
-    terms: Terms,
-    classes: Classes,
+    pub(super) terms: Terms,
+    pub(super) classes: Classes,
     endpoints: Vec<Endpoint>,
     ranges: Ranges,
     host: Host,
@@ -156,7 +156,7 @@ impl<P: Deref<Target = Policy>> Compiler<P> {
     }
 
     /// The table of addresses, sorted by address and length.
-    fn peers(&self) -> Vec<(Address, u32, PeerEntry)> {
+    pub(super) fn peers(&self) -> Vec<(Address, u32, PeerEntry)> {
         let singles = self.singles.iter().map(|(address, entry)| (*address, SINGLE, *entry));
         let mut peers: Vec<_> = self.ranges.entries().iter().copied().chain(singles).collect();
         peers.sort_unstable();

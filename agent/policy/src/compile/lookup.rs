@@ -57,14 +57,19 @@ impl Tables for At<'_> {
     }
 }
 
-/// The table of addresses without overlaps.
+/// The table of addresses without overlaps, to be searched.
 pub(super) fn by_address(table: &[(Address, u32, PeerEntry)]) -> ByAddress<PeerEntry> {
+    without_overlaps(table).into()
+}
+
+/// The table of addresses without overlaps.
+pub(super) fn without_overlaps(table: &[(Address, u32, PeerEntry)]) -> Steps<PeerEntry> {
     let ranges = table.iter().map(|(first, len, entry)| {
         #[expect(clippy::cast_possible_truncation, reason = "prefixes are at most 128 bits long")]
         let last = bits(*first) | !mask(*len as u8);
         (bits(*first), last, *entry)
     });
-    Steps::new(PeerEntry::UNKNOWN, ranges).into()
+    Steps::new(PeerEntry::UNKNOWN, ranges)
 }
 
 /// Where each allowlist begins and ends in the policy table.

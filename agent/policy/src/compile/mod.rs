@@ -14,6 +14,7 @@ mod edits;
 mod entries;
 mod host;
 mod lookup;
+mod peer_class;
 mod port_prefix;
 mod raw;
 mod terms;
@@ -32,6 +33,7 @@ pub(crate) use addresses::Claim;
 pub use compiler::Compiler;
 pub use edits::Edits;
 use lookup::PolicyIndex;
+pub use peer_class::{NamedClass, PeerClass};
 pub(crate) use port_prefix::PortPrefix;
 pub(crate) use zones::Zone;
 

@@ -72,6 +72,13 @@ impl Terms {
         self.numbers.get(&end).copied()
     }
 
+    /// All of them, by number.
+    pub(super) fn ends(&self) -> Vec<End> {
+        let mut ends: Vec<_> = self.numbers.iter().map(|(end, term)| (*term, *end)).collect();
+        ends.sort_unstable_by_key(|(term, _)| *term);
+        ends.into_iter().map(|(_, end)| end).collect()
+    }
+
     /// Does an allowlist name an environment?
     pub(super) fn name_environments(&self) -> bool {
         self.name_environments

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use super::RecordError;
 
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize)]
 pub(super) struct Fields<'l> {
     #[serde(borrow)]
     pub(super) time: Cow<'l, str>,
@@ -33,7 +33,7 @@ pub(super) struct Workload<'l> {
     pub(super) name: Option<Cow<'l, str>>,
 }
 
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize)]
 pub(super) struct Peer<'l> {
     /// Null where a socket was refused before it had a peer.
     #[serde(deserialize_with = "null_or_text")]
@@ -42,6 +42,12 @@ pub(super) struct Peer<'l> {
     pub(super) port: Option<u16>,
     #[serde(borrow, default)]
     pub(super) name: Option<Cow<'l, str>>,
+    /// Of a flow, which has no address: one that its policy took for the same.
+    #[serde(borrow, default)]
+    pub(super) like: Option<Cow<'l, str>>,
+    /// Only a flow has it.
+    #[serde(default)]
+    pub(super) is: Option<IgnoredAny>,
 }
 
 /// A field that may be null and not be missing.

@@ -20,7 +20,7 @@ pub(crate) struct FlowRecord<'l> {
     pub(crate) direction: Direction,
     pub(crate) protocol: Protocol,
     pub(crate) port: u16,
-    /// The workload whose end it is about; none if that could not be told.
+    /// The workload whose end it is about; none if that could not be told, or nothing is known of the other end.
     pub(crate) workload: Option<Cow<'l, [u8]>>,
     pub(crate) peer_name: Option<Cow<'l, [u8]>>,
     pub(crate) peer_address: Address,
@@ -48,7 +48,13 @@ impl<'l> FlowRecord<'l> {
     }
 
     fn of(fields: Fields<'l>) -> Result<Option<Self>, RecordError> {
-        let Some(peer_address) = fields.peer.address else { return Ok(None) };
+        let peer = &fields.peer;
+        let (peer_address, is_told) = match peer.address.as_ref().or(peer.like.as_ref()) {
+            Some(address) => (&**address, true),
+            // A workload is known by its socket, and everybody else by nothing.
+            None if peer.is.is_some() => ("::", peer.name.is_some()),
+            None => return Ok(None),
+        };
         let verdict = match &*fields.verdict {
             "allowed" => Verdict::Allowed,
             "denied" => Verdict::Denied,
@@ -72,13 +78,13 @@ impl<'l> FlowRecord<'l> {
         };
         let peer_address: IpAddr = peer_address
             .parse()
-            .map_err(|_| RecordError::value("peer.address", &peer_address, "an IP address"))?;
+            .map_err(|_| RecordError::value("peer.address", peer_address, "an IP address"))?;
         Ok(Some(Self {
             verdict,
             direction,
             protocol,
             port,
-            workload: fields.workload.name.map(bytes),
+            workload: fields.workload.name.filter(|_| is_told).map(bytes),
             peer_name: fields.peer.name.map(bytes),
             peer_address: peer_address.into(),
             count: fields.count,

@@ -162,6 +162,29 @@ fn a_refused_socket_is_no_flow() {
     }
 }
 
+/// A flow has no address at the other end, but a name, or an address that stands for many.
+#[test]
+fn a_flow_is_a_record() {
+    let flow = |peer: &str| {
+        DENIAL.replace(
+            r#""address":"10.0.3.7","port":5432,"name":"db","environment":"prod""#,
+            &format!("\"address\":null,{peer}"),
+        )
+    };
+    let parse = |line: &str| {
+        let record = FlowRecord::parse(line.as_bytes()).unwrap().unwrap();
+        let text = |name: Option<Cow<'_, [u8]>>| name.map(|name| String::from_utf8(name.into()).unwrap());
+        (text(record.workload), text(record.peer_name), IpAddr::from(record.peer_address).to_string())
+    };
+    let ci = || Some("ci".to_owned());
+    let nas = flow(r#""name":"nas","is":["nas"],"like":"10.1.0.0""#);
+    assert_eq!(parse(&nas), (ci(), Some("nas".into()), "10.1.0.0".into()));
+    let db = flow(r#""name":"db","is":["db"],"like":null"#);
+    assert_eq!(parse(&db), (ci(), Some("db".into()), "::".into()));
+    let everybody_else = flow(r#""name":null,"is":[],"like":null"#);
+    assert_eq!(parse(&everybody_else), (None, None, "::".into()));
+}
+
 #[test]
 fn services_are_read_as_they_are_written() {
     assert_eq!(port("tcp/443"), Some(443));

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::{Denial, NearestRule, Peer, Process, Rule, Workload};
 
 /// A refusal of which everything is known but a rule that has expired.
-pub(super) fn denial() -> Denial {
+pub(crate) fn denial() -> Denial {
     Denial {
         time: "2026-11-21T20:15:03.123456Z".parse::<Timestamp>().unwrap(),
         verdict: "denied",

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc};
 
-use bulkhead_common::{Endpoint, STATE_DEAD, UNPLACED};
+use bulkhead_common::{Endpoint, PeerId, STATE_DEAD, UNPLACED};
 use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Edits, Generation, Renewal};
 use bulkhead_policy::{Automaton, Compiled, Compiler, Identity, Inventory, Policy, Source, WorkloadId};
 use bulkhead_report::Policies;
@@ -83,7 +83,11 @@ impl Held {
         let names = names::table(&self.automaton, |identity| self.endpoint(identity));
         let compiled = self.compiler.compiled();
         self.number = datapath.last_generation() + 1;
-        policies.note(self.number, Arc::clone(&self.written.policy));
+        policies.note(
+            self.number,
+            Arc::clone(&self.written.policy),
+            self.compiler.classes_above(PeerId::NONE),
+        );
         datapath.prepare(&Generation {
             number: self.number,
             cgroups: Cgroups { endpoints: &endpoints, followed: &followed, names: &names },
@@ -164,6 +168,7 @@ impl Held {
         let edits = self.compiler.follow(found);
         tracing::debug!(generation = self.number, edits = edits.len(), "addresses have changed");
         if self.in_step {
+            policies.learn(self.number, self.compiler.classes_above(policies.last_class(self.number)));
             let done = datapath.edit(
                 self.number,
                 &Edits {
@@ -199,7 +204,7 @@ impl Held {
     ) -> Result<(), DatapathError> {
         let compiled = self.compiler.compiled();
         let number = datapath.last_generation() + 1;
-        policies.note(number, Arc::clone(&self.written.policy));
+        policies.note(number, Arc::clone(&self.written.policy), self.compiler.classes_above(PeerId::NONE));
         self.in_step = false;
         let renewal = Renewal { number, grows, peers: &compiled.peers, policy: &compiled.policy };
         datapath.renew(self.number, &renewal)?;

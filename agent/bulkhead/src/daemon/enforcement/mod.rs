@@ -11,7 +11,7 @@ mod unseen;
 use std::time::{Duration, Instant};
 
 use bulkhead_common::{Endpoint, PeerId, STATE_DEAD, SubjectId};
-use bulkhead_datapath::{Datapath, DatapathError, Events, Observer, Pins};
+use bulkhead_datapath::{Datapath, DatapathError, Events, Observer, Pins, Tally};
 use bulkhead_report::Policies;
 use bulkhead_workloads::{CgroupRoot, Changes, SharedTree, Watcher};
 
@@ -144,6 +144,11 @@ impl Enforcement {
         let flags = if isolated { Endpoint::ISOLATE_EGRESS | Endpoint::ISOLATE_INGRESS } else { 0 };
         let canary = Endpoint { subject: SubjectId::CANARY, peer: PeerId::NONE, flags };
         self.datapath.identify(self.lasting.number(), cgroup, Some(canary), STATE_DEAD)
+    }
+
+    /// What counts traffic.
+    pub(super) fn tally(&self) -> Tally {
+        self.datapath.tally()
     }
 
     /// The stream of refusals; can be taken once.

@@ -13,7 +13,7 @@ use prometheus_client::{
 
 use super::Measures;
 use crate::{
-    control::Sink,
+    control::{History, Sink},
     daemon::ledger::{ByWorkload, Entry},
 };
 
@@ -48,6 +48,7 @@ impl Collector for Scraped {
         self.agent(&mut families)?;
         self.refusals(&mut families)?;
         self.sinks(&mut families)?;
+        self.history(&mut families)?;
         if let Some((traffic, workloads)) = &self.traffic {
             all_traffic(&mut families, traffic)?;
             traffic_of_workloads(&mut families, workloads)?;
@@ -114,6 +115,13 @@ impl Scraped {
             rows(|s| s.lost),
         )?;
         families.gauges("sink_failing", "1: a sink takes nothing now", rows(failing))
+    }
+
+    fn history(&self, families: &mut Families<'_>) -> fmt::Result {
+        let Some(History { written, lost, failing }) = &self.measures.events.history else { return Ok(()) };
+        families.counter("history_written", "Refusals whose report the history got", *written)?;
+        families.counter("history_lost", "Refusals whose report the history will never get", *lost)?;
+        families.gauge("history_failing", "1: nothing is written now", u64::from(failing.is_some()))
     }
 }
 
