@@ -364,6 +364,6 @@ fn a_dry_run_is_changed_too_and_remembers_nothing() -> Result<()> {
     allowed("web's connection", open.exchange(None)?)?;
     agent.denials().expect(&json!({ "workload": { "name": "web" }, "verdict": "would-deny" }))?;
     agent.stop()?;
-    ensure!(!shop.files.path().join("state").exists());
+    ensure!(!shop.files.path().join("state/policy.json").exists());
     Ok(())
 }
