@@ -173,17 +173,24 @@ impl Enforcement {
         let changes = watcher.look_again();
         self.follow(&changes);
         held.follow(&mut self.datapath, &changes)?;
-        if let Some(time) = time {
-            let until = Instant::now() + time;
-            self.datapath.put_in_force_for(held.number(), time)?;
+        let (number, until) = (held.number(), time.map(|time| Instant::now() + time));
+        let done = match time {
+            Some(time) => self.datapath.put_in_force_for(number, time),
+            None => self.datapath.put_in_force(number),
+        };
+        // It may be in force all the same: then it was tidying up that failed.
+        if done.is_err() && self.datapath.in_force() != Some(number) {
+            return done;
+        }
+        if let Some(until) = until {
             self.trial = Some(Trial { held, until });
         } else {
-            self.datapath.put_in_force(held.number())?;
             (self.lasting, self.trial) = (held, None);
         }
         self.ledger.fold();
-        // What the kernel did not take was of tables that are gone.
+        // What the kernel did not take before was of tables that are gone.
         self.fault = None;
+        self.note(done);
         // Its addresses have been found a while ago.
         self.look_for_addresses();
         Ok(())
