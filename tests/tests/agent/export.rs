@@ -100,7 +100,7 @@ fn the_journal_holds_every_fact_in_a_field() -> Result<()> {
     let lab = Lab::new()?;
     let ci = lab.probe("/ci")?;
     let machine = Machine::boot(&lab, &[])?;
-    let socket = format!("/proc/{}/root/run/systemd/journal/socket", machine.init());
+    let socket = machine.outside("/run/systemd/journal/socket");
     let agent = lab
         .agent(POLICY)?
         .settings(&format!("[[sink]]\ntype = \"journald\"\npath = {socket:?}\n"))?

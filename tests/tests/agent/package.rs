@@ -89,8 +89,8 @@ impl Packages {
 
     /// Installs one, over whatever there is.
     fn install(&self, machine: &Machine, number: usize) -> Result<String> {
-        fs::copy(&self.files[number], machine.outside("/root/bulkhead.deb"))?;
-        machine.succeed("dpkg", &["--install", "/root/bulkhead.deb"])
+        fs::copy(&self.files[number], machine.outside("/bulkhead.deb"))?;
+        machine.succeed("dpkg", &["--install", "/bulkhead.deb"])
     }
 }
 
