@@ -11,6 +11,7 @@ use bulkhead_common::{Address, Direction, Protocol, Verdict};
 use self::fields::Fields;
 use crate::language::Ports;
 
+pub(crate) use agent_form::{Ends, Passages};
 pub use error::RecordError;
 
 /// What of a record a policy can be asked about. Texts are UTF-8; nobody needs to know again.
@@ -31,14 +32,20 @@ pub(crate) struct FlowRecord<'l> {
 
 impl<'l> FlowRecord<'l> {
     /// None: it tells of a refused socket, which had no peer yet and is no flow.
-    pub(crate) fn parse(line: &'l [u8]) -> Result<Option<Self>, RecordError> {
-        let Some(record) = agent_form::read(line) else { return Self::parse_any(line) };
+    #[inline(always)]
+    pub(crate) fn parse<N: Copy>(
+        line: &'l [u8],
+        passages: &mut Passages<N>,
+    ) -> Result<Option<(Self, Ends)>, RecordError> {
+        let Some((record, ends)) = passages.read(line) else {
+            return Ok(Self::parse_any(line)?.map(|record| (record, Ends::default())));
+        };
         debug_assert_eq!(
             Self::parse_any(line).as_ref(),
             Ok(&Some(record.clone())),
             "read otherwise than written"
         );
-        Ok(Some(record))
+        Ok(Some((record, ends)))
     }
 
     /// Of JSON in any form.

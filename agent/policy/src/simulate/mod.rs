@@ -10,7 +10,7 @@ pub use self::summary::{ChangedFlow, Summary, Tally};
 use crate::{
     compile::{Compiled, compile},
     connection::{service, verdict_name},
-    flow_record::{FlowRecord, RecordError},
+    flow_record::{FlowRecord, Passages, RecordError},
     inventory::Inventory,
     language::{Policy, WorkloadId},
     one_end::OneEnd,
@@ -23,6 +23,7 @@ pub struct Simulation {
     old: Option<Compiled>,
     /// Is the time of a record of any consequence?
     timed: bool,
+    passages: Passages<Name>,
     names: Names,
     pairs: Table<(Name, Name), Tally>,
     changes: Table<ChangeKey, u64>,
@@ -48,6 +49,7 @@ impl Simulation {
             new: compile(policy, inventory),
             old: against.map(|old| compile(old, inventory)),
             timed: expires(policy) || against.is_some_and(expires),
+            passages: Passages::default(),
             names: Names::new(policy, against),
             pairs: Table::default(),
             changes: Table::default(),
@@ -60,7 +62,7 @@ impl Simulation {
 
     /// Puts one line of a record file to the policy. A line that is no record changes nothing.
     pub fn record(&mut self, line: &[u8]) -> Result<(), RecordError> {
-        let Some(record) = FlowRecord::parse(line)? else {
+        let Some((record, passed)) = FlowRecord::parse(line, &mut self.passages)? else {
             self.records += 1;
             return Ok(());
         };
@@ -70,8 +72,13 @@ impl Simulation {
             self.unattributed = self.unattributed.saturating_add(record.count);
             return Ok(());
         };
-        let own = self.names.number(workload);
-        let named_peer = record.peer_name.as_ref().map(|name| self.names.number(name));
+        let names = &mut self.names;
+        let mut name = |text: &[u8], note: Option<&mut Option<Name>>| match note {
+            Some(note) => *note.get_or_insert_with(|| names.number(text)),
+            None => names.number(text),
+        };
+        let own = name(workload, self.passages.workload(passed));
+        let named_peer = record.peer_name.as_ref().map(|text| name(text, self.passages.peer(passed)));
         let ends = |workload: fn(&Names, Name) -> Option<WorkloadId>| {
             [Some(own), named_peer].map(|name| workload(&self.names, name?))
         };
