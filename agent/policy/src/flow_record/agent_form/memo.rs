@@ -41,9 +41,9 @@ impl<V: Copy, const LONGEST: usize> Memo<V, LONGEST> {
         samples: Samples,
         read: impl FnOnce(&mut Cursor<'l>) -> Option<V>,
     ) -> Option<(V, Option<usize>)> {
-        let Some(sampled) = at.rest.first_chunk() else { return Some((read(at)?, None)) };
+        let Some(ahead) = at.rest.first_chunk() else { return Some((read(at)?, None)) };
         // There are as many slots as the mask allows for.
-        let number = hash(sampled, samples) & (self.slots.len() - 1);
+        let number = hash(ahead, samples) & (self.slots.len() - 1);
         let slot = &mut self.slots[number];
         if let Some(value) = slot.value
             && let Some(rest) = at.rest.strip_prefix(slot.passage.get(..slot.length.into())?)
@@ -65,7 +65,6 @@ impl<V: Copy, const LONGEST: usize> Memo<V, LONGEST> {
 }
 
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "half of it")]
 fn hash(text: &[u8; SAMPLED], [a, b, c, d]: Samples) -> usize {
     let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|n| text[at + n]));
     // By any odd numbers whose bits are mixed: then every bit of a sample moves the high half.

@@ -29,7 +29,7 @@ const fn together(values: u64) -> u64 {
 pub(super) fn few_digits(text: &[u8; 8]) -> Option<(u64, usize)> {
     let values = u64::from_le_bytes(*text) ^ all(b'0');
     let length = no_digits(values).trailing_zeros() / 8;
-    let has_leading_zero = values & 0xff == 0 && length != 1;
+    let has_leading_zero = text[0] == b'0' && length != 1;
     if length == 0 || length == 8 || has_leading_zero {
         return None;
     }
