@@ -4,16 +4,16 @@ use core::mem::offset_of;
 
 use crate::{
     ABI_VERSION, COUNTERS, Counter, CounterKey, Crowded, Departure, Endpoint, Event, GenerationInfo,
-    NameEntry, NameKey, PeerEntry, PeerFlow, PeerFlowKey, PolicyKey, PolicyValue, Process, Refusal,
-    RefusalKey, SLOTS, SocketState, Source, Started,
+    HostEntry, NameEntry, NameKey, PeerEntry, PeerFlow, PeerFlowKey, PolicyKey, PolicyValue, PortEntry,
+    Process, Refusal, RefusalKey, SLOTS, SocketState, Source, Started,
 };
 
 /// The version, and the fingerprint of its layouts.
-const KNOWN: (u32, u64) = (1, 16_203_505_250_487_225_764);
+const KNOWN: (u32, u64) = (1, 18_045_224_314_870_264_809);
 
 /// Name, size, and fields with their offsets.
 macro_rules! layout {
-    ($($name:ident { $($field:ident)* })*) => {
+    ($($name:ident { $($field:tt)* })*) => {
         [$((
             stringify!($name),
             size_of::<$name>(),
@@ -27,6 +27,8 @@ fn another_layout_is_another_version() {
     let layouts = layout! {
         Endpoint { subject peer flags }
         PeerEntry { class subject flags }
+        HostEntry { 0 }
+        PortEntry { 0 }
         PolicyKey { subject peer direction protocol port reserved }
         PolicyValue { rule flags expires }
         NameKey { of name }
