@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The version, and the fingerprint of its layouts.
-const KNOWN: (u32, u64) = (1, 18_045_224_314_870_264_809);
+const KNOWN: (u32, u64) = (1, 14_824_925_736_464_762_106);
 
 /// Name, size, and fields with their offsets.
 macro_rules! layout {
@@ -36,7 +36,7 @@ fn another_layout_is_another_version() {
         Crowded { unplaced unfollowed }
         GenerationInfo { number places }
         Process { pid uid comm }
-        SocketState { owner anchor peer origin reported process seal passes passed }
+        SocketState { owner anchor peer introduced origin reported process seal passes passed }
         PeerFlowKey { cookie address port protocol reserved }
         PeerFlow { last_seen peer port direction reserved }
         Source { owner comm uid reserved }
