@@ -123,9 +123,23 @@ impl Pins {
         fs::rename(&new, &path).map_err(failed)
     }
 
+    /// A map of this name of every other version.
+    pub(crate) fn of_other_versions(&self, map: &str) -> Result<Vec<PathBuf>, DatapathError> {
+        let own = format!("v{ABI_VERSION}");
+        let versions = folders(&self.bpffs.join(FOLDER))?.into_iter().filter(|folder| name_of(folder) != own);
+        let maps = versions.map(|folder| folder.join(&self.root).join(MAPS).join(map));
+        Ok(maps.filter(|path| path.exists()).collect())
+    }
+
     /// Removes all that is pinned for this root, and with that detaches it.
     pub fn detach(&self) -> Result<usize, DatapathError> {
         self.detach_those(|_| true)
+    }
+
+    /// The same for what this version has pinned.
+    pub(crate) fn detach_own_version(&self) -> Result<usize, DatapathError> {
+        let own = format!("v{ABI_VERSION}");
+        self.detach_those(|version| version == own)
     }
 
     /// The same for what other versions have pinned.

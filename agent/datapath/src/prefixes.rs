@@ -81,7 +81,7 @@ impl<E: Entry> Prefixes<E> {
             trie: Trie::<E>::create(room(count, TO_COME), GROWS)?,
         };
         for (length, key, value) in entries {
-            match new.word(length, &key, &value) {
+            match Self::word(length, &key, &value) {
                 Some(word) => new.exact.insert(Wire(key), Wire(word), 0)?,
                 None => new.trie.insert(&Key::new(length, Wire(key)), Wire(value), 0)?,
             }
@@ -91,7 +91,7 @@ impl<E: Entry> Prefixes<E> {
 
     /// Sets an entry. A program finds what was there before or what is there now.
     pub(crate) fn put(&mut self, length: u32, key: &E::Key, value: &E::Value) -> Result<(), MapError> {
-        if let Some(word) = self.word(length, key, value)
+        if let Some(word) = Self::word(length, key, value)
             && self.exact.insert(Wire(*key), Wire(word), 0).is_ok()
         {
             // The hash table is asked first.
@@ -109,7 +109,7 @@ impl<E: Entry> Prefixes<E> {
         self.trie.remove(&Key::new(length, Wire(*key)))
     }
 
-    fn word(&self, length: u32, key: &E::Key, value: &E::Value) -> Option<E::Word> {
+    fn word(length: u32, key: &E::Key, value: &E::Value) -> Option<E::Word> {
         if length == E::FULL { E::word(key, value) } else { None }
     }
 }

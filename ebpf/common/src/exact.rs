@@ -16,6 +16,7 @@ use crate::{Address, PeerEntry, PeerId, PolicyKey, PolicyValue, RuleId, SubjectI
 #[repr(transparent)]
 pub struct HostEntry(pub u64);
 
+#[expect(clippy::cast_possible_truncation, reason = "each part is cut out of the word")]
 impl HostEntry {
     /// Class and subject have so many bits here, and what vouches for the address the rest of the word.
     const NUMBER_BITS: u32 = 24;
@@ -54,6 +55,7 @@ impl HostEntry {
 #[repr(transparent)]
 pub struct PortEntry(pub u64);
 
+#[expect(clippy::cast_possible_truncation, reason = "each part is cut out of the word")]
 impl PortEntry {
     const VOUCHES: u32 = 32;
 

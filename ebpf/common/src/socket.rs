@@ -112,7 +112,8 @@ pub struct PeerFlowKey {
     pub reserved: [u8; 5],
 }
 
-/// Value of the table of peers that a datagram socket talks to: what opened the exchange.
+/// Value of the table of peers that a datagram socket talks to: what opened the exchange. With another layout of it or of
+/// its key the table needs another name: agents of other versions read it.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct PeerFlow {

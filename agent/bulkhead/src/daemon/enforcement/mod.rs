@@ -114,6 +114,12 @@ impl Enforcement {
                 "the kernel does not tell of programs that begin: one that ends at once may be reported without its path"
             );
         }
+        if let Some(error) = attached.uncarried {
+            tracing::warn!(
+                error = format!("{:#}", anyhow::Error::new(error)),
+                "answers to datagrams that the version before has let pass may be refused until the next question"
+            );
+        }
         if let Some(error) = attached.unwatched {
             // A verifier has much to say.
             let why = format!("{:#}", anyhow::Error::new(error));
