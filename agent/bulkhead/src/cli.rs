@@ -89,6 +89,8 @@ pub(crate) enum Command {
     Run(RunArguments),
     /// Show what the running agent enforces
     Status,
+    /// Show each workload: who is in it, and what its traffic has come to since the agent started
+    Workloads,
     /// Show what was refused, or would be, one line for each
     Denials(DenialsArguments),
     /// Show who has talked with whom, and what came of it

@@ -27,7 +27,9 @@ mod simulate;
 mod span;
 mod state;
 mod status;
+mod table;
 mod test;
+mod workloads;
 
 use std::{env, io, path::Path, process::ExitCode};
 
@@ -70,6 +72,9 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Status => {
             print(&ask(common, async |socket| Ok(status::ask(socket, common.output()).await?))?)?;
+        }
+        Command::Workloads => {
+            print(&ask(common, async |socket| Ok(workloads::ask(socket, common.output()).await?))?)?;
         }
         Command::Denials(arguments) => {
             ask(common, async |socket| denials::show(socket, arguments, common.output()).await)?;

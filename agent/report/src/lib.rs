@@ -20,6 +20,7 @@ mod sinks;
 mod socket;
 mod unit;
 
+pub use clock::time_of_day;
 pub use coalesce::{Coalescer, Told};
 pub use denial::{Denial, NearestRule, Peer, Process, Rule, Workload};
 pub use departed::Departed;

@@ -13,6 +13,7 @@ mod doctor;
 mod export;
 mod faults;
 mod lifecycle;
+mod listings;
 mod modes;
 mod package;
 mod recorded;

@@ -7,6 +7,7 @@ mod records;
 mod routes;
 mod server;
 mod status;
+mod workloads;
 
 pub(crate) use change::{Applied, Cut, End, File, NearestRule, Plan, Process, Proposal, Refusal};
 pub(crate) use client::{ClientError, get, post};
@@ -15,9 +16,12 @@ pub(crate) use records::{LostLines, Records, WantedDenials, WantedFlows};
 pub(crate) use routes::{Question, Reply};
 pub(crate) use server::{Server, ServerError};
 pub(crate) use status::{Count, Environment, Events, History, Sink, Status, Traffic, Trial, Workload};
+pub(crate) use workloads::{DetailedWorkload, WorkloadTraffic};
 
 /// Where the agent tells its [`Status`].
 pub(crate) const STATUS: &str = "/v1/status";
+/// Where it tells of each workload: [`DetailedWorkload`]s.
+pub(crate) const WORKLOADS: &str = "/v1/workloads";
 /// Where it tells what a [`Proposal`] would change: a [`Plan`].
 pub(crate) const PLAN: &str = "/v1/plan";
 /// Where it puts a [`Proposal`] in force: [`Applied`].

@@ -23,8 +23,8 @@ use tokio::{
 use utoipa::OpenApi;
 
 use super::{
-    APPLY, Applied, CONFIRM, DENIALS, FLOWS, OPENAPI, PLAN, Plan, Proposal, ROLLBACK, Records, Refusal,
-    STATUS, Status, records,
+    APPLY, Applied, CONFIRM, DENIALS, DetailedWorkload, FLOWS, OPENAPI, PLAN, Plan, Proposal, ROLLBACK,
+    Records, Refusal, STATUS, Status, WORKLOADS, records,
 };
 
 /// The largest request: a policy of a hundred thousand rules is 10 MB.
@@ -37,6 +37,8 @@ const LONGEST: Duration = Duration::from_secs(50);
 pub(crate) enum Question {
     /// What does it enforce?
     Status(oneshot::Sender<Status>),
+    /// Who is in its workloads, and what has their traffic come to?
+    Workloads(oneshot::Sender<Vec<DetailedWorkload>>),
     /// What would this policy change?
     Plan(Proposal, Caller, Reply<Plan>),
     /// Put this policy in force.
@@ -57,7 +59,7 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
         title = "Bulkhead agent",
         description = "The control API of the agent on this host, over its Unix socket: for root and the group `bulkhead`."
     ),
-    paths(tell_status, plan, apply, confirm, roll_back, records::denials, records::flows)
+    paths(tell_status, tell_workloads, plan, apply, confirm, roll_back, records::denials, records::flows)
 )]
 struct Api;
 
@@ -71,6 +73,7 @@ fn openapi() -> String {
 pub(super) fn all(questions: mpsc::Sender<Question>, kept: Records) -> Router {
     Router::new()
         .route(STATUS, get(tell_status))
+        .route(WORKLOADS, get(tell_workloads))
         .route(PLAN, post(plan))
         .route(APPLY, post(apply))
         .route(CONFIRM, post(confirm))
@@ -122,13 +125,16 @@ type Questions = State<mpsc::Sender<Question>>;
     (status = 503, description = "The agent is stopping", body = Refusal),
 ))]
 async fn tell_status(State(questions): Questions) -> Response {
-    let (question, answer) = oneshot::channel();
-    if questions.send(Question::Status(question)).await.is_ok()
-        && let Ok(status) = answer.await
-    {
-        return Json(status).into_response();
-    }
-    stopping()
+    tell(questions, Question::Status).await
+}
+
+/// Each workload of the policy in force, who is in it, and what its traffic has come to
+#[utoipa::path(get, path = WORKLOADS, responses(
+    (status = 200, description = "In the policy's order", body = Vec<DetailedWorkload>),
+    (status = 503, description = "The agent is stopping", body = Refusal),
+))]
+async fn tell_workloads(State(questions): Questions) -> Response {
+    tell(questions, Question::Workloads).await
 }
 
 /// What a policy would change, and which open connections it would cut
@@ -185,6 +191,18 @@ async fn confirm(State(questions): Questions) -> Response {
 ))]
 async fn roll_back(State(questions): Questions, ConnectInfo(caller): ConnectInfo<Caller>) -> Response {
     put(questions, |reply| Question::RollBack(caller, reply)).await
+}
+
+/// Asks for what there always is to tell.
+async fn tell<T: Serialize>(
+    questions: mpsc::Sender<Question>,
+    question: impl FnOnce(oneshot::Sender<T>) -> Question,
+) -> Response {
+    let (reply, answer) = oneshot::channel();
+    if questions.send(question(reply)).await.is_err() {
+        return stopping();
+    }
+    answer.await.map_or_else(|_| stopping(), |told| Json(told).into_response())
 }
 
 /// Puts a question and waits for the answer.

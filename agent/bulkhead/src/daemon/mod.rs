@@ -209,6 +209,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
                     status.warnings.extend(metrics.warning());
                     enforcement.add_traffic(status, answer);
                 }
+                Question::Workloads(answer) => enforcement.tell_workloads(answer),
                 Question::Plan(proposal, caller, reply) => {
                     proposals.plan(proposal, caller.pid, reply, &enforcement);
                 }

@@ -4,6 +4,7 @@ mod footing;
 mod held;
 mod measures;
 mod names;
+mod roster;
 mod search;
 mod status;
 mod unseen;
