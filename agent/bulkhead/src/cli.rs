@@ -91,6 +91,8 @@ pub(crate) enum Command {
     Status,
     /// Show each workload: who is in it, and what its traffic has come to since the agent started
     Workloads,
+    /// Show each rule in force: what it says, what it has let pass, and which were never hit
+    Rules(RulesArguments),
     /// Show what was refused, or would be, one line for each
     Denials(DenialsArguments),
     /// Show who has talked with whom, and what came of it
@@ -137,6 +139,20 @@ pub(crate) struct RunArguments {
     /// Look for workloads below this cgroup only [default: the root of the cgroup v2 hierarchy]
     #[arg(long, value_name = "DIR")]
     pub(crate) cgroup_root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  bulkhead rules --unused\n\nHits are exact: connections that a rule has opened, and packets that it \
+                  has let pass, at each end that is a workload here. They are kept in the history by the rule's id, over agents, \
+                  policies and boots, and begin when the rule is first in force under this state directory (or its history is \
+                  begun anew). Without [history] they are not known. What found no counter of its own (`other` in `bulkhead \
+                  status --output json`) is in no rule's hits."
+)]
+pub(crate) struct RulesArguments {
+    /// Only rules that have let nothing pass since they are watched
+    #[arg(long)]
+    pub(crate) unused: bool,
 }
 
 #[derive(Debug, Args)]

@@ -22,6 +22,7 @@ mod output;
 mod own_cgroup;
 mod policy_files;
 mod records;
+mod rules;
 mod settings;
 mod simulate;
 mod span;
@@ -75,6 +76,9 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Workloads => {
             print(&ask(common, async |socket| Ok(workloads::ask(socket, common.output()).await?))?)?;
+        }
+        Command::Rules(arguments) => {
+            print(&ask(common, async |socket| rules::ask(socket, arguments, common.output()).await)?)?;
         }
         Command::Denials(arguments) => {
             ask(common, async |socket| denials::show(socket, arguments, common.output()).await)?;

@@ -52,8 +52,12 @@ pub(crate) fn age(seconds: u64) -> String {
 
 /// How long ago something was.
 pub(crate) fn ago(then: Timestamp, now: Timestamp) -> String {
-    let seconds = now.duration_since(then).as_secs();
-    format!("{} ago", age(u64::try_from(seconds).unwrap_or(0)))
+    format!("{} ago", span(then, now))
+}
+
+/// How long it is from one moment to another.
+pub(crate) fn span(from: Timestamp, to: Timestamp) -> String {
+    age(u64::try_from(to.duration_since(from).as_secs()).unwrap_or(0))
 }
 
 /// One JSON object and its line end.

@@ -55,7 +55,7 @@ pub struct Kinds {
     pub ended: Vec<(CounterKey, Counter)>,
 }
 
-/// Traffic of subjects: whose, which way and what came of it. The other fields of the key are zero.
+/// Traffic of subjects: whose, which way and what came of it. Of the rest of the key nothing is told.
 pub type BySubject = BTreeMap<CounterKey, Counter>;
 
 /// Reads what the programs have counted, on any thread: to go through all kinds of traffic takes a while.

@@ -48,6 +48,7 @@ mod steps;
 mod testing;
 mod text;
 mod whom;
+mod words;
 
 pub use automaton::{Automaton, Leads, Target};
 pub use changes::Changes;

@@ -27,7 +27,7 @@ pub use departed::Departed;
 pub use enrich::Enricher;
 pub use feed::{Feed, Followed, Follower};
 pub use history::{
-    Count, Counted, Flow, FlowEnd, FlowKind, FlowPeer, History, HistoryError, Limits, Reached, Record,
+    Count, Counted, Flow, FlowEnd, FlowKind, FlowPeer, History, HistoryError, Hits, Limits, Reached, Record,
     Wanted, Writing,
 };
 pub use human::{lines, plain};

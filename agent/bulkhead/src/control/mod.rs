@@ -5,6 +5,7 @@ mod client;
 mod lines;
 mod records;
 mod routes;
+mod rules;
 mod server;
 mod status;
 mod workloads;
@@ -14,6 +15,7 @@ pub(crate) use client::{ClientError, get, post};
 pub(crate) use lines::{Lines, lines};
 pub(crate) use records::{LostLines, Records, WantedDenials, WantedFlows};
 pub(crate) use routes::{Question, Reply};
+pub(crate) use rules::{ListedRule, RuleHits, Rules};
 pub(crate) use server::{Server, ServerError};
 pub(crate) use status::{Count, Environment, Events, History, Sink, Status, Traffic, Trial, Workload};
 pub(crate) use workloads::{DetailedWorkload, WorkloadTraffic};
@@ -22,6 +24,8 @@ pub(crate) use workloads::{DetailedWorkload, WorkloadTraffic};
 pub(crate) const STATUS: &str = "/v1/status";
 /// Where it tells of each workload: [`DetailedWorkload`]s.
 pub(crate) const WORKLOADS: &str = "/v1/workloads";
+/// Where it tells of each rule: [`Rules`].
+pub(crate) const RULES: &str = "/v1/rules";
 /// Where it tells what a [`Proposal`] would change: a [`Plan`].
 pub(crate) const PLAN: &str = "/v1/plan";
 /// Where it puts a [`Proposal`] in force: [`Applied`].

@@ -24,7 +24,7 @@ use utoipa::OpenApi;
 
 use super::{
     APPLY, Applied, CONFIRM, DENIALS, DetailedWorkload, FLOWS, OPENAPI, PLAN, Plan, Proposal, ROLLBACK,
-    Records, Refusal, STATUS, Status, WORKLOADS, records,
+    RULES, Records, Refusal, Rules, STATUS, Status, WORKLOADS, records,
 };
 
 /// The largest request: a policy of a hundred thousand rules is 10 MB.
@@ -39,6 +39,8 @@ pub(crate) enum Question {
     Status(oneshot::Sender<Status>),
     /// Who is in its workloads, and what has their traffic come to?
     Workloads(oneshot::Sender<Vec<DetailedWorkload>>),
+    /// What does it allow, and what was that good for?
+    Rules(oneshot::Sender<Rules>),
     /// What would this policy change?
     Plan(Proposal, Caller, Reply<Plan>),
     /// Put this policy in force.
@@ -59,7 +61,17 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
         title = "Bulkhead agent",
         description = "The control API of the agent on this host, over its Unix socket: for root and the group `bulkhead`."
     ),
-    paths(tell_status, tell_workloads, plan, apply, confirm, roll_back, records::denials, records::flows)
+    paths(
+        tell_status,
+        tell_workloads,
+        tell_rules,
+        plan,
+        apply,
+        confirm,
+        roll_back,
+        records::denials,
+        records::flows
+    )
 )]
 struct Api;
 
@@ -74,6 +86,7 @@ pub(super) fn all(questions: mpsc::Sender<Question>, kept: Records) -> Router {
     Router::new()
         .route(STATUS, get(tell_status))
         .route(WORKLOADS, get(tell_workloads))
+        .route(RULES, get(tell_rules))
         .route(PLAN, post(plan))
         .route(APPLY, post(apply))
         .route(CONFIRM, post(confirm))
@@ -135,6 +148,15 @@ async fn tell_status(State(questions): Questions) -> Response {
 ))]
 async fn tell_workloads(State(questions): Questions) -> Response {
     tell(questions, Question::Workloads).await
+}
+
+/// Each rule of the policy in force, what it says, and what it has let pass
+#[utoipa::path(get, path = RULES, responses(
+    (status = 200, description = "Hits are exact, of all the time that the rule is watched, over agents and boots", body = Rules),
+    (status = 503, description = "The agent is stopping", body = Refusal),
+))]
+async fn tell_rules(State(questions): Questions) -> Response {
+    tell(questions, Question::Rules).await
 }
 
 /// What a policy would change, and which open connections it would cut

@@ -1,5 +1,6 @@
 //! What is in force: one policy for good, and at most one for a while, with what the kernel holds of each.
 
+mod allowances;
 mod footing;
 mod held;
 mod measures;
