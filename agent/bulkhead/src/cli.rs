@@ -49,6 +49,13 @@ pub(crate) struct Common {
 }
 
 impl Common {
+    /// Ends with this message if results are wanted for programs, by a command that has none for them.
+    pub(crate) fn output_for_people(&self, why: &str) {
+        if self.output() == Output::Json {
+            Cli::command().error(ErrorKind::ArgumentConflict, why).exit()
+        }
+    }
+
     /// How results are printed by commands that run no tests.
     pub(crate) fn output(&self) -> Output {
         match self.output {
@@ -83,6 +90,10 @@ pub(crate) enum Output {
     Json,
 }
 
+const TOP_HELP: &str = "Keys: arrows choose a row, < and > sort, / filters, Enter shows the last refusals of a row, a the rule \
+                        that would allow the last one, ? all keys, q quits. A rule is added to a file, or printed at the \
+                        end, if you say so; nothing changes by itself.";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Enforce a policy on this machine and report what is refused; the kernel goes on when it ends
@@ -93,6 +104,9 @@ pub(crate) enum Command {
     Workloads,
     /// Show each rule in force: what it says, what it has let pass, and which were never hit
     Rules(RulesArguments),
+    /// Show who talks with whom and who is refused, now, on the whole terminal
+    #[command(after_help = TOP_HELP)]
+    Top,
     /// Show what was refused, or would be, one line for each
     Denials(DenialsArguments),
     /// Show who has talked with whom, and what came of it

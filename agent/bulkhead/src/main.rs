@@ -30,6 +30,7 @@ mod state;
 mod status;
 mod table;
 mod test;
+mod top;
 mod workloads;
 
 use std::{env, io, path::Path, process::ExitCode};
@@ -73,6 +74,12 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Status => {
             print(&ask(common, async |socket| Ok(status::ask(socket, common.output()).await?))?)?;
+        }
+        Command::Top => {
+            common.output_for_people(
+                "top draws on a terminal; `bulkhead flows --follow --output json` tells the same",
+            );
+            print(&ask(common, async |socket| top::run(socket).await)?)?;
         }
         Command::Workloads => {
             print(&ask(common, async |socket| Ok(workloads::ask(socket, common.output()).await?))?)?;

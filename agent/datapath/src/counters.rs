@@ -81,6 +81,11 @@ impl Tally {
         self.counters().traffic_by_subject()
     }
 
+    /// What is counted now, by kind.
+    pub fn counted(&self) -> Result<Vec<(CounterKey, Counter)>, DatapathError> {
+        self.counters().read()
+    }
+
     /// What subjects of generations that are no longer held had in all, since the last call.
     pub fn take_retired(&self) -> BySubject {
         std::mem::take(&mut self.counters().retired)

@@ -24,6 +24,7 @@ mod sessions;
 mod sockets;
 mod survival;
 mod systemd;
+mod top;
 mod workloads;
 
 use bulkhead_tests::{scene as loopback, verdicts};

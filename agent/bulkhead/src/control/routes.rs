@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{
     Json, Router,
     extract::{
-        ConnectInfo, DefaultBodyLimit, FromRequest, Request, State, connect_info::Connected,
+        ConnectInfo, DefaultBodyLimit, FromRequest, Query, Request, State, connect_info::Connected,
         rejection::JsonRejection,
     },
     http::StatusCode,
@@ -23,8 +23,9 @@ use tokio::{
 use utoipa::OpenApi;
 
 use super::{
-    APPLY, Applied, CONFIRM, DENIALS, DetailedWorkload, FLOWS, OPENAPI, PLAN, Plan, Proposal, ROLLBACK,
-    RULES, Records, Refusal, Rules, STATUS, Status, WORKLOADS, records,
+    APPLY, Applied, CONFIRM, CurrentTraffic, DENIALS, DRAFT, DetailedWorkload, Drafted, FLOWS, OPENAPI, PLAN,
+    Plan, Proposal, ROLLBACK, RULES, Records, Refusal, Refused, Rules, STATUS, Status, TRAFFIC, WORKLOADS,
+    WantedTraffic, records,
 };
 
 /// The largest request: a policy of a hundred thousand rules is 10 MB.
@@ -41,6 +42,10 @@ pub(crate) enum Question {
     Workloads(oneshot::Sender<Vec<DetailedWorkload>>),
     /// What does it allow, and what was that good for?
     Rules(oneshot::Sender<Rules>),
+    /// What is counted now?
+    Traffic(WantedTraffic, Reply<CurrentTraffic>),
+    /// Which rule would allow this?
+    Draft(Refused, Reply<Drafted>),
     /// What would this policy change?
     Plan(Proposal, Caller, Reply<Plan>),
     /// Put this policy in force.
@@ -65,6 +70,8 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
         tell_status,
         tell_workloads,
         tell_rules,
+        tell_traffic,
+        draft,
         plan,
         apply,
         confirm,
@@ -87,6 +94,8 @@ pub(super) fn all(questions: mpsc::Sender<Question>, kept: Records) -> Router {
         .route(STATUS, get(tell_status))
         .route(WORKLOADS, get(tell_workloads))
         .route(RULES, get(tell_rules))
+        .route(TRAFFIC, get(tell_traffic))
+        .route(DRAFT, post(draft))
         .route(PLAN, post(plan))
         .route(APPLY, post(apply))
         .route(CONFIRM, post(confirm))
@@ -157,6 +166,33 @@ async fn tell_workloads(State(questions): Questions) -> Response {
 ))]
 async fn tell_rules(State(questions): Questions) -> Response {
     tell(questions, Question::Rules).await
+}
+
+/// What is counted now: who asks twice knows what has passed in between
+#[utoipa::path(get, path = TRAFFIC, params(
+    ("limit" = Option<usize>, Query, description = "At most so many kinds, those of late first; 4096 if it is left out"),
+), responses(
+    (status = 200, description = "Exact, without what found no counter of its own", body = CurrentTraffic),
+    (status = 400, description = "Not such a question", body = String, content_type = "text/plain"),
+    (status = 409, description = "What was counted cannot be read", body = Refusal),
+    (status = 503, description = "The agent is stopping", body = Refusal),
+))]
+async fn tell_traffic(State(questions): Questions, Query(wanted): Query<WantedTraffic>) -> Response {
+    put(questions, |reply| Question::Traffic(wanted, reply)).await
+}
+
+/// The rule that would allow what was refused
+#[utoipa::path(post, path = DRAFT, request_body = Refused, responses(
+    (status = 200, description = "Added to the policy in force, it compiles, and allows this at both ends and nothing else", body = Drafted),
+    (status = 400, description = "No JSON", body = Refusal),
+    (status = 409, description = "There is no such rule, or the policy in force knows nothing of this", body = Refusal),
+    (status = 413, description = "More than 64 MiB", body = Refusal),
+    (status = 415, description = "Not application/json", body = Refusal),
+    (status = 422, description = "Not what was refused", body = Refusal),
+    (status = 503, description = "The agent is stopping", body = Refusal),
+))]
+async fn draft(State(questions): Questions, Asked(refused): Asked<Refused>) -> Response {
+    put(questions, |reply| Question::Draft(refused, reply)).await
 }
 
 /// What a policy would change, and which open connections it would cut

@@ -209,6 +209,8 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
                     status.warnings.extend(metrics.warning());
                     enforcement.add_traffic(status, answer);
                 }
+                Question::Traffic(wanted, reply) => enforcement.tell_traffic(wanted, reply),
+                Question::Draft(refused, reply) => enforcement.tell_draft(&refused, reply),
                 Question::Rules(answer) => enforcement.tell_rules(kept.clone(), answer),
                 Question::Workloads(answer) => enforcement.tell_workloads(answer),
                 Question::Plan(proposal, caller, reply) => {
