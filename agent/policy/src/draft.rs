@@ -108,11 +108,9 @@ fn written(policy: &Policy, inventory: &Inventory, refused: &OneEnd, peer: Optio
         Direction::Ingress => (far, own, "from"),
     };
     let id = id(policy, &[&from, &to, &service]);
-    let mut text = String::new();
-    for wider in wider {
-        text += &format!("# wider: {key} = {wider:?}\n");
-    }
-    text += &format!("[[allow]]\nid = {id:?}\nfrom = {from:?}\nto = {to:?}\nports = [{service:?}]\n");
+    let comments: Vec<_> = wider.iter().map(|end| format!("# wider: {key} = {end:?}\n")).collect();
+    let rule = format!("[[allow]]\nid = {id:?}\nfrom = {from:?}\nto = {to:?}\nports = [{service:?}]\n");
+    let text = comments.concat() + &rule;
     Draft { text, words: format!("{from} may reach {to} on {service}") }
 }
 

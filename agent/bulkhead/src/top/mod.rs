@@ -33,19 +33,25 @@ use self::{
     update::{Effect, Event},
     view::View,
 };
-use crate::output;
+use crate::{
+    control::{STATUS, Status, get},
+    output,
+};
 
 /// So much waits for the screen. Who tells more waits, too.
 const WAITING: usize = 1024;
 
 /// Shows it until the user has seen enough. Tells what is to be printed then.
 pub(crate) async fn run(socket: &Path) -> anyhow::Result<String> {
+    terminal::check()?;
+    // Later an agent may go and another come; who begins without one has started none, or may not ask it.
+    let status: Status = get(socket, STATUS).await?;
     let (to, mut events) = mpsc::channel(WAITING);
     let mut screen = Screen::take(to.clone())?;
     let [mut terminate, mut hang_up, mut interrupt] =
         [signal(SignalKind::terminate())?, signal(SignalKind::hangup())?, signal(SignalKind::interrupt())?];
     feed::start(socket, &to);
-    let mut model = Model::default();
+    let mut model = Model { status: Some(Box::new(status)), ..Model::default() };
     let mut view = View::new(output::color(&io::stdout()));
     loop {
         screen.terminal.draw(|frame| view.draw(frame, &model))?;

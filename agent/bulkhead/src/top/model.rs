@@ -122,7 +122,7 @@ impl Model {
             .filter(|(key, row)| holds(key, row, &filter))
             .collect();
         // Among equals an order that does not change.
-        rows.sort_by(|(a, _), (b, _)| a.cmp(b));
+        rows.sort_by_key(|(key, _)| *key);
         match self.sort {
             Column::Workload => {}
             Column::Peer => rows.sort_by(|(a, _), (b, _)| a.peer.cmp(&b.peer)),

@@ -90,7 +90,7 @@ impl Row {
 /// All rows.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    rows: HashMap<Key, Row>,
+    known: HashMap<Key, Row>,
     /// What each kind had come to, and when.
     before: Option<(Timestamp, HashMap<FlowKind, Counts>)>,
     /// The last refusals, the newest first.
@@ -142,11 +142,11 @@ impl Counts {
 
 impl Rows {
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &Row)> {
-        self.rows.iter()
+        self.known.iter()
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<&Row> {
-        self.rows.get(key)
+        self.known.get(key)
     }
 
     /// The last refusals of a row, the newest first.
@@ -156,7 +156,7 @@ impl Rows {
 
     /// A second is over.
     pub(super) fn tick(&mut self) {
-        for row in self.rows.values_mut() {
+        for row in self.known.values_mut() {
             row.recent.rotate_right(1);
             row.recent[0] = 0;
         }
@@ -166,7 +166,7 @@ impl Rows {
     pub(super) fn lose_sight(&mut self) {
         self.before = None;
         (self.total, self.refusals) = (Rates::default(), 0.0);
-        for row in self.rows.values_mut() {
+        for row in self.known.values_mut() {
             (row.rates, row.recent) = (Rates::default(), [0; SECONDS + 1]);
         }
     }
@@ -199,7 +199,7 @@ impl Rows {
         }
         if let Some((then, _)) = before {
             let seconds = now.time.duration_since(then).as_secs_f64().max(0.001);
-            for (key, row) in &mut self.rows {
+            for (key, row) in &mut self.known {
                 row.rates = grown.get(key).copied().unwrap_or_default().rates(seconds);
             }
             self.total = total.rates(seconds);
@@ -235,16 +235,16 @@ impl Rows {
 
     /// The row of a key, at which something was at `time`. None: there is no room for it, since all others are newer.
     fn row(&mut self, key: Key, time: Timestamp) -> Option<&mut Row> {
-        if self.rows.len() >= MOST_ROWS && !self.rows.contains_key(&key) {
+        if self.known.len() >= MOST_ROWS && !self.known.contains_key(&key) {
             let oldest =
-                self.rows.iter().min_by_key(|(_, row)| row.last).map(|(key, row)| (key.clone(), row.last));
+                self.known.iter().min_by_key(|(_, row)| row.last).map(|(key, row)| (key.clone(), row.last));
             let (oldest, last) = oldest?;
             if last > time {
                 return None;
             }
-            self.rows.remove(&oldest);
+            self.known.remove(&oldest);
         }
-        let row = self.rows.entry(key).or_default();
+        let row = self.known.entry(key).or_default();
         row.last = row.last.max(time);
         Some(row)
     }

@@ -28,13 +28,18 @@ pub(super) struct Screen {
     ends: Arc<AtomicBool>,
 }
 
+/// Is there a terminal at all?
+pub(super) fn check() -> anyhow::Result<()> {
+    ensure!(
+        io::stdin().is_terminal() && io::stdout().is_terminal(),
+        "top draws on a terminal, and this is none: use `bulkhead flows --follow` and `bulkhead denials --follow`"
+    );
+    Ok(())
+}
+
 impl Screen {
     /// Takes it over; `to` gets what is typed.
     pub(super) fn take(to: Sender<Event>) -> anyhow::Result<Self> {
-        ensure!(
-            io::stdin().is_terminal() && io::stdout().is_terminal(),
-            "top draws on a terminal, and this is none: use `bulkhead flows --follow` and `bulkhead denials --follow`"
-        );
         let terminal = ratatui::try_init().context("the terminal cannot be drawn on")?;
         let ends = Arc::new(AtomicBool::new(false));
         let screen = Self { terminal, ends: Arc::clone(&ends) };

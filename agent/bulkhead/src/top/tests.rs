@@ -224,6 +224,22 @@ fn a_refusal_is_looked_at_and_a_rule_drafted_for_it() {
 }
 
 #[test]
+fn the_chosen_refusal_stays_chosen_as_others_come() {
+    let mut desk = busy();
+    desk.press(KeyCode::Enter);
+    let chosen = |desk: &Desk| match desk.model.screen {
+        Screen::Detail { chosen, .. } => chosen,
+        _ => panic!("no detail"),
+    };
+    desk.refusal("10.0.3.7", Some("db"));
+    assert_eq!(chosen(&desk), 0, "the newest");
+    desk.press(KeyCode::Down);
+    desk.refusal("10.0.3.7", Some("db"));
+    desk.refusal("192.0.2.9", None);
+    assert_eq!(chosen(&desk), 2, "another one came before it, and one of another row");
+}
+
+#[test]
 fn what_no_rule_would_allow_is_not_drafted() {
     let mut desk = Desk::new();
     let mut raw = denial("192.0.2.9", None, after(0));

@@ -53,7 +53,6 @@ impl Model {
         match event {
             Event::Key(key) => return self.press(key),
             Event::Stop => return Some(Effect::Quit),
-            Event::Resized => {}
             Event::Tick if !self.paused => self.rows.tick(),
             Event::Traffic(traffic) => {
                 self.trouble = None;
@@ -63,9 +62,17 @@ impl Model {
             }
             Event::Denial(denial) if !self.paused => {
                 let is_new = now.duration_since(denial.time).as_secs() <= NEW;
+                if let Screen::Detail { key, chosen } = &mut self.screen
+                    && *chosen > 0
+                    && *key == Key::of_denial(&denial)
+                {
+                    // The chosen one stays it, unless it is the newest.
+                    *chosen += 1;
+                }
                 self.rows.take_denial(*denial, is_new);
             }
-            Event::Tick | Event::Denial(_) => {}
+            // A picture that is held does not change; one that is resized is drawn anyway.
+            Event::Tick | Event::Denial(_) | Event::Resized => {}
             Event::Missed(count) => self.missed += count,
             Event::Status(status) => self.status = Some(status),
             Event::Lost(why) => {
@@ -197,7 +204,6 @@ impl Model {
                 let file = file.take().filter(|file| !file.is_empty());
                 effect = file.zip(text).map(|(file, text)| Effect::Write { file, text });
             }
-            (Some(_), _) => {}
             (None, KeyCode::Char('q')) => return Some(Effect::Quit),
             (None, KeyCode::Esc | KeyCode::Enter | KeyCode::Backspace) => {
                 if let Some((key, chosen)) = screen.from {
@@ -212,7 +218,7 @@ impl Model {
                     screen.note = Some("printed when top ends".to_owned());
                 }
             }
-            (None, _) => {}
+            _ => {}
         }
         self.screen = Screen::Draft(screen);
         effect

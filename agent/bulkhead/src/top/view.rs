@@ -48,9 +48,9 @@ impl View {
                 .areas(frame.area());
         frame.render_widget(Text::from(self.head(model)), head);
         match &model.screen {
-            Screen::Detail { key, chosen } => self.draw_detail(frame, body, model, key, *chosen),
+            Screen::Detail { key, chosen } => draw_detail(frame, body, model, key, *chosen),
             Screen::Draft(DraftScreen { from: Some((key, chosen)), .. }) => {
-                self.draw_detail(frame, body, model, key, *chosen);
+                draw_detail(frame, body, model, key, *chosen);
             }
             Screen::List | Screen::Filter | Screen::Help | Screen::Draft(_) => {
                 self.draw_list(frame, body, model);
@@ -59,7 +59,7 @@ impl View {
         match &model.screen {
             Screen::Help => self.draw_over(frame, body, " keys ", Text::from(HELP)),
             Screen::Draft(screen) => {
-                self.draw_over(frame, body, " a rule that allows it ", self.draft(screen))
+                self.draw_over(frame, body, " a rule that allows it ", self.draft(screen));
             }
             Screen::List | Screen::Filter | Screen::Detail { .. } => {}
         }
@@ -187,39 +187,6 @@ impl View {
         }
     }
 
-    fn draw_detail(&self, frame: &mut Frame<'_>, area: Rect, model: &Model, key: &Key, chosen: usize) {
-        let mut text = vec![Line::styled(in_words(key, model.rows.get(key)), Self::bold())];
-        if let Some(row) = model.rows.get(key) {
-            text.push(Line::raw(format!(
-                "{} connections/s, {} packets/s, {}/s; {} refused",
-                rate(row.rates.connections),
-                rate(row.rates.packets),
-                bytes(row.rates.bytes),
-                row.refused
-            )));
-            if let Some(rule) = &row.rule {
-                text.push(Line::raw(format!("allowed by {}", plain(rule))));
-            }
-        }
-        text.push(Line::raw(""));
-        let before = text.len();
-        let mut at = 0;
-        for (n, denial) in model.rows.denials_of(key).enumerate() {
-            let style =
-                if n == chosen { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
-            if n == chosen {
-                at = text.len();
-            }
-            text.extend(told(denial).into_iter().map(|line| Line::styled(line, style)));
-        }
-        if text.len() == before {
-            text.push(Line::raw("nothing of it was refused of late"));
-        }
-        let height = usize::from(area.height);
-        let hidden = (at + 3).saturating_sub(height);
-        frame.render_widget(Text::from(text.split_off(hidden)), area);
-    }
-
     fn draft(&self, screen: &DraftScreen) -> Text<'static> {
         let mut text: Vec<Line<'static>> = told(&screen.denial).into_iter().map(Line::raw).collect();
         text.push(Line::raw(""));
@@ -261,6 +228,38 @@ impl View {
         let block = Block::bordered().title(title).border_style(self.paint(Color::Cyan));
         frame.render_widget(Paragraph::new(text).block(block).wrap(Wrap { trim: false }), over);
     }
+}
+
+fn draw_detail(frame: &mut Frame<'_>, area: Rect, model: &Model, key: &Key, chosen: usize) {
+    let mut text = vec![Line::styled(in_words(key, model.rows.get(key)), View::bold())];
+    if let Some(row) = model.rows.get(key) {
+        text.push(Line::raw(format!(
+            "{} connections/s, {} packets/s, {}/s; {} refused",
+            rate(row.rates.connections),
+            rate(row.rates.packets),
+            bytes(row.rates.bytes),
+            row.refused
+        )));
+        if let Some(rule) = &row.rule {
+            text.push(Line::raw(format!("allowed by {}", plain(rule))));
+        }
+    }
+    text.push(Line::raw(""));
+    let before = text.len();
+    let mut at = 0;
+    for (n, denial) in model.rows.denials_of(key).enumerate() {
+        let style = if n == chosen { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
+        if n == chosen {
+            at = text.len();
+        }
+        text.extend(told(denial).into_iter().map(|line| Line::styled(line, style)));
+    }
+    if text.len() == before {
+        text.push(Line::raw("nothing of it was refused of late"));
+    }
+    let height = usize::from(area.height);
+    let hidden = (at + 3).saturating_sub(height);
+    frame.render_widget(Text::from(text.split_off(hidden)), area);
 }
 
 /// A refusal in lines: what, who, and the rule that comes closest.

@@ -286,7 +286,9 @@ impl Held {
                 selected.entry(identity).or_default().push(path);
             }
         }
-        selected.values_mut().for_each(|paths| paths.sort());
+        for paths in selected.values_mut() {
+            paths.sort();
+        }
         selected
     }
 
