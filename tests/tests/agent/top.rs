@@ -93,3 +93,13 @@ fn an_agent_that_goes_is_missed_and_the_next_one_is_found() -> Result<()> {
     agent.stop()?;
     Ok(())
 }
+
+#[test]
+fn without_an_agent_it_says_so_and_gives_the_prompt_back() -> Result<()> {
+    let files = TempDir::new()?;
+    let mut top = top(&files.path().join("control.sock"))?;
+    let status = top.ends()?;
+    ensure!(status.code() == Some(1), "{status}");
+    top.shows(&["error: no agent answers on"])?;
+    Ok(())
+}
