@@ -18,6 +18,7 @@ mod live;
 mod log;
 mod older;
 mod pins;
+mod prefixes;
 mod preflight;
 mod refusals;
 mod security;

@@ -25,7 +25,7 @@ pub(crate) const MAPS: &str = "maps";
 pub(crate) const LINKS: &str = "links";
 
 /// The maps that programs and agent share: all of the object. (Its read-only data belongs to the programs alone.)
-pub(crate) const SHARED: [&str; 24] = [
+pub(crate) const SHARED: [&str; 26] = [
     "STATE",
     "EPOCH",
     "GENERATIONS",
@@ -34,7 +34,9 @@ pub(crate) const SHARED: [&str; 24] = [
     "NAMES",
     "CROWDED",
     "NAME",
+    "HOSTS",
     "PEERS",
+    "PORTS",
     "POLICY",
     "SOCKETS",
     "OLDER",
