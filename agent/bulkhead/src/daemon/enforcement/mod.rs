@@ -1,11 +1,15 @@
 //! What is in force: one policy for good, and at most one for a while, with what the kernel holds of each.
 
+mod allowances;
+mod drafts;
 mod footing;
 mod held;
 mod measures;
 mod names;
+mod roster;
 mod search;
 mod status;
+mod traffic;
 mod unseen;
 
 use std::time::{Duration, Instant};
