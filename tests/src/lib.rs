@@ -15,6 +15,7 @@
 //! | [`artifact`] | where the programs under test lie, built from this tree |
 //! | [`lab`] | all of it together |
 //! | [`scene`] | the cast of most tests, as a policy |
+//! | [`terminal`] | a terminal with a program in it, and what is seen there |
 //! | [`verdicts`] | what tests expect of an attempt |
 //! | [`mirror`] | where this host's packages come from |
 //! | [`machine`] | a Debian with its real systemd as process 1, in a lab |
@@ -36,6 +37,7 @@ pub mod place;
 pub mod probe;
 pub mod rounds;
 pub mod scene;
+pub mod terminal;
 pub mod verdicts;
 
 pub use agent::{Agent, Launch};
@@ -45,3 +47,4 @@ pub use machine::Machine;
 pub use network::Network;
 pub use place::Place;
 pub use probe::{Outcome, Probe, Server, Socket};
+pub use terminal::Terminal;

@@ -49,6 +49,13 @@ pub(crate) struct Common {
 }
 
 impl Common {
+    /// Ends with this message if results are wanted for programs, by a command that has none for them.
+    pub(crate) fn output_for_people(&self, why: &str) {
+        if self.output() == Output::Json {
+            Cli::command().error(ErrorKind::ArgumentConflict, why).exit()
+        }
+    }
+
     /// How results are printed by commands that run no tests.
     pub(crate) fn output(&self) -> Output {
         match self.output {
@@ -83,12 +90,23 @@ pub(crate) enum Output {
     Json,
 }
 
+const TOP_HELP: &str = "Keys: arrows choose a row, < and > sort, / filters, Enter shows the last refusals of a row, a the rule \
+                        that would allow the last one, ? all keys, q quits. A rule is added to a file, or printed at the \
+                        end, if you say so; nothing changes by itself.";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Enforce a policy on this machine and report what is refused; the kernel goes on when it ends
     Run(RunArguments),
     /// Show what the running agent enforces
     Status,
+    /// Show each workload: who is in it, and what its traffic has come to since the agent started
+    Workloads,
+    /// Show each rule in force: what it says, what it has let pass, and which were never hit
+    Rules(RulesArguments),
+    /// Show who talks with whom and who is refused, now, on the whole terminal
+    #[command(after_help = TOP_HELP)]
+    Top,
     /// Show what was refused, or would be, one line for each
     Denials(DenialsArguments),
     /// Show who has talked with whom, and what came of it
@@ -135,6 +153,20 @@ pub(crate) struct RunArguments {
     /// Look for workloads below this cgroup only [default: the root of the cgroup v2 hierarchy]
     #[arg(long, value_name = "DIR")]
     pub(crate) cgroup_root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  bulkhead rules --unused\n\nHits are exact: connections that a rule has opened, and packets that it \
+                  has let pass, at each end that is a workload here. They are kept in the history by the rule's id, over agents, \
+                  policies and boots, and begin when the rule is first in force under this state directory (or its history is \
+                  begun anew). Without [history] they are not known. What found no counter of its own (`other` in `bulkhead \
+                  status --output json`) is in no rule's hits."
+)]
+pub(crate) struct RulesArguments {
+    /// Only rules that have let nothing pass since they are watched
+    #[arg(long)]
+    pub(crate) unused: bool,
 }
 
 #[derive(Debug, Args)]

@@ -22,12 +22,16 @@ mod output;
 mod own_cgroup;
 mod policy_files;
 mod records;
+mod rules;
 mod settings;
 mod simulate;
 mod span;
 mod state;
 mod status;
+mod table;
 mod test;
+mod top;
+mod workloads;
 
 use std::{env, io, path::Path, process::ExitCode};
 
@@ -70,6 +74,18 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Status => {
             print(&ask(common, async |socket| Ok(status::ask(socket, common.output()).await?))?)?;
+        }
+        Command::Top => {
+            common.output_for_people(
+                "top draws on a terminal; `bulkhead flows --follow --output json` tells the same",
+            );
+            print(&ask(common, async |socket| top::run(socket).await)?)?;
+        }
+        Command::Workloads => {
+            print(&ask(common, async |socket| Ok(workloads::ask(socket, common.output()).await?))?)?;
+        }
+        Command::Rules(arguments) => {
+            print(&ask(common, async |socket| rules::ask(socket, arguments, common.output()).await)?)?;
         }
         Command::Denials(arguments) => {
             ask(common, async |socket| denials::show(socket, arguments, common.output()).await)?;

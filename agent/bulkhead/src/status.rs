@@ -34,7 +34,14 @@ fn write(out: &mut String, status: &Status, color: bool) -> std::fmt::Result {
     };
     let bold = |text: &str| paint(Style::new().bold(), text);
     let doing = if status.dry_run { "dry run: nothing is refused" } else { "enforcing" };
-    writeln!(out, "bulkhead {} (pid {}), {}, for {}", status.version, status.pid, doing, age(status.uptime))?;
+    writeln!(
+        out,
+        "bulkhead {} (pid {}), {}, for {}",
+        status.version,
+        status.pid,
+        doing,
+        output::age(status.uptime)
+    )?;
     writeln!(out, "  cgroup root  {}", plain(&status.cgroup_root.to_string_lossy()))?;
     writeln!(
         out,
@@ -135,15 +142,6 @@ fn write(out: &mut String, status: &Status, color: bool) -> std::fmt::Result {
 /// As `bulkhead check` shows a hash to people.
 fn shortened(hash: &str) -> String {
     hash.chars().take(ContentHash::SHORT).collect()
-}
-
-fn age(seconds: u64) -> String {
-    match (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
-        (0, 0, 0, s) => format!("{s} s"),
-        (0, 0, m, s) => format!("{m} min {s} s"),
-        (0, h, m, _) => format!("{h} h {m} min"),
-        (d, h, _, _) => format!("{d} d {h} h"),
-    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,13 @@ fn help_of_what_needs_no_agent_has_an_example() {
 }
 
 #[test]
+fn what_draws_on_a_terminal_says_what_to_use_where_there_is_none() {
+    assert_snapshot!(bulkhead(&[], &["top"]));
+    let said = bulkhead(&[], &["top", "--output", "json"]);
+    assert!(said.starts_with("exit status: 2") && said.contains("bulkhead flows --follow"), "{said}");
+}
+
+#[test]
 fn a_misspelt_command_is_wrong_usage_with_the_one_that_was_meant() {
     assert_snapshot!(bulkhead(&[], &["chek"]));
 }

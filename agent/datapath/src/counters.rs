@@ -55,7 +55,7 @@ pub struct Kinds {
     pub ended: Vec<(CounterKey, Counter)>,
 }
 
-/// Traffic of subjects: whose, which way and what came of it. The other fields of the key are zero.
+/// Traffic of subjects: whose, which way and what came of it. Of the rest of the key nothing is told.
 pub type BySubject = BTreeMap<CounterKey, Counter>;
 
 /// Reads what the programs have counted, on any thread: to go through all kinds of traffic takes a while.
@@ -79,6 +79,11 @@ impl Tally {
     /// All traffic since the start, and that of each subject of the generations held and those just replaced.
     pub fn read(&self) -> Result<(Traffic, BySubject), DatapathError> {
         self.counters().traffic_by_subject()
+    }
+
+    /// What is counted now, by kind.
+    pub fn counted(&self) -> Result<Vec<(CounterKey, Counter)>, DatapathError> {
+        self.counters().read()
     }
 
     /// What subjects of generations that are no longer held had in all, since the last call.

@@ -2,6 +2,7 @@
 //!
 //! Minimum kernel: 5.10. What is [pinned](Pins) outlives the [`Datapath`] that loaded it; everything else goes with it.
 
+mod attach;
 mod btf;
 mod cgroups;
 mod clock;
@@ -10,6 +11,7 @@ mod counters;
 mod empty;
 mod error;
 mod events;
+mod exchanges;
 pub mod facts;
 mod foothold;
 mod holders;
@@ -18,6 +20,7 @@ mod live;
 mod log;
 mod older;
 mod pins;
+mod prefixes;
 mod preflight;
 mod refusals;
 mod security;
@@ -32,10 +35,7 @@ mod wire;
 
 use std::{
     collections::HashMap,
-    fs::File,
-    io,
     num::NonZero,
-    os::fd::AsFd as _,
     panic::resume_unwind,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -44,8 +44,8 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
-    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, links::FdLink},
+    Ebpf, EbpfLoader,
+    programs::{Program, ProgramError},
 };
 use bulkhead_common::{Counter, CounterKey, Endpoint, HASH_KEYS};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -53,6 +53,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 #[cfg(feature = "test-run")]
 pub use self::empty::Empty;
 pub use self::{
+    attach::Attached,
     cgroups::Cgroups,
     counters::{BySubject, Kinds, Tally, Traffic},
     error::DatapathError,
@@ -63,41 +64,17 @@ pub use self::{
     security::Unguarded,
     tables::{Edits, Generation, Renewal},
 };
-use self::{counters::Counters, foothold::Foothold, holders::Visited, older::Sockets, tables::Tables};
+use self::{
+    attach::{LAST, PROGRAMS},
+    counters::Counters,
+    exchanges::Exchanges,
+    foothold::Foothold,
+    older::Sockets,
+    tables::Tables,
+};
 
 /// The compiled programs (see build.rs).
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bulkhead"));
-
-/// The programs in the order in which they are attached: first those that tag and mark, then those that judge, so
-/// that no packet is judged without its mark.
-const PROGRAMS: [&str; 10] = [
-    "create", "bind4", "bind6", "release", "connect4", "connect6", "sendmsg4", "sendmsg6", "ingress",
-    "egress",
-];
-
-/// Once this one is attached, all are.
-const LAST: &str = PROGRAMS[PROGRAMS.len() - 1];
-
-/// The programs that follow cgroups, each named as its tracepoint: first the one that forgets, so that nothing that the
-/// other notes is kept for ever.
-const CGROUPS: [&str; 2] = ["cgroup_release", "cgroup_mkdir"];
-
-/// What came of attaching.
-#[derive(Debug)]
-pub struct Attached {
-    /// Has it taken over what another agent had left attached? Then no packet went undecided meanwhile.
-    pub taken_over: bool,
-    /// Sockets that were there already and are tagged.
-    pub sockets: usize,
-    /// Network namespaces whose sockets could not be listed.
-    pub unreadable_namespaces: usize,
-    /// Does the kernel tell of programs that begin? If not, one that ends at once may be reported without its path.
-    pub watches_programs: bool,
-    /// Why the kernel does not tell of processes that are moved out of their workload; none: it does.
-    pub unwatched: Option<DatapathError>,
-    /// Why sockets and devices whose packets no program sees are not refused; none: they are.
-    pub unguarded: Option<Unguarded>,
-}
 
 /// The programs and maps in the kernel. Dropping it detaches and unloads what is not pinned.
 pub struct Datapath {
@@ -108,6 +85,7 @@ pub struct Datapath {
     tables: Tables,
     tally: Tally,
     sockets: Sockets,
+    exchanges: Exchanges,
     events: Option<Events>,
     observer: Option<Observer>,
 }
@@ -145,12 +123,13 @@ impl Datapath {
         let tables = Tables::take(&mut ebpf)?;
         let tally = Tally::of(Counters::take(&mut ebpf)?);
         let sockets = Sockets::take(&mut ebpf)?;
+        let exchanges = Exchanges::take(&mut ebpf)?;
         let events = Some(Events::take(&mut ebpf)?);
         load_all(&mut ebpf)?;
         #[cfg(feature = "log")]
         log::start(&mut ebpf);
         let cgroup_root = cgroup_root.to_owned();
-        Ok(Self { ebpf, cgroup_root, pins, foothold, tables, tally, sockets, events, observer })
+        Ok(Self { ebpf, cgroup_root, pins, foothold, tables, tally, sockets, exchanges, events, observer })
     }
 
     /// Fills a free slot with `generation` and switches to it with one write. It is in force for good, and no other
@@ -262,42 +241,6 @@ impl Datapath {
         self.tables.edit(of, edits)
     }
 
-    /// Attaches all programs, those that judge to the cgroup root, and tags the sockets that are already open. Where pinned
-    /// programs are attached, each is replaced at once by the one of its name, and only tags that are of another policy are
-    /// put right.
-    ///
-    /// Install a generation first: until there is one, nothing is refused. `anchor` tells the cgroup whose entry holds
-    /// for another: itself or the nearest above it that has one.
-    pub fn attach(&mut self, anchor: impl Fn(u64) -> Option<u64>) -> Result<Attached, DatapathError> {
-        let cgroup = self.open_root()?;
-        let taken_over = self.pins.as_ref().is_some_and(|pins| pins.attaches(LAST));
-        for name in CGROUPS {
-            self.attach_tracepoint(name, name, true)?;
-        }
-        let (tags, judges) = PROGRAMS.split_at(1);
-        for name in tags {
-            self.attach_program(&cgroup, name)?;
-        }
-        let places = self.tables.places();
-        let tagged = if taken_over {
-            self.sockets.retag(&anchor, places)?
-        } else {
-            self.sockets.tag_open(&anchor, places)?
-        };
-        for name in judges {
-            self.attach_program(&cgroup, name)?;
-        }
-        // Nothing but the completeness of reports depends on it.
-        let watches_programs = self.attach_tracepoint("exec", "sched_process_exec", false).is_ok();
-        let unwatched = self.attach_departure().err();
-        let unguarded = security::attach(&mut self.ebpf, self.pins.as_ref()).err();
-        if let Some(pins) = &self.pins {
-            pins.detach_other_versions()?;
-        }
-        let Visited { sockets, unreadable_namespaces } = tagged;
-        Ok(Attached { taken_over, sockets, unreadable_namespaces, watches_programs, unwatched, unguarded })
-    }
-
     /// Looks whether what is [attached](Self::attach) would outlive this value, and pins it anew where another BPF file system
     /// has been mounted in place of the one it was pinned in. To be asked from time to time.
     pub fn look_after_pins(&mut self) -> Result<Footing, DatapathError> {
@@ -310,54 +253,6 @@ impl Datapath {
     /// Removes what is pinned; the rest goes with the value.
     pub fn detach(self) -> Result<(), DatapathError> {
         self.pins.as_ref().map_or(Ok(()), |pins| pins.detach().map(drop))
-    }
-
-    fn open_root(&self) -> Result<File, DatapathError> {
-        File::open(&self.cgroup_root)
-            .map_err(|source| DatapathError::Read { path: self.cgroup_root.clone(), source })
-    }
-
-    /// Attaches to a tracepoint. `for_good`: pinned, if anything is.
-    fn attach_tracepoint(
-        &mut self,
-        name: &'static str,
-        tracepoint: &'static str,
-        for_good: bool,
-    ) -> Result<(), DatapathError> {
-        let Program::RawTracePoint(program) = program(&mut self.ebpf, name)? else {
-            return Err(DatapathError::Missing { name });
-        };
-        let failed = |source| DatapathError::Program { name, source };
-        let link = program.load().and_then(|()| program.attach(tracepoint)).map_err(failed)?;
-        match &self.pins {
-            // Both are attached for a moment: they say the same.
-            Some(pins) if for_good => pins.keep(name, program.take_link(link).map_err(failed)?.into()),
-            _ => Ok(()),
-        }
-    }
-
-    fn attach_departure(&mut self) -> Result<(), DatapathError> {
-        const NAME: &str = "departure";
-        let Program::FEntry(program) = program(&mut self.ebpf, NAME)? else {
-            return Err(DatapathError::Missing { name: NAME });
-        };
-        let types = Btf::from_sys_fs().map_err(ProgramError::from);
-        let attached = types.and_then(|types| program.load("cgroup_attach_task", &types));
-        let attached = attached.and_then(|()| program.attach());
-        attached.map(drop).map_err(|source| DatapathError::Program { name: NAME, source })
-    }
-
-    fn attach_program(&mut self, cgroup: &File, name: &'static str) -> Result<(), DatapathError> {
-        let program = program(&mut self.ebpf, name)?;
-        let failed = |source| DatapathError::Program { name, source };
-        let Some(pins) = &self.pins else {
-            return attach(program, cgroup, name).map_err(failed);
-        };
-        if pins.attaches(name) && pins.replace(name, program.fd().map_err(failed)?.as_fd()) {
-            return Ok(());
-        }
-        let link = attach_for_good(program, cgroup, name).map_err(failed)?;
-        pins.keep(name, link)
     }
 
     /// Tells what a cgroup is to a generation, if it is not what the one above it is, and where it stands among the
@@ -401,11 +296,12 @@ impl Drop for Datapath {
     }
 }
 
-/// Removes the pins of who has not come to attach everything: who could not start leaves nothing.
+/// Removes the pins of who has not come to attach everything: who could not start leaves nothing. What another version
+/// has left attached goes on.
 fn leave_nothing_unfinished(pins: &Pins) {
     if !pins.attaches(LAST) {
         // What cannot be removed now can be later.
-        let _ = pins.detach();
+        let _ = pins.detach_own_version();
     }
 }
 
@@ -456,42 +352,4 @@ fn load(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSkb(p) => p.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
-}
-
-/// `Single` is the mode that links take; they coexist with other programs all the same.
-const MODE: CgroupAttachMode = CgroupAttachMode::Single;
-
-/// Attaches by a link that goes with the program.
-fn attach(program: &mut Program, cgroup: &File, name: &str) -> Result<(), ProgramError> {
-    match program {
-        Program::CgroupSock(p) => p.attach(cgroup, MODE).map(drop),
-        Program::CgroupSockAddr(p) => p.attach(cgroup, MODE).map(drop),
-        Program::CgroupSkb(p) => p.attach(cgroup, way(name), MODE).map(drop),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
-}
-
-/// Attaches by a link that the caller owns.
-fn attach_for_good(program: &mut Program, cgroup: &File, name: &str) -> Result<FdLink, ProgramError> {
-    let link = match program {
-        Program::CgroupSock(p) => {
-            let link = p.attach(cgroup, MODE)?;
-            FdLink::try_from(p.take_link(link)?)
-        }
-        Program::CgroupSockAddr(p) => {
-            let link = p.attach(cgroup, MODE)?;
-            FdLink::try_from(p.take_link(link)?)
-        }
-        Program::CgroupSkb(p) => {
-            let link = p.attach(cgroup, way(name), MODE)?;
-            FdLink::try_from(p.take_link(link)?)
-        }
-        _ => return Err(ProgramError::UnexpectedProgramType),
-    };
-    link.map_err(|error| ProgramError::IOError(io::Error::other(error)))
-}
-
-/// Which packets a program is for, by its name.
-fn way(name: &str) -> CgroupSkbAttachType {
-    if name.ends_with("ingress") { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress }
 }

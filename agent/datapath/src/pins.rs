@@ -25,7 +25,7 @@ pub(crate) const MAPS: &str = "maps";
 pub(crate) const LINKS: &str = "links";
 
 /// The maps that programs and agent share: all of the object. (Its read-only data belongs to the programs alone.)
-pub(crate) const SHARED: [&str; 24] = [
+pub(crate) const SHARED: [&str; 26] = [
     "STATE",
     "EPOCH",
     "GENERATIONS",
@@ -34,7 +34,9 @@ pub(crate) const SHARED: [&str; 24] = [
     "NAMES",
     "CROWDED",
     "NAME",
+    "HOSTS",
     "PEERS",
+    "PORTS",
     "POLICY",
     "SOCKETS",
     "OLDER",
@@ -121,9 +123,23 @@ impl Pins {
         fs::rename(&new, &path).map_err(failed)
     }
 
+    /// A map of this name of every other version.
+    pub(crate) fn of_other_versions(&self, map: &str) -> Result<Vec<PathBuf>, DatapathError> {
+        let own = format!("v{ABI_VERSION}");
+        let versions = folders(&self.bpffs.join(FOLDER))?.into_iter().filter(|folder| name_of(folder) != own);
+        let maps = versions.map(|folder| folder.join(&self.root).join(MAPS).join(map));
+        Ok(maps.filter(|path| path.exists()).collect())
+    }
+
     /// Removes all that is pinned for this root, and with that detaches it.
     pub fn detach(&self) -> Result<usize, DatapathError> {
         self.detach_those(|_| true)
+    }
+
+    /// The same for what this version has pinned.
+    pub(crate) fn detach_own_version(&self) -> Result<usize, DatapathError> {
+        let own = format!("v{ABI_VERSION}");
+        self.detach_those(|version| version == own)
     }
 
     /// The same for what other versions have pinned.

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use aya::{Ebpf, programs::Program};
 
-use crate::{DatapathError, attach, load, program};
+use crate::{DatapathError, attach::attach, load, program};
 
 const PROGRAMS: [&str; 6] = [
     "shadow_connect4",

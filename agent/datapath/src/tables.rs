@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use aya::{
     Ebpf,
-    maps::{Array, ArrayOfMaps, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
+    maps::{Array, Map, MapData, MapError},
 };
 use bulkhead_common::{
     Address, Endpoint, GenerationInfo, PeerEntry, PolicyKey, PolicyValue, SLOTS, StateWord,
@@ -15,6 +15,7 @@ use crate::{
     DatapathError,
     cgroups::{CgroupTable, CgroupTables, Cgroups},
     clock::{Clock, now_ms},
+    prefixes::{OfPeers, OfPolicy, Prefixes, Shown},
     standing::Standing,
     wire::Wire,
 };
@@ -44,15 +45,8 @@ pub struct Edits<'a> {
     pub policy_removes: &'a [(u32, PolicyKey)],
 }
 
-type Peers = LpmTrie<MapData, Wire<Address>, Wire<PeerEntry>>;
-type Policy = LpmTrie<MapData, Wire<PolicyKey>, Wire<PolicyValue>>;
-
-/// `BPF_F_NO_PREALLOC`: inner maps must have the flags of their template.
-const GROWS: u32 = 1;
-
-/// Room in each table for what appears while a generation lives, beside what it starts with. Room that is not used
-/// takes no memory.
-const ENTRIES_TO_COME: usize = 65_536;
+type Peers = Prefixes<OfPeers>;
+type Policy = Prefixes<OfPolicy>;
 
 /// A packet that began to be judged this long ago has been judged.
 const LONGER_THAN_A_PACKET: Duration = Duration::from_secs(1);
@@ -79,8 +73,8 @@ pub(crate) struct Tables {
     epoch: Array<MapData, u64>,
     generations: Array<MapData, Wire<GenerationInfo>>,
     cgroups: CgroupTables,
-    peers: ArrayOfMaps<MapData, Peers>,
-    policy: ArrayOfMaps<MapData, Policy>,
+    peers: Shown<OfPeers>,
+    policy: Shown<OfPolicy>,
     held: Vec<Held>,
     /// Number of the generation in each slot, and of the last.
     numbers: [u32; SLOTS as usize],
@@ -132,8 +126,8 @@ impl Tables {
             numbers,
             places,
             cgroups: CgroupTables::take(ebpf)?,
-            peers: take(ebpf, "PEERS")?,
-            policy: take(ebpf, "POLICY")?,
+            peers: Shown::new(take(ebpf, "HOSTS")?, take(ebpf, "PEERS")?),
+            policy: Shown::new(take(ebpf, "PORTS")?, take(ebpf, "POLICY")?),
             held: Vec::new(),
             standing,
             left: [None; SLOTS as usize],
@@ -229,8 +223,8 @@ impl Tables {
         policy: &Policy,
     ) -> Result<(), DatapathError> {
         let fill = DatapathError::map("show the programs a new generation");
-        self.peers.set(slot, peers, 0).map_err(&fill)?;
-        self.policy.set(slot, policy, 0).map_err(&fill)?;
+        self.peers.set(slot, peers).map_err(&fill)?;
+        self.policy.set(slot, policy).map_err(&fill)?;
         self.generations.set(slot, Wire(GenerationInfo { number, places }), 0).map_err(&fill)?;
         self.numbers[slot as usize] = number;
         self.last = self.last.max(number);
@@ -375,37 +369,25 @@ impl Held {
     fn edit(&mut self, edits: &Edits<'_>) -> Result<(), MapError> {
         let clock = Clock::now();
         for (length, key, value) in edits.policy_puts {
-            self.policy.insert(&Key::new(*length, Wire(*key)), Wire(clock.value(value)), 0)?;
+            self.policy.put(*length, key, &clock.value(value))?;
         }
         for (address, length, peer) in edits.peers {
-            let key = Key::new(*length, Wire(*address));
             match peer {
-                Some(peer) => self.peers.insert(&key, Wire(*peer), 0)?,
-                None => self.peers.remove(&key)?,
+                Some(peer) => self.peers.put(*length, address, peer)?,
+                None => self.peers.remove(*length, address)?,
             }
         }
-        edits
-            .policy_removes
-            .iter()
-            .try_for_each(|(length, key)| self.policy.remove(&Key::new(*length, Wire(*key))))
+        edits.policy_removes.iter().try_for_each(|(length, key)| self.policy.remove(*length, key))
     }
 }
 
 fn fill_peers(entries: &[(Address, u32, PeerEntry)]) -> Result<Peers, MapError> {
-    let mut peers = Peers::create(room(entries.len()), GROWS)?;
-    for (address, length, peer) in entries {
-        peers.insert(&Key::new(*length, Wire(*address)), Wire(*peer), 0)?;
-    }
-    Ok(peers)
+    Peers::new(entries.iter().map(|(address, length, peer)| (*length, *address, *peer)))
 }
 
 fn fill_policy(entries: &[(u32, PolicyKey, PolicyValue)]) -> Result<Policy, MapError> {
-    let mut policy = Policy::create(room(entries.len()), GROWS)?;
     let clock = Clock::now();
-    for (length, key, value) in entries {
-        policy.insert(&Key::new(*length, Wire(*key)), Wire(clock.value(value)), 0)?;
-    }
-    Ok(policy)
+    Policy::new(entries.iter().map(|(length, key, value)| (*length, *key, clock.value(value))))
 }
 
 /// Waits until no packet is judged any more by what went out of use at `since`.
@@ -425,9 +407,4 @@ pub(crate) fn take<M: TryFrom<Map, Error = MapError>>(
 ) -> Result<M, DatapathError> {
     let map = ebpf.take_map(name).ok_or(DatapathError::Missing { name })?;
     map.try_into().map_err(DatapathError::map("use a map of the BPF object"))
-}
-
-/// Number of entries to ask for.
-fn room(entries: usize) -> u32 {
-    u32::try_from(entries.saturating_add(ENTRIES_TO_COME)).unwrap_or(u32::MAX)
 }

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// The time of day at `boottime` nanoseconds of `CLOCK_BOOTTIME`, by what the clocks say now.
-pub(crate) fn time_of_day(boottime: u64) -> Timestamp {
+pub fn time_of_day(boottime: u64) -> Timestamp {
     let ago = nanoseconds(clock_gettime(ClockId::Boottime)).saturating_sub(i128::from(boottime));
     let now = nanoseconds(clock_gettime(ClockId::Realtime));
     Timestamp::from_nanosecond(now.saturating_sub(ago)).unwrap_or(Timestamp::UNIX_EPOCH)

@@ -93,7 +93,7 @@ pub struct Peer {
 }
 
 /// A rule and where it is written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rule {
     /// Its id.
     pub id: String,

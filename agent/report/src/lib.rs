@@ -20,13 +20,14 @@ mod sinks;
 mod socket;
 mod unit;
 
+pub use clock::time_of_day;
 pub use coalesce::{Coalescer, Told};
 pub use denial::{Denial, NearestRule, Peer, Process, Rule, Workload};
 pub use departed::Departed;
 pub use enrich::Enricher;
 pub use feed::{Feed, Followed, Follower};
 pub use history::{
-    Count, Counted, Flow, FlowEnd, FlowKind, FlowPeer, History, HistoryError, Limits, Reached, Record,
+    Count, Counted, Flow, FlowEnd, FlowKind, FlowPeer, History, HistoryError, Hits, Limits, Reached, Record,
     Wanted, Writing,
 };
 pub use human::{lines, plain};

@@ -75,6 +75,12 @@ impl Policies {
         Some((class.clone(), class.named(policy)))
     }
 
+    /// The policy of the last generation noted.
+    pub(crate) fn latest(&self) -> Option<Arc<Policy>> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.last_key_value().map(|(_, known)| Arc::clone(&known.policy))
+    }
+
     /// Number of the last generation noted; 0: none has been.
     pub(crate) fn last(&self) -> u32 {
         self.0

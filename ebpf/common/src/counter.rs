@@ -1,6 +1,6 @@
 use bytemuck::{Pod, Zeroable};
 
-use crate::{Flow, Hook, Outcome, PeerId, Verdict};
+use crate::{Flow, Hook, Outcome, PeerId, RuleId, Verdict};
 
 /// How many kinds of traffic are counted apart. What finds no bucket of its own is counted in [`OTHER`].
 pub const COUNTERS: u32 = 16_384;
@@ -69,7 +69,7 @@ impl CounterKey {
 impl CounterKey {
     /// Whose, which way, and what came of it: what is left of the kind when nothing else is told apart.
     pub const fn of_subject(self) -> Self {
-        Self { peer: 0, rule: 0, port: 0, protocol: 0, reason: 0, ..self }
+        Self { peer: 0, rule: RuleId::NONE.0, port: 0, protocol: 0, reason: 0, ..self }
     }
 }
 

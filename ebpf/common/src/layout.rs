@@ -4,16 +4,16 @@ use core::mem::offset_of;
 
 use crate::{
     ABI_VERSION, COUNTERS, Counter, CounterKey, Crowded, Departure, Endpoint, Event, GenerationInfo,
-    NameEntry, NameKey, PeerEntry, PeerFlow, PeerFlowKey, PolicyKey, PolicyValue, Process, Refusal,
-    RefusalKey, SLOTS, SocketState, Source, Started,
+    HostEntry, NameEntry, NameKey, PeerEntry, PeerFlow, PeerFlowKey, PolicyKey, PolicyValue, PortEntry,
+    Process, Refusal, RefusalKey, SLOTS, SocketState, Source, Started,
 };
 
 /// The version, and the fingerprint of its layouts.
-const KNOWN: (u32, u64) = (1, 16_203_505_250_487_225_764);
+const KNOWN: (u32, u64) = (1, 14_824_925_736_464_762_106);
 
 /// Name, size, and fields with their offsets.
 macro_rules! layout {
-    ($($name:ident { $($field:ident)* })*) => {
+    ($($name:ident { $($field:tt)* })*) => {
         [$((
             stringify!($name),
             size_of::<$name>(),
@@ -27,6 +27,8 @@ fn another_layout_is_another_version() {
     let layouts = layout! {
         Endpoint { subject peer flags }
         PeerEntry { class subject flags }
+        HostEntry { 0 }
+        PortEntry { 0 }
         PolicyKey { subject peer direction protocol port reserved }
         PolicyValue { rule flags expires }
         NameKey { of name }
@@ -34,7 +36,7 @@ fn another_layout_is_another_version() {
         Crowded { unplaced unfollowed }
         GenerationInfo { number places }
         Process { pid uid comm }
-        SocketState { owner anchor peer origin reported process seal passes passed }
+        SocketState { owner anchor peer introduced origin reported process seal passes passed }
         PeerFlowKey { cookie address port protocol reserved }
         PeerFlow { last_seen peer port direction reserved }
         Source { owner comm uid reserved }

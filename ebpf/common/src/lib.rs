@@ -17,6 +17,7 @@ mod counter;
 mod create;
 mod decide;
 mod event;
+mod exact;
 mod flow;
 #[cfg(test)]
 mod layout;
@@ -33,6 +34,7 @@ pub use counter::{COUNTERS, Counter, CounterKey, OTHER};
 pub use create::{NewSocket, Unseen, decide_socket};
 pub use decide::{Decision, Outcome, Reason, Tables, Verdict, decide};
 pub use event::{Departure, Event, Hook, Started};
+pub use exact::{HostEntry, PortEntry};
 pub use flow::{Direction, Flow, Peer, Protocol};
 pub use policy::{Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, RuleId, SubjectId};
 pub use refusal::{Refusal, RefusalKey, Share, Source};

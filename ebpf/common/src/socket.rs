@@ -55,6 +55,8 @@ pub struct SocketState {
     /// Cgroup id of the workload last seen at the other end on this host; 0: none. It stands in when the other end's
     /// socket is already gone while this one still closes.
     pub peer: u64,
+    /// Vouches for `peer` in what is accepted from a listener: see [`Self::introduction`]. 0: nobody does.
+    pub introduced: u64,
     /// [`Origin`] as a number.
     pub origin: u32,
     /// Generation in which a would-be refusal of this connection has been reported; 0: none.
@@ -66,8 +68,8 @@ pub struct SocketState {
     /// All packets of the socket's one connection pass, or all of a socket that is in no workload, as the programs'
     /// `cached` writes it; 0: no.
     pub passes: u64,
-    /// By [`crate::Direction`] of the packet: the last datagram that passed without a report, as the programs' `cached`
-    /// writes it; 0: none.
+    /// By [`crate::Direction`] of the packet: the last datagram that passed without a report, or on a listener the last segment
+    /// either way, as the programs' `cached` writes it; 0: none.
     pub passed: [u64; 2],
 }
 
@@ -77,6 +79,14 @@ impl SocketState {
     #[inline(always)]
     pub const fn seal(anchor: u64, places: u32) -> u64 {
         anchor.wrapping_add((places as u64) << 30)
+    }
+
+    /// What vouches that `peer` is at the other end of the connection of which a listener keeps the word `passed`. It
+    /// depends on both: a listener has many peers, and what is accepted from it may be given the word of one and the peer
+    /// of another.
+    #[inline(always)]
+    pub const fn introduction(peer: u64, passed: u64) -> u64 {
+        peer.wrapping_add(passed)
     }
 }
 
@@ -102,7 +112,8 @@ pub struct PeerFlowKey {
     pub reserved: [u8; 5],
 }
 
-/// Value of the table of peers that a datagram socket talks to: what opened the exchange.
+/// Value of the table of peers that a datagram socket talks to: what opened the exchange. With another layout of it or of
+/// its key the table needs another name: agents of other versions read it.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct PeerFlow {

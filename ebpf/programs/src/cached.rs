@@ -4,14 +4,15 @@
 //! where packets like this one are counted. Only "passes, and nothing to report" is kept.
 //!
 //! Whoever is in no workload passes whatever it sends or receives, and a TCP connection has one peer: such words hold for
-//! the whole socket. A datagram may go anywhere, so a hash of its addresses, ports and protocol is added to the moment.
+//! the whole socket. A datagram may go anywhere, and a listener has many peers, so there a hash of addresses, ports and
+//! protocol is added to the moment.
 //! The hash is strongly universal (Lemire and Kaser, "Strongly universal string hashing is fast", 2014: sums of 32-bit
 //! words times random 64-bit keys), and its keys are drawn by user space at every start: whoever does not know them can
 //! do no better than guess one of 2^48 values, by sending.
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
-    helpers::generated::{bpf_jiffies64, bpf_sk_fullsock},
+    helpers::generated::bpf_jiffies64,
 };
 use bulkhead_common::{Direction, HASH_INPUTS, HASH_KEYS, Outcome, Protocol, Reason, SLOTS, SocketState};
 
@@ -19,6 +20,8 @@ use crate::{
     count,
     generation::boot_ms,
     maps::{EPOCH, STATE},
+    parse::opens,
+    plain::Plain,
     socket,
     verifier::{Fact, forget64},
 };
@@ -108,10 +111,10 @@ impl Moment {
         Self(forget64(if self.0 == 0 { 0 } else { (self.0 + (datagrams << (16 + SLOT_BITS))) << 16 >> 16 }))
     }
 
-    /// The word to keep for datagrams with this hash.
+    /// The word to keep for packets with this hash.
     #[inline(always)]
-    fn word_for(self, hash: u64, bucket: u32) -> u64 {
-        self.0.wrapping_add(hash) << 16 | u64::from(bucket)
+    fn word_for(self, hashed: Hashed, bucket: u32) -> u64 {
+        self.0.wrapping_add(hashed.0) << 16 | u64::from(bucket)
     }
 }
 
@@ -129,7 +132,7 @@ fn bucket_of(kept: u64, word: u64) -> Option<u32> {
 pub unsafe fn passes(
     skb: *mut __sk_buff,
     sk: *const bpf_sock,
-    state: &SocketState,
+    state: &mut SocketState,
     way: Direction,
     on_loopback: Fact,
     moment: Moment,
@@ -149,17 +152,30 @@ pub unsafe fn passes(
         // SAFETY: the caller vouches for `sk`.
         let holds = bucket & ON_LOOPBACK == on_loopback.bits() * ON_LOOPBACK
             && (unsafe { (*sk).state }) != socket::TCP_LISTEN
-            && is_plain_tcp(skb) != 0;
+            && Plain::of(skb).is_some_and(|packet| packet.protocol == Protocol::TCP);
         return holds.then_some(bucket & !ON_LOOPBACK);
     }
-    let kept = state.passed[way as usize];
-    if kept == 0 {
+    if state.passed[way as usize] == 0 {
         return None;
     }
-    match hash_of(skb, on_loopback.bits()) {
-        0 => None,
-        hash => bucket_of(kept, moment.for_datagrams(on_loopback).word_for(hash, 0)),
+    let hashed = hash(skb, way, on_loopback, false)?;
+    // Read again: what is held meanwhile takes stack.
+    // SAFETY: a map's value.
+    let kept = unsafe { (&raw const state.passed[way as usize]).read_volatile() };
+    if !hashed.is_tcp() {
+        return bucket_of(kept, moment.for_datagrams(on_loopback).word_for(hashed, 0));
     }
+    let bucket = bucket_of(kept, moment.word_for(hashed, 0))?;
+    // SAFETY: the caller vouches for `sk`.
+    if unsafe { (*sk).state } == socket::TCP_LISTEN {
+        return Some(bucket);
+    }
+    // Accepted from a listener that let its handshake pass. That it is still the same peer's: see `introduction`.
+    if on_loopback.holds() && state.introduced != SocketState::introduction(state.peer, kept) {
+        return None;
+    }
+    state.passes = moment.word(bucket | on_loopback.bits() * ON_LOOPBACK);
+    Some(bucket)
 }
 
 /// Keeps on the socket of somebody in no workload that all its packets pass, but for those that it has to be asked about.
@@ -170,68 +186,53 @@ pub fn keep_unmatched(state: &mut SocketState, is_stream: bool, moment: Moment) 
     }
 }
 
-/// A packet that passed.
-#[derive(Clone, Copy)]
-pub struct Kept {
+/// A packet that passed, and what was found out about it.
+pub struct Passed {
+    /// The storage of its socket, or null.
+    pub state: *mut SocketState,
+    /// Its socket, if it is TCP; else null.
+    pub stream: *const bpf_sock,
+    /// When it was decided.
+    pub moment: Moment,
+    pub outcome: Outcome,
     /// Where it was counted.
     pub bucket: u32,
     pub way: Direction,
     pub on_loopback: Fact,
+    /// Cgroup of the workload at the other end, or 0.
+    pub peer_cgroup: u64,
 }
 
 /// Keeps on its socket that a packet passed, if the next like it will fare the same: for all of a TCP connection, or for
-/// datagrams like this one.
+/// what has the same ends as this one.
 #[inline(always)]
-pub fn keep(skb: *mut __sk_buff, Moment(moment): Moment, Outcome(outcome): Outcome, kept: Kept) {
-    let Kept { bucket, way, on_loopback } = kept;
-    let kept = bucket | (way as u32) << 16 | on_loopback.bits() << 17;
-    keep_passed(skb, moment, outcome, kept);
-}
-
-/// [`keep`] with its arguments as numbers: a global function to the kernel, which verifies it once and by itself (see
-/// [`crate::identity`]).
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn keep_passed(skb: *mut __sk_buff, moment: u64, outcome: u64, kept: u32) -> u32 {
-    let outcome = Outcome(outcome);
-    if moment == 0 || outcome.is_timed() || outcome.is(Reason::Essential) {
-        return 0;
+pub fn keep(skb: *mut __sk_buff, passed: Passed) {
+    let Passed { stream, moment, outcome, bucket, way, on_loopback, .. } = passed;
+    if moment.0 == 0 || outcome.is_timed() || outcome.is(Reason::Essential) {
+        return;
     }
-    // SAFETY: the program's context.
-    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
-    if sk.is_null() {
-        return 0;
-    }
-    // SAFETY: a socket that is not null.
-    let sk = unsafe { bpf_sk_fullsock(sk) };
-    if sk.is_null() {
-        return 0;
-    }
+    // SAFETY: a storage, or null.
+    let Some(state) = (unsafe { passed.state.as_mut() }) else { return };
+    let is_tcp = !stream.is_null();
     // SAFETY: a full socket.
-    let (is_tcp, connection) = unsafe { (socket::is_tcp(sk), (*sk).state) };
-    // SAFETY: as above.
-    let Some(state) = (unsafe { socket::state(sk.cast()) }) else { return 0 };
-    let moment = Moment(moment);
-    let bucket = kept & 0xffff;
-    let (ingress, on_loopback) = (kept & 1 << 16 != 0, kept & 1 << 17 != 0);
-    if is_tcp {
-        // A listener has many peers.
-        if connection != socket::TCP_LISTEN {
-            state.passes = moment.word(if on_loopback { bucket | ON_LOOPBACK } else { bucket });
-        }
-    } else {
-        let hash = hash_of(skb, u32::from(on_loopback));
-        let word = moment.word_for(hash, bucket);
-        if hash == 0 {
-            return 0;
-        }
-        if ingress {
-            state.passed[Direction::Ingress as usize] = word;
-        } else {
-            state.passed[Direction::Egress as usize] = word;
-        }
+    if is_tcp && unsafe { (*stream).state } != socket::TCP_LISTEN {
+        state.passes = moment.word(bucket | on_loopback.bits() * ON_LOOPBACK);
+        return;
     }
-    1
+    let Some(hashed) = hash(skb, way, on_loopback, true) else { return };
+    if hashed.is_tcp() != is_tcp {
+        return;
+    }
+    let word = moment.word_for(hashed, bucket);
+    if is_tcp {
+        // A connection's flow is the same both ways.
+        state.passed = [word; 2];
+        state.introduced = SocketState::introduction(passed.peer_cgroup, word);
+    } else if matches!(way, Direction::Ingress) {
+        state.passed[Direction::Ingress as usize] = word;
+    } else {
+        state.passed[Direction::Egress as usize] = word;
+    }
 }
 
 /// What a socket has been told holds no more: it calls somebody else, or is called.
@@ -241,12 +242,18 @@ pub fn forget(state: &mut SocketState) {
     state.passed = [0; 2];
 }
 
-/// First byte of an IPv4 header without options: version 4, five words (RFC 791 section 3.1).
-const V4: u8 = 4 << 4 | 5;
-/// Upper half of an IPv6 header's first byte.
-const V6: u8 = 6;
-/// In the second word of an IPv4 header: more fragments follow, or this is not the first.
-const FRAGMENT: u32 = 0x3fff_u32.to_be();
+/// What a packet's ends and protocol hash to, in the lower 48 bits; above them, whether it is TCP.
+#[derive(Clone, Copy)]
+struct Hashed(u64);
+
+impl Hashed {
+    const TCP: u64 = 1 << 63;
+
+    #[inline(always)]
+    fn is_tcp(self) -> bool {
+        self.0 & Self::TCP != 0
+    }
+}
 
 /// A verdict's hash, as it grows.
 struct Hash([u64; 2]);
@@ -265,13 +272,10 @@ impl Hash {
         self.0[1] = self.0[1].wrapping_add(key(HASH_INPUTS + 2 + number).wrapping_mul(word));
     }
 
-    /// 48 bits; never 0, which is "none".
+    /// 48 bits.
     #[inline(always)]
     fn finish(self) -> u64 {
-        match self.0[0] >> 32 | (self.0[1] >> 48) << 32 {
-            0 => 1,
-            hash => hash,
-        }
+        self.0[0] >> 32 | (self.0[1] >> 48) << 32
     }
 }
 
@@ -281,94 +285,44 @@ fn key(number: usize) -> u64 {
     unsafe { (&raw const KEYS).cast::<u64>().add(number).read_volatile() }
 }
 
-/// Reads a word of the packet's headers.
+/// The hash of a packet's ends and protocol: the same for both ways between two ends. None: packets like this are always
+/// decided.
 ///
-/// # Safety
-/// `at` and the three bytes after it must lie before the end of the packet's linear data, and the verifier know it.
-#[expect(clippy::cast_ptr_alignment, reason = "the fields of an IP header are aligned to their size")]
+/// Only plain ones have a hash. A segment that opens a connection has one only for `keeping` it: who opens one is asked each
+/// time.
 #[inline(always)]
-unsafe fn load(at: *const u8) -> u32 {
-    // SAFETY: the caller vouches for it.
-    unsafe { at.cast::<u32>().read_volatile() }
-}
-
-/// Is this TCP that goes where its addresses say: an IPv4 header without options and no fragment, or an IPv6 header without
-/// extensions? 1 or 0. A global function to the kernel, as the next one.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn is_plain_tcp(skb: *mut __sk_buff) -> u32 {
-    // SAFETY: the program's context. Every access is within what was compared with the end of the linear data.
-    unsafe {
-        let data = (*skb).data as usize as *const u8;
-        let end = (*skb).data_end as usize as *const u8;
-        // Either header with what must follow is at least as long.
-        if data.add(40) > end {
-            return 0;
+fn hash(skb: *mut __sk_buff, way: Direction, on_loopback: Fact, keeping: bool) -> Option<Hashed> {
+    let packet = Plain::of(skb)?;
+    let mut hash = Hash::new();
+    let version = if packet.is_v4 {
+        let (remote, local) = ends(way, packet.address_word(0), packet.address_word(1));
+        hash.add(0, remote);
+        hash.add(1, local);
+        4
+    } else {
+        for word in 0..4 {
+            let (remote, local) = ends(way, packet.address_word(word), packet.address_word(4 + word));
+            hash.add(word, remote);
+            hash.add(4 + word, local);
         }
-        let first = data.read_volatile();
-        let protocol = if first == V4 && load(data.add(4)) & FRAGMENT == 0 {
-            data.add(9).read_volatile()
-        } else if first >> 4 == V6 {
-            data.add(6).read_volatile()
-        } else {
-            return 0;
-        };
-        u32::from(protocol == Protocol::TCP.0)
+        6
+    };
+    let is_tcp = packet.protocol == Protocol::TCP;
+    if is_tcp && !keeping && opens(packet.tcp_flags()?) {
+        return None;
     }
+    let ports = packet.ports();
+    hash.add(8, ends(way, ports, ports.rotate_left(16)).0);
+    hash.add(9, version | on_loopback.bits() << 8 | u32::from(packet.protocol.0) << 16);
+    Some(Hashed(hash.finish() | if is_tcp { Hashed::TCP } else { 0 }))
 }
 
-/// What a datagram's addresses, ports and protocol hash to, in 48 bits. 0: packets like this are always decided.
-///
-/// Only plain UDP: an IPv4 header without options and no fragment, or an IPv6 header without extensions. A global
-/// function to the kernel, which verifies it once and by itself (see [`crate::identity`]).
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn hash_of(skb: *mut __sk_buff, on_loopback: u32) -> u64 {
-    hash(skb, on_loopback).unwrap_or(0)
-}
-
+/// What belongs to the other end, and what to this one.
 #[inline(always)]
-fn hash(skb: *mut __sk_buff, on_loopback: u32) -> Option<u64> {
-    // SAFETY: the program's context. Every access is within what was compared with the end of the linear data.
-    unsafe {
-        let data = (*skb).data as usize as *const u8;
-        let end = (*skb).data_end as usize as *const u8;
-        if data.add(24) > end {
-            return None;
-        }
-        let mut hash = Hash::new();
-        let first = data.read_volatile();
-        let protocol;
-        if first == V4 {
-            if load(data.add(4)) & FRAGMENT != 0 {
-                return None;
-            }
-            protocol = data.add(9).read_volatile();
-            hash.add(0, load(data.add(12)));
-            hash.add(1, load(data.add(16)));
-            hash.add(8, load(data.add(20)));
-        } else if first >> 4 == V6 {
-            protocol = data.add(6).read_volatile();
-            if data.add(44) > end {
-                return None;
-            }
-            hash.add(0, load(data.add(8)));
-            hash.add(1, load(data.add(12)));
-            hash.add(2, load(data.add(16)));
-            hash.add(3, load(data.add(20)));
-            hash.add(4, load(data.add(24)));
-            hash.add(5, load(data.add(28)));
-            hash.add(6, load(data.add(32)));
-            hash.add(7, load(data.add(36)));
-            hash.add(8, load(data.add(40)));
-        } else {
-            return None;
-        }
-        if protocol != Protocol::UDP.0 {
-            return None;
-        }
-        hash.add(9, u32::from(first >> 4) | on_loopback << 8);
-        Some(hash.finish())
+fn ends(way: Direction, source: u32, target: u32) -> (u32, u32) {
+    match way {
+        Direction::Egress => (target, source),
+        Direction::Ingress => (source, target),
     }
 }
 

@@ -298,7 +298,11 @@ fn answers<const NOTES: bool>(call: &mut Call<NOTES>, owner: &Local) -> bool {
         protocol: call.flow.protocol.0,
         reserved: [0; 5],
     };
-    let Some(opened) = exchange::answered(&key, Direction::Egress, call.port) else { return false };
+    let (known, protocol) = (exchange::known(&key), call.flow.protocol);
+    // SAFETY: found just now.
+    let Some(opened) = (unsafe { exchange::answered(known, protocol, Direction::Egress, call.port) }) else {
+        return false;
+    };
     let mut flow = Flow { direction: Direction::Ingress, port: opened.port, ..call.flow };
     if !call.found
         && let Some(endpoint) = call.generation.endpoint(opened.peer)
@@ -325,7 +329,7 @@ fn refused<const NOTES: bool>(call: &mut Call<NOTES>) -> bool {
     if NOTES {
         report(call);
         let (subject, number) = (call.local.endpoint.subject.0, call.generation.number());
-        count::decided(CounterKey::new(number, subject, &call.flow, call.outcome, call.hook), 0, false);
+        count::decided(CounterKey::new(number, subject, &call.flow, call.outcome, call.hook), 0, false, 0);
     }
     call.outcome.stops()
 }
@@ -363,13 +367,12 @@ fn report<const NOTES: bool>(call: &Call<NOTES>) {
         generation: call.generation,
         local: &call.local,
         flow: &call.flow,
-        outcome: call.outcome,
+        outcome: &call.outcome,
         address: &call.target,
-        port: call.port,
-        peer_cgroup: call.peer_cgroup,
+        port: &call.port,
+        peer_cgroup: &call.peer_cgroup,
         process: Some(&call.process),
         hook: call.hook,
-        // SAFETY: the program's context.
-        cookie: unsafe { bpf_get_socket_cookie(call.ctx.cast()) },
+        context: call.ctx.cast(),
     });
 }

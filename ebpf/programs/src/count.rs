@@ -18,11 +18,12 @@ use crate::{
 /// `BPF_NOEXIST` (include/uapi/linux/bpf.h).
 const NO_EXIST: u64 = 1;
 
-/// Counts what has been decided; tells in which bucket. `opens`: it opened a connection or an exchange of datagrams.
+/// Counts what has been decided; tells in which bucket. `opens`: it opened a connection or an exchange of datagrams. `now`: as
+/// of [`boot_ns`], or 0 if the clock has not been read.
 #[inline(always)]
-pub fn decided(key: CounterKey, bytes: u32, opens: bool) -> u32 {
+pub fn decided(key: CounterKey, bytes: u32, opens: bool, now: u64) -> u32 {
     let [a, b, c] = key.to_words();
-    add_decided(a, b, c, u64::from(bytes) | u64::from(opens) << 32) as u32
+    add_decided(a, b, c, u64::from(bytes) | u64::from(opens) << 32, now) as u32
 }
 
 /// Counts what the shadow would have decided otherwise than the generation in force has: `outcomes` of both.
@@ -37,7 +38,7 @@ pub fn difference(
 ) {
     if outcome.verdict() != other.verdict() {
         let key = CounterKey::new(shadow.number(), local.endpoint.subject.0, flow, outcome, hook);
-        decided(key.of_shadow(other), bytes, false);
+        decided(key.of_shadow(other), bytes, false, 0);
     }
 }
 
@@ -45,10 +46,10 @@ pub fn difference(
 /// [`crate::identity`]).
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn add_decided(a: u64, b: u64, c: u64, packet: u64) -> u64 {
+extern "C" fn add_decided(a: u64, b: u64, c: u64, packet: u64, now: u64) -> u64 {
     let bucket = bucket(&CounterKey::from_words([a, b, c]));
     if let Some(counter) = COUNTERS.get_ptr_mut(bucket) {
-        let now = boot_ns();
+        let now = if now == 0 { boot_ns() } else { now };
         // SAFETY: the entry stays valid for this run; the times are written whole.
         unsafe {
             add(&raw mut (*counter).packets, 1);

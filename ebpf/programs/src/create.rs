@@ -1,5 +1,7 @@
 //! cgroup/sock_create: notes on every socket whose it is, and refuses those that no rule allows.
 
+use core::ptr;
+
 use aya_ebpf::{macros::cgroup_sock, programs::SockContext};
 use bulkhead_common::{
     Address, CounterKey, Decision, Direction, Endpoint, Flow, Hook, NewSocket, Outcome, Peer, Process,
@@ -123,17 +125,17 @@ fn note(new: &New) {
         peer: Peer::default(),
     };
     let subject = local.endpoint.subject.0;
-    count::decided(CounterKey::new(generation.number(), subject, &flow, *outcome, Hook::Create), 0, false);
+    count::decided(CounterKey::new(generation.number(), subject, &flow, *outcome, Hook::Create), 0, false, 0);
     report::refusal(&Refused {
         generation: *generation,
         local,
         flow: &flow,
-        outcome: *outcome,
+        outcome,
         address: &Address::default(),
-        port: 0,
-        peer_cgroup: 0,
+        port: &0,
+        peer_cgroup: &0,
         process: Some(process),
         hook: Hook::Create,
-        cookie: 0,
+        context: ptr::null_mut(),
     });
 }

@@ -1,46 +1,65 @@
 //! Exchanges of datagrams: which packet answers which. What a connection is to TCP, an entry of `PEER_FLOWS` is to a
 //! socket's traffic with one peer.
 
+use core::ptr;
+
 use bulkhead_common::{Direction, PeerFlow, PeerFlowKey, Protocol};
 
 use crate::{generation::boot_ns, maps::PEER_FLOWS};
 
-/// The exchange that a datagram going `way` answers, if it answers one that is not idle. `port` is the datagram's own
-/// service port.
+/// The exchange with this key, or null. Its memory stays valid for this run; that it is still the same exchange's nobody
+/// vouches for, and its fields are independent of each other.
 #[inline(always)]
-pub fn answered(key: &PeerFlowKey, way: Direction, port: u16) -> Option<PeerFlow> {
-    let known = PEER_FLOWS.get_ptr_mut(key)?;
-    // SAFETY: the entry stays valid for this run; its fields are independent of each other.
-    let known = unsafe { &mut *known };
+pub fn known(key: &PeerFlowKey) -> *mut PeerFlow {
+    PEER_FLOWS.get_ptr_mut(key).unwrap_or(ptr::null_mut())
+}
+
+/// The exchange that a datagram going `way` answers, if it answers one that is not idle; it is last seen now. `port` is the
+/// datagram's own service port.
+///
+/// # Safety
+/// `known` must be of this run, or null.
+#[inline(always)]
+pub unsafe fn answered(
+    known: *mut PeerFlow,
+    protocol: Protocol,
+    way: Direction,
+    port: u16,
+) -> Option<PeerFlow> {
+    // SAFETY: the caller vouches for it.
+    let known = unsafe { known.as_mut() }?;
+    if known.direction == way as u8 || !answers(protocol, port, known.port) {
+        return None;
+    }
     let now = boot_ns();
-    if known.direction == way as u8
-        || now.wrapping_sub(known.last_seen) >= PeerFlow::IDLE_NS
-        || !answers(Protocol(key.protocol), port, known.port)
-    {
+    if now.wrapping_sub(known.last_seen) >= PeerFlow::IDLE_NS {
         return None;
     }
     known.last_seen = now;
     Some(*known)
 }
 
-/// Remembers a datagram as one that may be answered; tells whether it opens an exchange and does not go on with one.
+/// Goes on with an exchange that went `way` before; false: there is none to go on with.
+///
+/// # Safety
+/// As for [`answered`].
 #[inline(always)]
-pub fn remember(key: &PeerFlowKey, way: Direction, port: u16, peer: u64) -> bool {
-    let now = boot_ns();
-    let mut opens = true;
-    if let Some(known) = PEER_FLOWS.get_ptr_mut(key) {
-        // SAFETY: the entry stays valid for this run; its fields are independent of each other.
-        let known = unsafe { &mut *known };
-        opens = known.direction != way as u8;
-        if !opens && known.port == port && known.peer == peer {
-            known.last_seen = now;
-            return false;
-        }
+pub unsafe fn goes_on(known: *mut PeerFlow, way: Direction, port: u16, peer: u64, now: u64) -> bool {
+    // SAFETY: the caller vouches for it.
+    let Some(known) = (unsafe { known.as_mut() }) else { return false };
+    let same = known.direction == way as u8 && known.port == port && known.peer == peer;
+    if same {
+        known.last_seen = now;
     }
+    same
+}
+
+/// Remembers a datagram as one that may be answered. A table that is full of busy exchanges forgets one of them, which is then
+/// decided anew.
+#[inline(always)]
+pub fn remember(key: &PeerFlowKey, way: Direction, port: u16, peer: u64, now: u64) {
     let opened = PeerFlow { last_seen: now, peer, port, direction: way as u8, reserved: [0; 5] };
-    // A table that is full of busy flows forgets one of them, which is then decided anew.
     let _busy = PEER_FLOWS.insert(key, opened, 0);
-    opens
 }
 
 /// Can a datagram with service port `port` answer one with `opened`? UDP answers by address and port, which the

@@ -4,12 +4,12 @@ use core::cell::Cell;
 
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::generated::bpf_ktime_get_boot_ns};
 use bulkhead_common::{
-    Address, Direction, Endpoint, Flow, Outcome, Peer, PeerEntry, PeerId, PolicyKey, PolicyValue, Protocol,
-    SubjectId, Tables, UNPLACED, decide,
+    Address, Direction, Endpoint, Flow, HostEntry, Outcome, Peer, PeerEntry, PeerId, PolicyKey, PolicyValue,
+    PortEntry, Protocol, SubjectId, Tables, UNPLACED, decide,
 };
 
 use crate::{
-    maps::{CROWDED, ENDPOINTS, EndpointTable, GENERATIONS, PEERS, POLICY, STATE},
+    maps::{CROWDED, ENDPOINTS, EndpointTable, GENERATIONS, HOSTS, PEERS, POLICY, PORTS, STATE},
     verifier::forget32,
 };
 
@@ -100,6 +100,11 @@ impl Generation {
     /// What an address stands for.
     #[inline(always)]
     pub fn peer(self, address: Address) -> PeerEntry {
+        // SAFETY: the types of `HOSTS`.
+        let host = HOSTS.get(self.slot).and_then(|table| unsafe { table.word::<_, HostEntry>(&address) });
+        if let Some(host) = host {
+            return host.of(address);
+        }
         let Some(table) = PEERS.get(self.slot) else { return PeerEntry::UNKNOWN };
         // SAFETY: the types of `PEERS`. User space edits it while programs run, and a trie is edited by putting new nodes
         // in place of old ones under RCU (`trie_update_elem` and `trie_delete_elem` in kernel/bpf/lpm_trie.c): a value that
@@ -163,6 +168,12 @@ extern "C" fn decision(local: u64, peer: u64, address: u64, flow: u64) -> u64 {
 impl Tables for Asked {
     #[inline(always)]
     fn policy(&self, key: &PolicyKey) -> Option<PolicyValue> {
+        // SAFETY: the types of `PORTS`.
+        let port =
+            PORTS.get(self.generation.slot).and_then(|table| unsafe { table.word::<_, PortEntry>(key) });
+        if let Some(port) = port {
+            return port.of(key);
+        }
         // SAFETY: the types of `POLICY`, a trie edited as `PEERS` is.
         unsafe { POLICY.get(self.generation.slot)?.get(&Key::new(PolicyKey::FULL, *key)) }.copied()
     }

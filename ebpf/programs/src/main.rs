@@ -31,6 +31,7 @@ mod identity;
 mod maps;
 mod packet;
 mod parse;
+mod plain;
 mod report;
 mod socket;
 mod unseen;

@@ -13,9 +13,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use bulkhead_common::{
-    Address, Counter, CounterKey, Crowded, Departure, Endpoint, Event, GenerationInfo, NameEntry, NameKey,
-    PeerEntry, PeerFlow, PeerFlowKey, PolicyKey, PolicyValue, Refusal, RefusalKey, SLOTS, Share, SocketState,
-    Source, Started, StateWord,
+    Address, Counter, CounterKey, Crowded, Departure, Endpoint, Event, GenerationInfo, HostEntry, NameEntry,
+    NameKey, PeerEntry, PeerFlow, PeerFlowKey, PolicyKey, PolicyValue, PortEntry, Refusal, RefusalKey, SLOTS,
+    Share, SocketState, Source, Started, StateWord,
 };
 
 use crate::birth::Name;
@@ -67,6 +67,11 @@ pub static CROWDED: Array<Crowded, SLOT_COUNT> = Array::new();
 #[btf_map]
 pub static NAME: PerCpuArray<Name, 1> = PerCpuArray::new();
 
+/// By slot: address -> peer; see [`HostEntry`]. Asked first.
+#[btf_map]
+pub static HOSTS: ArrayOfMaps<Inner<HASH, { size_of::<Address>() }, { size_of::<HostEntry>() }>, SLOT_COUNT> =
+    ArrayOfMaps::new();
+
 /// By slot: address prefix -> peer.
 #[btf_map]
 pub static PEERS: ArrayOfMaps<
@@ -74,7 +79,14 @@ pub static PEERS: ArrayOfMaps<
     SLOT_COUNT,
 > = ArrayOfMaps::new();
 
-/// By slot: the allowlists.
+/// By slot: of the allowlists what is for one port; see [`PortEntry`]. Asked first.
+#[btf_map]
+pub static PORTS: ArrayOfMaps<
+    Inner<HASH, { size_of::<PolicyKey>() }, { size_of::<PortEntry>() }>,
+    SLOT_COUNT,
+> = ArrayOfMaps::new();
+
+/// By slot: the rest of the allowlists.
 #[btf_map]
 pub static POLICY: ArrayOfMaps<
     Inner<TRIE, { size_of::<Key<PolicyKey>>() }, { size_of::<PolicyValue>() }>,
@@ -196,6 +208,19 @@ impl<const TYPE: usize, const KEY: usize, const VALUE: usize, const FLAGS: usize
     pub unsafe fn get<K, V>(&self, key: &K) -> Option<&V> {
         // SAFETY: the caller's.
         unsafe { self.get_ptr_mut::<K, V>(key).as_ref() }
+    }
+
+    /// The entry of `key`, one word that is read at once: user space may edit it meanwhile.
+    ///
+    /// # Safety
+    /// As for [`Self::get`].
+    #[inline(always)]
+    pub unsafe fn word<K, V: Copy>(&self, key: &K) -> Option<V> {
+        const { assert!(size_of::<V>() == size_of::<u64>()) };
+        // SAFETY: the caller's.
+        let at = unsafe { self.get_ptr_mut::<K, V>(key) };
+        // SAFETY: a map's value, aligned to eight bytes.
+        if at.is_null() { None } else { Some(unsafe { at.read_volatile() }) }
     }
 
     /// The entry of `key`, to be written in place, or null.

@@ -8,19 +8,17 @@ mod passage;
 mod shadow;
 mod steps;
 
-use core::ptr;
+use core::{arch::asm, mem::offset_of, ptr};
 
 use aya_ebpf::{
-    helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock},
-    macros::cgroup_skb,
-    programs::SkBuffContext,
+    bindings::__sk_buff, helpers::generated::bpf_sk_fullsock, macros::cgroup_skb, programs::SkBuffContext,
 };
 use bulkhead_common::{CounterKey, Direction, Endpoint, Hook};
 
-use self::passage::Passage;
+use self::{passage::Passage, steps::keep};
 use crate::{
     PASS, REFUSE,
-    cached::{self, Kept, Moment, UNCOUNTED},
+    cached::{self, Moment, UNCOUNTED},
     count,
     generation::Generation,
     identity,
@@ -55,16 +53,16 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
     let moment = Moment::now();
     let on_loopback = Fact::of(device == LOOPBACK);
     // SAFETY: the program's context.
-    let (sk, bytes) = unsafe { ((*skb).__bindgen_anon_2.sk, (*skb).len) };
+    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
     // SAFETY: a socket that is not null; what is no full socket has no storage.
     let state = if sk.is_null() { ptr::null_mut() } else { unsafe { socket::storage(sk.cast()) } };
     // SAFETY: a storage, or null.
-    if let Some(state) = unsafe { state.as_ref() }
+    if let Some(state) = unsafe { state.as_mut() }
         // SAFETY: the packet's socket, whose storage this is.
         && let Some(bucket) = unsafe { cached::passes(skb, sk, state, way, on_loopback, moment) }
     {
         if bucket != UNCOUNTED {
-            count::again(bucket, bytes);
+            count::again(bucket, length(skb));
         }
         return PASS;
     }
@@ -89,9 +87,7 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
     (passage.state, passage.stream) = (state, stream);
     // Before anything is asked about the other end.
     passage.moment = if stream.is_null() { moment.for_datagrams(on_loopback) } else { moment };
-    if !passage.decide() {
-        return PASS;
-    }
+    let Some(now) = passage.decide() else { return PASS };
     say!(
         ctx,
         "packet: subject {} direction {} port {} peer {} verdict {} reason {}",
@@ -102,11 +98,13 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
         passage.outcome.verdict(),
         passage.outcome.reason()
     );
-    let bucket =
-        if passage.is_isolated() || passage.outcome.refuses() { count(&passage, bytes) } else { UNCOUNTED };
+    let bucket = if passage.is_isolated() || passage.outcome.refuses() {
+        count(&passage, length(skb), now)
+    } else {
+        UNCOUNTED
+    };
     if !passage.outcome.refuses() {
-        let kept = Kept { bucket: forget32(bucket), way, on_loopback };
-        cached::keep(skb, passage.moment, passage.outcome, kept);
+        keep(&passage, forget32(bucket));
         return PASS;
     }
     if passage.reported.holds() {
@@ -116,12 +114,27 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
     if passage.outcome.stops() { REFUSE } else { PASS }
 }
 
+/// How many bytes the packet has. Read here and now: LLVM would compute the field's address before the branches that lead
+/// here, which the verifier does not accept of a context, or else read it at the beginning and hold it on the stack.
+#[inline(always)]
+fn length(skb: *mut __sk_buff) -> u32 {
+    let length: u64;
+    // SAFETY: a load from the program's context.
+    unsafe {
+        asm!(
+            "{0} = *(u32 *)({1} + {2})", out(reg) length, in(reg) skb, const offset_of!(__sk_buff, len),
+            options(nostack, readonly)
+        );
+    }
+    length as u32
+}
+
 /// Counts the packet; tells where.
 #[inline(always)]
-fn count(passage: &Passage<true>, bytes: u32) -> u32 {
+fn count(passage: &Passage<true>, bytes: u32, now: u64) -> u32 {
     let (subject, generation) = (passage.local.endpoint.subject.0, passage.generation.number());
     let key = CounterKey::new(generation, subject, &passage.flow, passage.outcome, Hook::Packet);
-    count::decided(key, bytes, passage.packet.opens.holds())
+    count::decided(key, bytes, passage.packet.opens.holds(), now)
 }
 
 /// Reports a refusal.
@@ -145,13 +158,12 @@ fn refuse(passage: &Passage<true>) {
         generation: passage.generation,
         local: &passage.local,
         flow: &passage.flow,
-        outcome: passage.outcome,
+        outcome: &passage.outcome,
         address: &passage.remote,
-        port: passage.remote_port,
-        peer_cgroup: passage.peer_cgroup,
+        port: &passage.remote_port,
+        peer_cgroup: &passage.peer_cgroup,
         process: state.as_deref().map(|state| &state.process),
         hook: Hook::Packet,
-        // SAFETY: the program's context.
-        cookie: unsafe { bpf_get_socket_cookie(passage.skb.cast()) },
+        context: passage.skb.cast(),
     });
 }

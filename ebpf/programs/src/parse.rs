@@ -3,7 +3,10 @@
 use aya_ebpf::{bindings::__sk_buff, programs::sk_buff::SkBuff};
 use bulkhead_common::{Address, Protocol};
 
-use crate::verifier::{Fact, forget_address};
+use crate::{
+    plain::Plain,
+    verifier::{Fact, forget_address, forget64},
+};
 
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
@@ -36,14 +39,20 @@ pub struct Packet {
 /// Reads the headers, as far as they go.
 #[inline(never)]
 pub fn parse(skb: *mut __sk_buff, packet: &mut Packet) {
-    let headers = Headers(headers(skb));
+    let (headers, found) = match plain(skb, packet) {
+        Some(headers) => (Headers(forget64(headers.0)), true),
+        None => {
+            let headers = Headers(headers(skb));
+            let found = addresses(&SkBuff::new(skb), headers.version(), packet).is_some();
+            (headers, found)
+        }
+    };
     packet.protocol = headers.protocol();
     packet.hop_limit = headers.hop_limit();
     packet.source_port = headers.source_port();
     packet.target_port = headers.target_port();
     packet.opens = headers.opens();
     packet.known_by_port = packet.opens.zero_or(packet.source_port);
-    let found = addresses(&SkBuff::new(skb), headers.version(), packet).is_some();
     packet.source = forget_address(packet.source);
     packet.target = forget_address(packet.target);
     packet.is_well_formed = Fact::of(found && headers.is_well_formed());
@@ -106,6 +115,25 @@ impl Headers {
     fn is_well_formed(self) -> bool {
         self.0 & Self::WELL_FORMED != 0
     }
+}
+
+/// The same of a plain packet; its addresses are put into `packet`. None: look closer.
+#[inline(always)]
+fn plain(skb: *mut __sk_buff, packet: &mut Packet) -> Option<Headers> {
+    let found = Plain::of(skb)?;
+    let opens = if found.protocol == Protocol::TCP && opens(found.tcp_flags()?) { Headers::OPENS } else { 0 };
+    let address = |at| {
+        if found.is_v4 {
+            Address::v4(found.address_word(at).to_ne_bytes())
+        } else {
+            Address::from_words([0, 1, 2, 3].map(|word| found.address_word(4 * at + word)))
+        }
+    };
+    (packet.source, packet.target) = (address(0), address(1));
+    let headers = Headers::new(if found.is_v4 { 4 } else { 6 }, found.hop_limit(), found.protocol.0);
+    let [a, b, c, d] = found.ports().to_ne_bytes();
+    let (source, target) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    Some(Headers(headers.0 | u64::from(source) | u64::from(target) << 16 | opens | Headers::WELL_FORMED))
 }
 
 /// The [`Headers`] of a packet. A global function to the kernel, which verifies it once and by itself (see
@@ -175,6 +203,14 @@ fn skip_extensions(ctx: &SkBuff, next: &mut u8) -> Option<usize> {
     None
 }
 
+/// Do these flags of a TCP segment open a connection: SYN without ACK (RFC 9293 section 3.1)?
+#[inline(always)]
+pub fn opens(flags: u8) -> bool {
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    flags & (SYN | ACK) == SYN
+}
+
 #[inline(always)]
 fn addresses(ctx: &SkBuff, version: u8, packet: &mut Packet) -> Option<()> {
     match version {
@@ -195,16 +231,13 @@ fn addresses(ctx: &SkBuff, version: u8, packet: &mut Packet) -> Option<()> {
 /// Ports, and whether the packet opens a connection, as in [`Headers`].
 #[inline(always)]
 fn transport(ctx: &SkBuff, offset: usize, protocol: Protocol) -> Option<u64> {
-    const SYN: u8 = 0x02;
-    const ACK: u8 = 0x10;
-
     if protocol.has_ports() {
         let p: [u8; 4] = ctx.load(offset).ok()?;
         let ports =
             u64::from(u16::from_be_bytes([p[0], p[1]])) | u64::from(u16::from_be_bytes([p[2], p[3]])) << 16;
         if protocol == Protocol::TCP {
             let flags: u8 = ctx.load(offset + 13).ok()?;
-            if flags & (SYN | ACK) == SYN {
+            if opens(flags) {
                 return Some(ports | Headers::OPENS);
             }
         }

@@ -1,6 +1,10 @@
 //! Records of refusals for user space.
 
-use aya_ebpf::{btf_maps::LruHashMap, maps::ring_buf::RingBufEntry};
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    btf_maps::LruHashMap, helpers::generated::bpf_get_socket_cookie, maps::ring_buf::RingBufEntry,
+};
 use bulkhead_common::{
     Address, Command, Event, Flow, Hook, Outcome, Process, Refusal, RefusalKey, Share, Source,
 };
@@ -12,21 +16,22 @@ use crate::{
     maps::{EVENTS, Kinds, LATE, LOST, REFUSALS, SOURCE_SHARES, SUBJECT_SHARES},
 };
 
-/// Everything a record says.
+/// Everything a record says: where it lies, so that nothing of it takes stack here before it is written.
 pub struct Refused<'a> {
     pub generation: Generation,
     pub local: &'a Local,
     pub flow: &'a Flow,
-    pub outcome: Outcome,
+    pub outcome: &'a Outcome,
     pub address: &'a Address,
     /// The other end's own port, in the machine's order.
-    pub port: u16,
+    pub port: &'a u16,
     /// Cgroup of the workload at the other end, or 0.
-    pub peer_cgroup: u64,
+    pub peer_cgroup: &'a u64,
     /// Who is behind it: the caller, or the process noted in the socket.
     pub process: Option<&'a Process>,
     pub hook: Hook,
-    pub cookie: u64,
+    /// The program's context, which knows the socket; null: it does not.
+    pub context: *mut c_void,
 }
 
 /// Reports a refusal: the first of a kind at once, then one record a second that stands for all.
@@ -164,8 +169,8 @@ unsafe fn fill(out: *mut Event, refused: &Refused<'_>, key: &RefusalKey, (now, b
     unsafe {
         (*out).time = now;
         (*out).cgroup = local.cgroup;
-        (*out).peer_cgroup = refused.peer_cgroup;
-        (*out).cookie = refused.cookie;
+        (*out).peer_cgroup = *refused.peer_cgroup;
+        (*out).cookie = if refused.context.is_null() { 0 } else { bpf_get_socket_cookie(refused.context) };
         (*out).born = born;
         (*out).total = total;
         (*out).peer_address = key.address;
@@ -178,7 +183,7 @@ unsafe fn fill(out: *mut Event, refused: &Refused<'_>, key: &RefusalKey, (now, b
         (*out).pid = pid;
         (*out).uid = key.source.uid;
         (*out).port = key.port;
-        (*out).peer_port = refused.port;
+        (*out).peer_port = *refused.port;
         (*out).protocol = key.protocol;
         (*out).direction = key.direction;
         (*out).verdict = outcome.verdict();

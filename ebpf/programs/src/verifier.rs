@@ -21,32 +21,32 @@ pub fn forget32(value: u32) -> u32 {
 }
 
 /// Something that is true (1) or not (0), of which the verifier knows neither. (A `bool` that is stored is 0 or 1 to it, and what
-/// follows two cases.)
+/// follows two cases.) A byte, for the sake of the stack.
 #[derive(Clone, Copy, Default)]
-pub struct Fact(u32);
+pub struct Fact(u8);
 
 impl Fact {
     #[inline(always)]
     pub fn of(fact: bool) -> Self {
-        Self(forget32(u32::from(fact)))
+        Self(forget32(u32::from(fact)) as u8)
     }
 
     /// Is this bit, of which the verifier knows nothing, 1?
     #[inline(always)]
     pub fn bit(bit: u32) -> Self {
-        Self(bit & 1)
+        Self((bit & 1) as u8)
     }
 
     /// 0 if it holds, else `otherwise`: without a branch, so that the verifier need not follow two.
     #[inline(always)]
     pub fn zero_or(self, otherwise: u16) -> u16 {
-        otherwise & forget32(self.0.wrapping_sub(1)) as u16
+        otherwise & forget32(self.bits().wrapping_sub(1)) as u16
     }
 
     /// 1 if it holds, else 0.
     #[inline(always)]
     pub fn bits(self) -> u32 {
-        self.0
+        u32::from(self.0)
     }
 
     #[inline(always)]

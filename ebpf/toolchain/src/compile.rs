@@ -33,10 +33,16 @@ impl Arch {
 
     /// The compiler's flags: which machine's registers and constants, and BTF made from full debug information.
     /// Separated as in `CARGO_ENCODED_RUSTFLAGS`.
+    ///
+    /// Memory is cleared and copied by stores in place: bpf-linker would have LLVM call a loop over single bytes even for
+    /// sixteen of them.
     fn flags(&self) -> String {
         // The kernel and aya-ebpf know one riscv64; rustc several.
         let name = if self.name.starts_with("riscv64") { "riscv64" } else { &self.name };
-        format!("--cfg=bpf_target_arch=\"{name}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf")
+        format!(
+            "--cfg=bpf_target_arch=\"{name}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf\x1f\
+             -Clink-arg=--disable-expand-memcpy-in-order"
+        )
     }
 }
 

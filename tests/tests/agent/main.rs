@@ -13,6 +13,7 @@ mod doctor;
 mod export;
 mod faults;
 mod lifecycle;
+mod listings;
 mod modes;
 mod package;
 mod recorded;
@@ -23,6 +24,7 @@ mod sessions;
 mod sockets;
 mod survival;
 mod systemd;
+mod top;
 mod workloads;
 
 use bulkhead_tests::{scene as loopback, verdicts};

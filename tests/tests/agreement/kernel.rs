@@ -240,7 +240,7 @@ fn workload((named, runs_in): &(Cgroup, Cgroup), network: &Network) -> Result<Wo
 }
 
 /// Later than any test ends, in nanoseconds since the Unix epoch.
-fn in_an_hour() -> Result<u64> {
+pub(crate) fn in_an_hour() -> Result<u64> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     Ok(u64::try_from((now + Duration::from_hours(1)).as_nanos())?)
 }

@@ -7,6 +7,7 @@
 
 mod calls;
 mod case;
+mod edits;
 mod frame;
 mod generations;
 mod kept;

@@ -1,7 +1,7 @@
 //! An address and port that another takes over while its peer still holds that packets to it pass, and from it.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     sync::mpsc,
     thread,
 };
@@ -14,16 +14,18 @@ use bulkhead_tests::{
     scene::PORT,
     verdicts::{allowed, at, blocked, refused},
 };
+use serde_json::json;
 
 use crate::{
     Case,
-    packets::{Part, datagram, ipv4_packet},
+    packets::{Part, datagram, ipv4_packet, opening_segment},
     site::Site,
 };
 
 pub(crate) const CASES: &[Case] = &[
     ("heirs::whoever_takes_a_closed_sockets_port_inherits_nothing", after_a_close),
     ("heirs::whoever_takes_a_port_that_was_given_up_inherits_nothing", after_a_disconnect),
+    ("heirs::a_listener_asks_anew_who_calls_from_a_port_that_it_let_in", after_a_connection),
     ("heirs::an_heir_hears_nothing_of_a_peer_that_never_stops_sending", while_the_peer_sends),
 ];
 
@@ -34,6 +36,9 @@ const ROUNDS: u32 = 150;
 const BEFORE: u32 = 3;
 /// Where web asks from, if it says so. Another one than other tests': what they sent may still be on its way.
 const ASKS_FROM: u16 = 40_007;
+
+/// Where its connection comes from.
+const CALLS_FROM: u16 = 40_011;
 
 /// How a socket loses its port.
 #[derive(Clone, Copy, Debug)]
@@ -168,6 +173,27 @@ fn while_the_peer_sends(site: &Site) -> Result<()> {
         ensure!(0 < passed && passed < all, "the port never changed hands while db sent: {passed} of {all}");
         Ok(())
     })
+}
+
+/// A listener lets in what belongs to a connection that it let in, without asking anew, for a moment. Who opens another from
+/// the same address and port is asked. By hand, since connect() would be refused before there is a packet.
+fn after_a_connection(site: &Site) -> Result<()> {
+    let lab = site.lab();
+    let (web, db, nobody) = (lab.probe("/web")?, lab.probe("/db")?, lab.probe("/nobody")?);
+    let (caller, server) = (SocketAddrV4::new(LOCALHOST, CALLS_FROM), SocketAddrV4::new(LOCALHOST, PORT));
+    db.serve(Kind::Tcp, SocketAddr::from(server))?;
+    let raw = nobody.open(Kind::RawIp, Family::V4)?;
+    let connection = web.open(Kind::Tcp, Family::V4)?;
+    connection.bind(SocketAddr::from(caller))?;
+    allowed("web's connection", connection.connect_and_exchange(server.into())?)?;
+    connection.disconnect()?;
+    drop(connection);
+    allowed("nobody's segment", raw.send_bytes(server.into(), opening_segment((caller, server)))?)?;
+    site.agent().denials().expect(&json!({
+        "workload": {"name": "db"}, "direction": "ingress", "protocol": "tcp", "peer": {"port": CALLS_FROM},
+        "reason": "no-rule",
+    }))?;
+    Ok(())
 }
 
 /// A datagram from one to whom it is connected.

@@ -1,6 +1,6 @@
 //! Whole IP packets, as raw sockets send them.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 use bulkhead_tests::scene::PORT;
 
@@ -30,6 +30,26 @@ pub(crate) fn udp_header() -> [u8; 8] {
 pub(crate) fn datagram(from: u16) -> [u8; 16] {
     let ([a, b], [c, d]) = (from.to_be_bytes(), PORT.to_be_bytes());
     [a, b, c, d, 0, 16, 0, 0, b'q', b'u', b'e', b's', b't', b'i', b'o', b'n']
+}
+
+/// A TCP segment over IPv4 that opens a connection (RFC 9293 section 3.1): SYN and nothing else.
+pub(crate) fn opening_segment((source, target): (SocketAddrV4, SocketAddrV4)) -> Vec<u8> {
+    const TCP: u8 = 6;
+    const SYN: u8 = 2;
+    const WORDS: u8 = 5;
+    let mut segment = Vec::new();
+    segment.extend(source.port().to_be_bytes());
+    segment.extend(target.port().to_be_bytes());
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 0, WORDS << 4, SYN, 0xff, 0xff, 0, 0, 0, 0]);
+    let pseudo_header = [source.ip().octets(), target.ip().octets(), [0, TCP, 0, WORDS * 4]].concat();
+    let sum = [&pseudo_header[..], &segment].concat();
+    let sum: u32 = sum.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    // Ones' complement of the ones' complement sum (RFC 1071): what overflows is added again.
+    let [.., a, b] = (!(sum + (sum >> 16))).to_be_bytes();
+    segment[16..18].copy_from_slice(&[a, b]);
+    let mut packet = ipv4_packet((*source.ip(), *target.ip()), Part::Whole, &[], &segment);
+    packet[9] = TCP;
+    packet
 }
 
 /// A UDP packet over IPv4 with these options; the kernel fills in length and checksum, and what source is unspecified

@@ -366,7 +366,12 @@ impl World {
 
     /// Its policy.
     pub fn policy(&self) -> Policy {
-        self.load(&[Source::new("p", self.declarations() + &Self::text(&self.rules))])
+        self.load(&self.sources())
+    }
+
+    /// Its policy as it is written.
+    pub fn sources(&self) -> [Source; 1] {
+        [Source::new("p", self.declarations() + &Self::text(&self.rules))]
     }
 
     /// Half of the rules in a file before that of the declarations.

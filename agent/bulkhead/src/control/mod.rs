@@ -2,22 +2,38 @@
 
 mod change;
 mod client;
+mod draft;
 mod lines;
 mod records;
 mod routes;
+mod rules;
 mod server;
 mod status;
+mod traffic;
+mod workloads;
 
 pub(crate) use change::{Applied, Cut, End, File, NearestRule, Plan, Process, Proposal, Refusal};
 pub(crate) use client::{ClientError, get, post};
+pub(crate) use draft::{Drafted, Refused};
 pub(crate) use lines::{Lines, lines};
 pub(crate) use records::{LostLines, Records, WantedDenials, WantedFlows};
 pub(crate) use routes::{Question, Reply};
+pub(crate) use rules::{ListedRule, RuleHits, Rules};
 pub(crate) use server::{Server, ServerError};
 pub(crate) use status::{Count, Environment, Events, History, Sink, Status, Traffic, Trial, Workload};
+pub(crate) use traffic::{CurrentTraffic, WantedTraffic};
+pub(crate) use workloads::{DetailedWorkload, WorkloadTraffic};
 
 /// Where the agent tells its [`Status`].
 pub(crate) const STATUS: &str = "/v1/status";
+/// Where it tells of each workload: [`DetailedWorkload`]s.
+pub(crate) const WORKLOADS: &str = "/v1/workloads";
+/// Where it tells of each rule: [`Rules`].
+pub(crate) const RULES: &str = "/v1/rules";
+/// Where it tells what is counted now: [`CurrentTraffic`].
+pub(crate) const TRAFFIC: &str = "/v1/traffic";
+/// Where it drafts a rule that would allow what was [`Refused`]: [`Drafted`].
+pub(crate) const DRAFT: &str = "/v1/draft";
 /// Where it tells what a [`Proposal`] would change: a [`Plan`].
 pub(crate) const PLAN: &str = "/v1/plan";
 /// Where it puts a [`Proposal`] in force: [`Applied`].

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{
     Json, Router,
     extract::{
-        ConnectInfo, DefaultBodyLimit, FromRequest, Request, State, connect_info::Connected,
+        ConnectInfo, DefaultBodyLimit, FromRequest, Query, Request, State, connect_info::Connected,
         rejection::JsonRejection,
     },
     http::StatusCode,
@@ -23,8 +23,9 @@ use tokio::{
 use utoipa::OpenApi;
 
 use super::{
-    APPLY, Applied, CONFIRM, DENIALS, FLOWS, OPENAPI, PLAN, Plan, Proposal, ROLLBACK, Records, Refusal,
-    STATUS, Status, records,
+    APPLY, Applied, CONFIRM, CurrentTraffic, DENIALS, DRAFT, DetailedWorkload, Drafted, FLOWS, OPENAPI, PLAN,
+    Plan, Proposal, ROLLBACK, RULES, Records, Refusal, Refused, Rules, STATUS, Status, TRAFFIC, WORKLOADS,
+    WantedTraffic, records,
 };
 
 /// The largest request: a policy of a hundred thousand rules is 10 MB.
@@ -37,6 +38,14 @@ const LONGEST: Duration = Duration::from_secs(50);
 pub(crate) enum Question {
     /// What does it enforce?
     Status(oneshot::Sender<Status>),
+    /// Who is in its workloads, and what has their traffic come to?
+    Workloads(oneshot::Sender<Vec<DetailedWorkload>>),
+    /// What does it allow, and what was that good for?
+    Rules(oneshot::Sender<Rules>),
+    /// What is counted now?
+    Traffic(WantedTraffic, Reply<CurrentTraffic>),
+    /// Which rule would allow this?
+    Draft(Refused, Reply<Drafted>),
     /// What would this policy change?
     Plan(Proposal, Caller, Reply<Plan>),
     /// Put this policy in force.
@@ -57,7 +66,19 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
         title = "Bulkhead agent",
         description = "The control API of the agent on this host, over its Unix socket: for root and the group `bulkhead`."
     ),
-    paths(tell_status, plan, apply, confirm, roll_back, records::denials, records::flows)
+    paths(
+        tell_status,
+        tell_workloads,
+        tell_rules,
+        tell_traffic,
+        draft,
+        plan,
+        apply,
+        confirm,
+        roll_back,
+        records::denials,
+        records::flows
+    )
 )]
 struct Api;
 
@@ -71,6 +92,10 @@ fn openapi() -> String {
 pub(super) fn all(questions: mpsc::Sender<Question>, kept: Records) -> Router {
     Router::new()
         .route(STATUS, get(tell_status))
+        .route(WORKLOADS, get(tell_workloads))
+        .route(RULES, get(tell_rules))
+        .route(TRAFFIC, get(tell_traffic))
+        .route(DRAFT, post(draft))
         .route(PLAN, post(plan))
         .route(APPLY, post(apply))
         .route(CONFIRM, post(confirm))
@@ -122,13 +147,52 @@ type Questions = State<mpsc::Sender<Question>>;
     (status = 503, description = "The agent is stopping", body = Refusal),
 ))]
 async fn tell_status(State(questions): Questions) -> Response {
-    let (question, answer) = oneshot::channel();
-    if questions.send(Question::Status(question)).await.is_ok()
-        && let Ok(status) = answer.await
-    {
-        return Json(status).into_response();
-    }
-    stopping()
+    tell(questions, Question::Status).await
+}
+
+/// Each workload of the policy in force, who is in it, and what its traffic has come to
+#[utoipa::path(get, path = WORKLOADS, responses(
+    (status = 200, description = "In the policy's order", body = Vec<DetailedWorkload>),
+    (status = 503, description = "The agent is stopping", body = Refusal),
+))]
+async fn tell_workloads(State(questions): Questions) -> Response {
+    tell(questions, Question::Workloads).await
+}
+
+/// Each rule of the policy in force, what it says, and what it has let pass
+#[utoipa::path(get, path = RULES, responses(
+    (status = 200, description = "Hits are exact, of all the time that the rule is watched, over agents and boots", body = Rules),
+    (status = 503, description = "The agent is stopping", body = Refusal),
+))]
+async fn tell_rules(State(questions): Questions) -> Response {
+    tell(questions, Question::Rules).await
+}
+
+/// What is counted now: who asks twice knows what has passed in between
+#[utoipa::path(get, path = TRAFFIC, params(
+    ("limit" = Option<usize>, Query, description = "At most so many kinds, those of late first; 4096 if it is left out"),
+), responses(
+    (status = 200, description = "Exact, without what found no counter of its own", body = CurrentTraffic),
+    (status = 400, description = "Not such a question", body = String, content_type = "text/plain"),
+    (status = 409, description = "What was counted cannot be read", body = Refusal),
+    (status = 503, description = "The agent is stopping", body = Refusal),
+))]
+async fn tell_traffic(State(questions): Questions, Query(wanted): Query<WantedTraffic>) -> Response {
+    put(questions, |reply| Question::Traffic(wanted, reply)).await
+}
+
+/// The rule that would allow what was refused
+#[utoipa::path(post, path = DRAFT, request_body = Refused, responses(
+    (status = 200, description = "Added to the policy in force, it compiles, and allows this at both ends and nothing else", body = Drafted),
+    (status = 400, description = "No JSON", body = Refusal),
+    (status = 409, description = "There is no such rule, or the policy in force knows nothing of this", body = Refusal),
+    (status = 413, description = "More than 64 MiB", body = Refusal),
+    (status = 415, description = "Not application/json", body = Refusal),
+    (status = 422, description = "Not what was refused", body = Refusal),
+    (status = 503, description = "The agent is stopping", body = Refusal),
+))]
+async fn draft(State(questions): Questions, Asked(refused): Asked<Refused>) -> Response {
+    put(questions, |reply| Question::Draft(refused, reply)).await
 }
 
 /// What a policy would change, and which open connections it would cut
@@ -185,6 +249,18 @@ async fn confirm(State(questions): Questions) -> Response {
 ))]
 async fn roll_back(State(questions): Questions, ConnectInfo(caller): ConnectInfo<Caller>) -> Response {
     put(questions, |reply| Question::RollBack(caller, reply)).await
+}
+
+/// Asks for what there always is to tell.
+async fn tell<T: Serialize>(
+    questions: mpsc::Sender<Question>,
+    question: impl FnOnce(oneshot::Sender<T>) -> Question,
+) -> Response {
+    let (reply, answer) = oneshot::channel();
+    if questions.send(question(reply)).await.is_err() {
+        return stopping();
+    }
+    answer.await.map_or_else(|_| stopping(), |told| Json(told).into_response())
 }
 
 /// Puts a question and waits for the answer.

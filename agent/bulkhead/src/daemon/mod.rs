@@ -139,7 +139,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
     let (feed, flows) = (Feed::default(), Feed::default());
     let history = history::start(settings, enforcement.tally(), noted, &flows)?;
     let kept = history.as_ref().map(|(history, _)| history.clone());
-    let records = Records::new(feed.clone(), flows, kept);
+    let records = Records::new(feed.clone(), flows, kept.clone());
     let outlets = Outlets { sinks, feed, history };
     let mut refusals = Refusals::start(enforcement.take_events()?, enricher, outlets)?;
 
@@ -209,6 +209,10 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
                     status.warnings.extend(metrics.warning());
                     enforcement.add_traffic(status, answer);
                 }
+                Question::Traffic(wanted, reply) => enforcement.tell_traffic(wanted, reply),
+                Question::Draft(refused, reply) => enforcement.tell_draft(&refused, reply),
+                Question::Rules(answer) => enforcement.tell_rules(kept.clone(), answer),
+                Question::Workloads(answer) => enforcement.tell_workloads(answer),
                 Question::Plan(proposal, caller, reply) => {
                     proposals.plan(proposal, caller.pid, reply, &enforcement);
                 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Policies, Rule,
+    Policies, Rule, clock,
     denial::{Word, microseconds, word},
     enrich::{names, rule, workload},
 };
@@ -45,7 +45,7 @@ pub struct Flow {
 }
 
 /// Who, with whom, on what, and what comes of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FlowKind {
     /// `allowed`, `denied` or `would-deny`.
     #[serde(deserialize_with = "word")]
@@ -71,7 +71,7 @@ pub struct FlowKind {
 }
 
 /// A workload.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FlowEnd {
     /// Its name in the policy; null if it could not be told.
     pub name: Option<String>,
@@ -80,7 +80,7 @@ pub struct FlowEnd {
 }
 
 /// Who is at the other end.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FlowPeer {
     /// Always null: addresses are not counted apart.
     pub address: Option<IpAddr>,
@@ -202,6 +202,14 @@ pub(super) struct Times {
 }
 
 impl Flow {
+    /// All that a kind has come to. None: the programs of another version have counted it.
+    pub fn so_far(key: &CounterKey, counter: &Counter, policies: &Policies, time: Timestamp) -> Option<Self> {
+        let [first_seen, last_seen] = [counter.first_seen, counter.last_seen].map(clock::time_of_day);
+        let times = Times { since: first_seen, time, first_seen, last_seen };
+        let grown = Grown::between(&Counter::default(), counter);
+        Some(grown.record(FlowKind::of(key, policies)?, key.packets == 0, times))
+    }
+
     /// The object on one line, without its line end.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_else(|error| unreachable!("only strings and numbers: {error}"))

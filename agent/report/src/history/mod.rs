@@ -5,6 +5,7 @@
 //! however it did.
 
 mod flow;
+mod hits;
 mod read;
 mod recorder;
 mod store;
@@ -16,7 +17,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
@@ -31,6 +32,7 @@ use tokio::sync::oneshot;
 use self::recorder::{Message, Recorder};
 pub use self::{
     flow::{Flow, FlowEnd, FlowKind, FlowPeer},
+    hits::Hits,
     read::{Record, Wanted},
     recorder::{Count, Counted, Reached},
     store::{HistoryError, Limits},
@@ -88,6 +90,7 @@ impl History {
             last: 0,
             last_flow: 0,
             ended: BTreeMap::new(),
+            in_force: Weak::new(),
             since: Timestamp::now(),
         };
         let thread = thread::Builder::new().name("bulkhead-history".into()).spawn(move || recorder.run())?;

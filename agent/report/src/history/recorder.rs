@@ -5,13 +5,14 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Weak,
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant},
 };
 
 use bulkhead_common::{Counter, CounterKey};
+use bulkhead_policy::Policy;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
@@ -85,6 +86,8 @@ pub(super) struct Recorder {
     pub(super) last: u64,
     pub(super) last_flow: u64,
     pub(super) ended: BTreeMap<CounterKey, Counter>,
+    /// The policy whose rules are known to be in force.
+    pub(super) in_force: Weak<Policy>,
     /// When the last flows were written.
     pub(super) since: Timestamp,
 }
@@ -166,6 +169,8 @@ impl Recorder {
             none => {
                 let store = Store::open(&self.folder, self.limits, &origin)?;
                 self.history.reads_from(Some(store.database()));
+                // Which it may not know yet.
+                self.in_force = Weak::new();
                 if !store.cursor.is_empty() {
                     // What the counters have grown by since an agent before this one has ended, too.
                     self.since = self.since.min(read::time(store.last()));
@@ -174,6 +179,8 @@ impl Recorder {
             }
         };
         let now = Timestamp::now();
+        let in_force = self.policies.latest();
+        let is_new = in_force.as_ref().filter(|policy| self.in_force.as_ptr() != Arc::as_ptr(policy));
         let mut changes = Changes {
             policies: &self.policies,
             store,
@@ -182,6 +189,8 @@ impl Recorder {
             batch: Batch::default(),
             flows: Vec::new(),
         };
+        changes.batch.hits.in_force =
+            is_new.map(|policy| policy.rules.iter().map(|rule| rule.id.clone()).collect());
         changes.batch.denials = self.denials.iter().map(|denial| denial.to_json()).collect();
         for (key, counter) in &self.ended {
             changes.grown(key, counter, true);
@@ -201,6 +210,7 @@ impl Recorder {
         }
         self.history.writes(self.denials.drain(..).map(|denial| denial.count).sum());
         self.ended.clear();
+        self.in_force = in_force.as_ref().map(Arc::downgrade).unwrap_or_default();
         self.since = now;
         Ok(Reached { denial: self.last, flow: self.last_flow, key: store.last() })
     }
@@ -227,7 +237,7 @@ impl Changes<'_> {
         if grown == Grown::default() {
             return;
         }
-        let Some(kind) = FlowKind::of(key, self.policies) else { return };
+        let Some(kind) = self.kind(key, before) else { return };
         let number = if let Some(before) = before {
             before.kind
         } else {
@@ -253,6 +263,20 @@ impl Changes<'_> {
         if !has_ended {
             self.batch.cursor.push((*key, Written { kind: number, counter: *now }));
         }
+        if let (Some(rule), "allowed") = (&kind.rule, kind.verdict) {
+            self.batch.hits.add(&rule.id, grown, times.since, times.last_seen);
+        }
         self.flows.push(grown.record(kind, key.packets == 0, times));
+    }
+
+    /// What is counted there. Of a generation that an agent before this one has put in force, it is as that one wrote it.
+    fn kind(&self, key: &CounterKey, written: Option<Written>) -> Option<FlowKind> {
+        let of_before = || {
+            let text = self.store.kind(written?.kind).ok()??;
+            serde_json::from_str(&text).ok()
+        };
+        let is_known = self.policies.of(key.generation).is_some();
+        let before = if is_known { None } else { of_before() };
+        before.or_else(|| FlowKind::of(key, self.policies))
     }
 }

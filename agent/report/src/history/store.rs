@@ -18,6 +18,8 @@ use redb::{
     StorageError, TableDefinition, TableError, backends::FileBackend,
 };
 
+use super::hits::NewHits;
+
 /// By when it was written, in microseconds since the Unix epoch, each later than the one before: a denial.
 pub(super) const DENIALS: TableDefinition<'_, u64, &str> = TableDefinition::new("denials");
 /// By the same: kind, beginning of the stretch, packets, bytes, connections, first and last seen (microseconds).
@@ -119,11 +121,16 @@ pub(super) struct Batch {
     pub(super) cursor: Vec<(CounterKey, Written)>,
     /// Counters that are no more.
     pub(super) ended: Vec<CounterKey>,
+    pub(super) hits: NewHits,
 }
 
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
-        self.denials.is_empty() && self.flows.is_empty() && self.cursor.is_empty() && self.ended.is_empty()
+        self.denials.is_empty()
+            && self.flows.is_empty()
+            && self.cursor.is_empty()
+            && self.ended.is_empty()
+            && self.hits.is_empty()
     }
 
     fn bytes(&self) -> u64 {
@@ -238,6 +245,13 @@ impl Store {
         self.next_kind
     }
 
+    /// A kind that is written, as JSON.
+    pub(super) fn kind(&self, number: u32) -> Result<Option<String>, HistoryError> {
+        let view = self.database.begin_read()?;
+        let kind = view.open_table(KINDS)?.get(number)?;
+        Ok(kind.map(|kind| kind.value().1.to_owned()))
+    }
+
     /// The key given last: all that is written so far is at or below it.
     pub(super) fn last(&self) -> u64 {
         self.last
@@ -274,6 +288,7 @@ impl Store {
             for key in &batch.ended {
                 cursor.remove(&key_bytes(key))?;
             }
+            batch.hits.write(&change, self.limits, now)?;
         }
         change.commit()?;
         self.last = last;

@@ -8,7 +8,7 @@ use bulkhead_policy::{Source, load};
 use tempfile::TempDir;
 
 use super::*;
-use crate::sinks::testing::denial;
+use crate::{Followed, sinks::testing::denial};
 use bulkhead_common::{Counter, CounterKey};
 
 const ROOMY: Limits = Limits { size: 64 << 20, age: Duration::from_hours(24) };
@@ -67,10 +67,15 @@ struct Kept {
 }
 
 fn keep(folder: &TempDir, counters: &Counters, limits: Limits) -> Kept {
+    keep_under(7, folder, counters, limits)
+}
+
+/// Keeps it as an agent does that has put the policy in force under this generation.
+fn keep_under(generation: u32, folder: &TempDir, counters: &Counters, limits: Limits) -> Kept {
     let text = "[workload.web]\nselect = { systemd = \"web.service\" }\n[[allow]]\nid = \"all\"\nfrom = \"web\"\nto = \"any\"\n";
     let policy = load(&[Source::new("web.toml", text)]).unwrap().policy;
     let policies = Policies::default();
-    policies.note(7, Arc::new(policy), BTreeMap::new());
+    policies.note(generation, Arc::new(policy), BTreeMap::new());
     let (flows, counters) = (Feed::default(), counters.clone());
     let count: Count = Box::new(move || Ok(counters.read()));
     let (history, writing) =
@@ -304,5 +309,79 @@ fn a_folder_that_cannot_be_used_holds_nobody_up_and_losses_are_counted() {
     assert!(kept.history.lost() > 0);
     assert_eq!((there, there + kept.history.lost()), (kept.history.written(), 20_000));
     assert_eq!(kept.packets(), 30);
+    kept.finish();
+}
+
+/// What the rule of the tests' policy has allowed: packets, connections, and whether there is a last.
+fn hits(kept: &Kept) -> (u64, u64, bool) {
+    kept.write().unwrap();
+    let hits = kept.history.hits().unwrap();
+    assert_eq!(hits.keys().collect::<Vec<_>>(), ["all"]);
+    (hits["all"].packets, hits["all"].connections, hits["all"].last.is_some())
+}
+
+#[test]
+fn a_rule_is_known_before_its_first_hit() {
+    let (folder, counters) = (TempDir::new().unwrap(), Counters::default());
+    let before = Timestamp::now();
+    let kept = keep(&folder, &counters, ROOMY);
+    assert_eq!(hits(&kept), (0, 0, false));
+    let since = kept.history.hits().unwrap()["all"].since;
+    assert!(since.duration_since(before).as_secs() < 10, "{since}");
+    counters.set(443, 30);
+    assert_eq!(hits(&kept), (30, 3, true));
+    kept.finish();
+}
+
+#[test]
+fn hits_outlive_agents_boots_and_the_flows_that_they_were() {
+    let (folder, counters) = (TempDir::new().unwrap(), Counters::default());
+    let limits = Limits { age: Duration::from_millis(300), ..ROOMY };
+    counters.set(443, 30);
+    let kept = keep(&folder, &counters, limits);
+    assert_eq!(hits(&kept).0, 30);
+    kept.finish();
+    counters.set(443, 35);
+    let kept = keep(&folder, &counters, limits);
+    assert_eq!(hits(&kept).0, 35);
+    kept.finish();
+    thread::sleep(Duration::from_millis(400));
+    counters.0.lock().unwrap().origin = "next boot".into();
+    counters.0.lock().unwrap().counted[0].1.packets = 5;
+    let kept = keep(&folder, &counters, limits);
+    assert_eq!(kept.packets(), 5, "the flows of before are too old");
+    assert_eq!(hits(&kept).0, 40);
+    kept.finish();
+}
+
+#[test]
+fn what_a_policy_before_has_counted_on_is_told_in_its_words() {
+    let (folder, counters) = (TempDir::new().unwrap(), Counters::default());
+    counters.set(443, 30);
+    let kept = keep(&folder, &counters, ROOMY);
+    assert_eq!(hits(&kept).0, 30);
+    kept.finish();
+    counters.set(443, 35);
+    // This agent knows generation 8 alone.
+    let kept = keep_under(8, &folder, &counters, ROOMY);
+    let mut reader = kept.flows.follow();
+    kept.write().unwrap();
+    assert_eq!(hits(&kept).0, 35);
+    if let Some(Followed::Report(_, flow)) = reader.next_now() {
+        assert_eq!((flow.packets, flow.from().as_str()), (5, "web"));
+    }
+    kept.finish();
+}
+
+#[test]
+fn what_a_rule_refuses_that_has_expired_is_no_hit() {
+    let (folder, counters) = (TempDir::new().unwrap(), Counters::default());
+    let mut refused = kind(443);
+    (refused.verdict, refused.reason) = (Verdict::Denied as u8, Reason::Expired as u8);
+    counters.set(80, 1);
+    counters.0.lock().unwrap().counted[0].0 = refused;
+    let kept = keep(&folder, &counters, ROOMY);
+    assert_eq!(kept.packets(), 1);
+    assert_eq!(hits(&kept), (0, 0, false));
     kept.finish();
 }

@@ -7,11 +7,11 @@ use aya_ebpf::{
     helpers::generated::bpf_get_socket_cookie,
 };
 use bulkhead_common::{
-    Address, Decision, Direction, Endpoint, Flow, Origin, Outcome, Peer, PeerFlowKey, Protocol, Reason,
-    RuleId, SocketState,
+    Address, Decision, Direction, Endpoint, Flow, Origin, Outcome, Peer, PeerFlow, PeerFlowKey, Protocol,
+    Reason, RuleId, SocketState,
 };
 
-use super::steps::{answered, forges, identify, mark_listener, remember, settle};
+use super::steps::{answered, find_exchange, forges, identify, mark_listener, remember, settle};
 use crate::{
     cached::{self, Moment},
     generation::Generation,
@@ -45,6 +45,8 @@ pub(super) struct Passage<const NOTES: bool> {
     pub(super) peer_cgroup: u64,
     /// Has a socket been found at the other end, whosoever it is?
     pub(super) found: Fact,
+    /// The exchange of datagrams that the packet belongs to, or null.
+    pub(super) known: *mut PeerFlow,
     /// The flow that the packet belongs to.
     pub(super) flow: Flow,
     pub(super) outcome: Outcome,
@@ -76,23 +78,25 @@ impl<const NOTES: bool> Passage<NOTES> {
             remote_port: 0,
             peer_cgroup: 0,
             found: Fact::of(false),
+            known: ptr::null_mut(),
             flow: Flow { direction: way, protocol: Protocol(0), port: 0, peer: Peer::default() },
             outcome: Outcome::new(Decision::new(&local.endpoint, Reason::Malformed, RuleId::NONE), false),
             reported: Fact::of(false),
         }
     }
 
-    /// Parses the packet and decides on it; false: what cannot be parsed is nobody's who needs a rule.
+    /// Parses the packet and decides on it; tells the time if it asked for it (see [`crate::count::decided`]). None: what
+    /// cannot be parsed is nobody's who needs a rule.
     #[inline(always)]
-    pub(super) fn decide(&mut self) -> bool {
+    pub(super) fn decide(&mut self) -> Option<u64> {
         parse(self.skb, &mut self.packet);
         self.name_the_other_end();
         if self.packet.is_well_formed.holds() {
-            self.judge();
+            let now = forget64(self.judge());
             self.outcome.0 = forget64(self.outcome.0);
-            return true;
+            return Some(now);
         }
-        self.is_isolated()
+        self.is_isolated().then_some(0)
     }
 
     /// Does the local end need a rule for anything?
@@ -117,28 +121,28 @@ impl<const NOTES: bool> Passage<NOTES> {
         };
     }
 
-    /// Finds the decision.
+    /// Finds the decision; tells the time if it asked for it, else 0.
     #[inline(always)]
-    fn judge(&mut self) {
+    fn judge(&mut self) -> u64 {
         if self.may_forge() {
             if NOTES && self.state().is_none_or(|state| state.passed[Direction::Egress as usize] == 0) {
                 // Its first datagram on this host: who had its address and port before may be known by them still.
                 cached::datagrams_changed();
             }
             if forges(self) {
-                return;
+                return 0;
             }
         }
         if !self.is_isolated() {
             self.outcome =
                 Outcome::new(Decision::new(&self.local.endpoint, Reason::NotIsolated, RuleId::NONE), false);
-            return;
+            return 0;
         }
         if self.stream.is_null() {
-            self.datagram();
-        } else {
-            self.tcp();
+            return self.datagram();
         }
+        self.tcp();
+        0
     }
 
     /// This end's port.
@@ -181,31 +185,31 @@ impl<const NOTES: bool> Passage<NOTES> {
         }
     }
 
-    /// A datagram answers one that went the other way, or stands for itself.
+    /// A datagram answers one that went the other way, or stands for itself. As [`Self::judge`].
     #[inline(always)]
-    fn datagram(&mut self) {
+    fn datagram(&mut self) -> u64 {
         identify(self);
         let port = match self.way {
             Direction::Egress => self.remote_port,
             Direction::Ingress => self.local_port(),
         };
-        if answered(self, port) {
+        find_exchange(self);
+        let answered = answered(self, port);
+        if answered != 0 {
             settle(self);
             if !self.outcome.stops() {
                 // What is only marked has been reported as the exchange was opened.
                 self.reported = Fact::of(self.outcome.refuses());
-                return;
+                return answered;
             }
         }
         if self.is_essential() {
             self.outcome =
                 Outcome::new(Decision::new(&self.local.endpoint, Reason::Essential, RuleId::NONE), false);
-            return;
+            return 0;
         }
         self.ask(self.way, port);
-        if NOTES && !self.outcome.stops() {
-            self.packet.opens = Fact::of(remember(self, port));
-        }
+        if NOTES && !self.outcome.stops() { remember(self, port) } else { 0 }
     }
 
     /// Asks for the verdict on the flow as opened in `direction` towards service port `port`.

@@ -72,7 +72,7 @@ fn weigh(skb: *mut __sk_buff, slot: u32, way: Direction, about: u32, other: u64)
     let stream = if !full.is_null() && unsafe { socket::is_tcp(full) } { full } else { ptr::null_mut() };
     let mut passage = Passage::<false>::new(skb, generation, local, way, on_loopback);
     (passage.state, passage.stream) = (state, stream);
-    if !passage.decide() {
+    if passage.decide().is_none() {
         passage.outcome = Outcome::PASSES;
     }
     if about & COMPARE != 0 {

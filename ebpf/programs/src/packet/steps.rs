@@ -5,8 +5,9 @@ use bulkhead_common::{Decision, Direction, Origin, Outcome, PeerEntry, PeerId, R
 
 use super::passage::Passage;
 use crate::{
-    cached, exchange,
-    generation::{Generation, verdict},
+    cached::{self, Passed},
+    exchange,
+    generation::{Generation, boot_ns, verdict},
     identity::{self, Local},
     socket,
     verifier::{Fact, forget16, forget32},
@@ -140,10 +141,20 @@ pub(super) fn mark_listener<const NOTES: bool>(passage: &mut Passage<NOTES>) {
     }
 }
 
-/// Does the datagram answer one that went the other way? Then that is its flow.
+/// Finds the exchange that the datagram belongs to, if there is one.
 #[inline(never)]
-pub(super) fn answered<const NOTES: bool>(passage: &mut Passage<NOTES>, port: u16) -> bool {
-    let Some(opened) = exchange::answered(&passage.exchange(), passage.way, port) else { return false };
+pub(super) fn find_exchange<const NOTES: bool>(passage: &mut Passage<NOTES>) {
+    passage.known = exchange::known(&passage.exchange());
+}
+
+/// Does the datagram answer one that went the other way? Then that is its flow. Tells when, by `CLOCK_BOOTTIME`; 0: it does not.
+#[inline(never)]
+pub(super) fn answered<const NOTES: bool>(passage: &mut Passage<NOTES>, port: u16) -> u64 {
+    let protocol = passage.flow.protocol;
+    // SAFETY: found in this run.
+    let Some(opened) = (unsafe { exchange::answered(passage.known, protocol, passage.way, port) }) else {
+        return 0;
+    };
     passage.flow.direction = passage.way.reverse();
     passage.flow.port = opened.port;
     if !passage.found.holds()
@@ -154,11 +165,36 @@ pub(super) fn answered<const NOTES: bool>(passage: &mut Passage<NOTES>, port: u1
         passage.flow.peer.class = endpoint.peer;
         passage.peer_cgroup = opened.peer;
     }
-    true
+    opened.last_seen
 }
 
-/// See [`exchange::remember`].
+/// Remembers that the datagram may be answered, and whether it opens an exchange and does not go on with one. Tells when, by
+/// `CLOCK_BOOTTIME`.
 #[inline(never)]
-pub(super) fn remember<const NOTES: bool>(passage: &Passage<NOTES>, port: u16) -> bool {
-    exchange::remember(&passage.exchange(), passage.way, port, passage.peer_cgroup)
+pub(super) fn remember<const NOTES: bool>(passage: &mut Passage<NOTES>, port: u16) -> u64 {
+    let (way, peer, now) = (passage.way, passage.peer_cgroup, boot_ns());
+    // SAFETY: found in this run, or null.
+    if !unsafe { exchange::goes_on(passage.known, way, port, peer, now) } {
+        // SAFETY: as above.
+        let known = unsafe { passage.known.as_ref() };
+        passage.packet.opens = Fact::of(known.is_none_or(|known| known.direction != way as u8));
+        exchange::remember(&passage.exchange(), way, port, peer, now);
+    }
+    now
+}
+
+/// See [`cached::keep`].
+#[inline(never)]
+pub(super) fn keep(passage: &Passage<true>, bucket: u32) {
+    let passed = Passed {
+        state: passage.state,
+        stream: passage.stream,
+        moment: passage.moment,
+        outcome: passage.outcome,
+        bucket,
+        way: passage.way,
+        on_loopback: passage.on_loopback,
+        peer_cgroup: passage.peer_cgroup,
+    };
+    cached::keep(passage.skb, passed);
 }

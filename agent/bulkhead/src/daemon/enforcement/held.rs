@@ -277,13 +277,19 @@ impl Held {
         self.members.placed().map(|(_, identity)| identity)
     }
 
-    /// Paths of the cgroups that selectors match as this identity.
-    pub(super) fn cgroups(&self, wanted: Identity) -> Vec<String> {
+    /// Paths of the cgroups that selectors match, by the identity that they give.
+    pub(super) fn selected(&self) -> HashMap<Identity, Vec<String>> {
         let tree = self.tree.read();
-        let selected = self.members.placed().filter(|(_, identity)| *identity == wanted);
-        let mut paths: Vec<String> = selected.filter_map(|(id, _)| tree.path(id)).collect();
-        paths.sort();
-        paths
+        let mut selected: HashMap<Identity, Vec<String>> = HashMap::new();
+        for (id, identity) in self.members.placed() {
+            if let Some(path) = tree.path(id) {
+                selected.entry(identity).or_default().push(path);
+            }
+        }
+        for paths in selected.values_mut() {
+            paths.sort();
+        }
+        selected
     }
 
     /// Paths of cgroups that are selected and nested deeper than the programs look.

@@ -1,11 +1,15 @@
 //! What is in force: one policy for good, and at most one for a while, with what the kernel holds of each.
 
+mod allowances;
+mod drafts;
 mod footing;
 mod held;
 mod measures;
 mod names;
+mod roster;
 mod search;
 mod status;
+mod traffic;
 mod unseen;
 
 use std::time::{Duration, Instant};
@@ -112,6 +116,12 @@ impl Enforcement {
         if !attached.watches_programs {
             tracing::warn!(
                 "the kernel does not tell of programs that begin: one that ends at once may be reported without its path"
+            );
+        }
+        if let Some(error) = attached.uncarried {
+            tracing::warn!(
+                error = format!("{:#}", anyhow::Error::new(error)),
+                "answers to datagrams that the version before has let pass may be refused until the next question"
             );
         }
         if let Some(error) = attached.unwatched {

@@ -7,9 +7,9 @@ use bulkhead_datapath::Traffic;
 use bulkhead_policy::{Identity, Mode, WorkloadId};
 use tokio::sync::oneshot;
 
-use super::{Enforcement, Held};
+use super::Enforcement;
 use crate::{
-    control::{self, Environment, Status, Workload},
+    control::{self, Environment, Status},
     daemon::priority,
 };
 
@@ -51,7 +51,7 @@ impl Enforcement {
             }),
             rules: policy.rules.len(),
             environments: environments.collect(),
-            workloads: (0..policy.workloads.len()).map(|n| workload(held, WorkloadId(n))).collect(),
+            workloads: held.workloads(),
             warnings: self.warnings(),
             events,
             traffic: None,
@@ -75,6 +75,7 @@ impl Enforcement {
     pub(in crate::daemon) fn warnings(&self) -> Vec<String> {
         let held = self.in_force();
         let policy = held.policy();
+        let mut selected = held.selected();
         let mut warnings = Vec::new();
         for (n, workload) in policy.workloads.iter().enumerate() {
             let (id, place) = (WorkloadId(n), &workload.place);
@@ -84,11 +85,11 @@ impl Enforcement {
                      follow: select it by systemd or cgroup",
                     workload.name
                 ));
-            } else if held.cgroups(Identity::Workload(id)).is_empty() {
+            } else if !selected.contains_key(&Identity::Workload(id)) {
                 warnings.push(format!("workload {} ({place}) selects nothing now", workload.name));
             }
         }
-        for cgroup in held.cgroups(Identity::Unidentified) {
+        for cgroup in selected.remove(&Identity::Unidentified).unwrap_or_default() {
             warnings.push(format!(
                 "{cgroup} is selected by several workloads with equal right and refused everything: make one selector \
                  more specific"
@@ -127,18 +128,5 @@ fn traffic(read: Traffic) -> control::Traffic {
         would_deny: count(read.would_deny),
         refused_calls: read.refused_calls,
         other: count(read.other),
-    }
-}
-
-fn workload(held: &Held, id: WorkloadId) -> Workload {
-    let policy = held.policy();
-    let workload = &policy.workloads[id.0];
-    let owned = held.inventory().addresses.iter().filter(|(_, owner)| **owner == Some(id));
-    Workload {
-        name: workload.name.clone(),
-        environment: workload.environment.map(|e| policy.environments[e.0].name.clone()),
-        mode: policy.mode(id).name().to_owned(),
-        cgroups: held.cgroups(Identity::Workload(id)),
-        addresses: owned.map(|(address, _)| *address).collect(),
     }
 }
