@@ -113,8 +113,8 @@ struct LinesOf<R> {
 }
 
 impl<R: Read> LinesOf<R> {
-    /// Several lines of the greatest length, and few enough bytes to stay in a processor's own cache.
-    const BUFFER: usize = 4 * LONGEST;
+    /// Some lines of the greatest length, and few enough bytes to share a processor's own cache with the simulation.
+    const BUFFER: usize = 2 * LONGEST;
 
     fn new(input: R) -> Self {
         Self { input, buffer: vec![0; Self::BUFFER].into(), unread: 0..0 }

@@ -26,6 +26,8 @@ pub struct Simulation {
     passages: Passages<Name>,
     names: Names,
     pairs: Table<(Name, Name), Tally>,
+    /// What is not in `pairs` yet. Counted one right after the other, pairs wait for memory at the same time.
+    uncounted: Vec<((Name, Name), Tally)>,
     changes: Table<ChangeKey, u64>,
     records: u64,
     unattributed: u64,
@@ -41,6 +43,8 @@ impl Simulation {
     pub const MOST_CHANGES: usize = 10_000;
     /// The most pairs that are told apart; those beyond are counted as from and to `(others)`.
     pub const MOST_PAIRS: usize = 10_000;
+    /// The most flows whose pairs are counted together.
+    const MOST_UNCOUNTED: usize = 64;
 
     /// Flows are compared with what `against` makes of them, or else with what was recorded.
     pub fn new(policy: &Policy, against: Option<&Policy>, inventory: &Inventory) -> Self {
@@ -52,6 +56,7 @@ impl Simulation {
             passages: Passages::default(),
             names: Names::new(policy, against),
             pairs: Table::default(),
+            uncounted: Vec::with_capacity(Self::MOST_UNCOUNTED),
             changes: Table::default(),
             records: 0,
             unattributed: 0,
@@ -108,15 +113,27 @@ impl Simulation {
             };
             *count = count.saturating_add(record.count);
         }
-        if let Some(sum) = self.pairs.get_mut(&pair) {
-            return sum.add(tally);
+        self.uncounted.push((pair, tally));
+        if self.uncounted.len() == Self::MOST_UNCOUNTED {
+            self.count_pairs();
         }
-        let pair = if self.pairs.len() < Self::MOST_PAIRS { pair } else { (Names::OTHERS, Names::OTHERS) };
-        self.pairs.entry(pair).or_default().add(tally);
+    }
+
+    fn count_pairs(&mut self) {
+        for (pair, tally) in self.uncounted.drain(..) {
+            if let Some(sum) = self.pairs.get_mut(&pair) {
+                sum.add(tally);
+                continue;
+            }
+            let is_room = self.pairs.len() < Self::MOST_PAIRS;
+            let pair = if is_room { pair } else { (Names::OTHERS, Names::OTHERS) };
+            self.pairs.entry(pair).or_default().add(tally);
+        }
     }
 
     /// What came of the records so far.
-    pub fn summary(&self) -> Summary {
+    pub fn summary(&mut self) -> Summary {
+        self.count_pairs();
         let name = |n: Name| self.names.text(n);
         let mut pairs: Vec<_> =
             self.pairs.iter().map(|((from, to), tally)| (name(*from), name(*to), *tally)).collect();

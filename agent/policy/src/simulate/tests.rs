@@ -75,3 +75,20 @@ fn no_count_overflows() {
     }
     assert_eq!(simulation.summary().total.allowed, u64::MAX);
 }
+
+/// Pairs are counted many at a time, and the rest with the summary.
+#[test]
+fn every_flow_is_counted_once_whenever_it_is_asked_for() {
+    let p = policy(SHOP);
+    for flows in [1, Simulation::MOST_UNCOUNTED, 2 * Simulation::MOST_UNCOUNTED + 1] {
+        let mut simulation = Simulation::new(&p, None, &Inventory::default());
+        for n in 0..flows {
+            let peer = if n % 2 == 0 { "db" } else { "other" };
+            simulation.record(line("denied", "web", peer, "127.0.0.1", 80, 1).as_bytes()).unwrap();
+        }
+        let summary = simulation.summary();
+        let counted: u64 = summary.pairs.iter().map(|(.., tally)| tally.denied).sum();
+        assert_eq!((counted, summary.total.denied), (flows as u64, flows as u64));
+        assert_eq!(simulation.summary(), summary, "asked again");
+    }
+}
