@@ -174,7 +174,7 @@ pub unsafe fn passes(
     if on_loopback.holds() && state.introduced != SocketState::introduction(state.peer, kept) {
         return None;
     }
-    state.passes = moment.word(bucket | on_loopback.bits() * ON_LOOPBACK);
+    state.passes = moment.word(bucket | (on_loopback.bits() * ON_LOOPBACK));
     Some(bucket)
 }
 
@@ -216,7 +216,7 @@ pub fn keep(skb: *mut __sk_buff, passed: Passed) {
     let is_tcp = !stream.is_null();
     // SAFETY: a full socket.
     if is_tcp && unsafe { (*stream).state } != socket::TCP_LISTEN {
-        state.passes = moment.word(bucket | on_loopback.bits() * ON_LOOPBACK);
+        state.passes = moment.word(bucket | (on_loopback.bits() * ON_LOOPBACK));
         return;
     }
     let Some(hashed) = hash(skb, way, on_loopback, true) else { return };

@@ -39,13 +39,12 @@ pub struct Packet {
 /// Reads the headers, as far as they go.
 #[inline(never)]
 pub fn parse(skb: *mut __sk_buff, packet: &mut Packet) {
-    let (headers, found) = match plain(skb, packet) {
-        Some(headers) => (Headers(forget64(headers.0)), true),
-        None => {
-            let headers = Headers(headers(skb));
-            let found = addresses(&SkBuff::new(skb), headers.version(), packet).is_some();
-            (headers, found)
-        }
+    let (headers, found) = if let Some(headers) = plain(skb, packet) {
+        (Headers(forget64(headers.0)), true)
+    } else {
+        let headers = Headers(headers(skb));
+        let found = addresses(&SkBuff::new(skb), headers.version(), packet).is_some();
+        (headers, found)
     };
     packet.protocol = headers.protocol();
     packet.hop_limit = headers.hop_limit();
