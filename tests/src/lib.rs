@@ -12,6 +12,7 @@
 //! | [`probe`] | a process that opens sockets and uses them on command |
 //! | [`agent`] | the built `bulkhead`, started and stopped as an operator would |
 //! | [`denials`] | what the agent reports |
+//! | [`follower`] | a command that goes on, and what it prints |
 //! | [`artifact`] | where the programs under test lie, built from this tree |
 //! | [`lab`] | all of it together |
 //! | [`scene`] | the cast of most tests, as a policy |
@@ -28,6 +29,7 @@ pub mod cgroup;
 pub mod cost;
 pub mod denials;
 pub mod figure;
+pub mod follower;
 pub mod lab;
 pub mod machine;
 pub mod mirror;
@@ -42,6 +44,7 @@ pub mod verdicts;
 
 pub use agent::{Agent, Launch};
 pub use denials::{Denial, Denials};
+pub use follower::Follower;
 pub use lab::Lab;
 pub use machine::Machine;
 pub use network::Network;

@@ -6,12 +6,14 @@
 
 use std::{
     fmt::Write as _,
-    fs, thread,
+    fs,
+    net::SocketAddr,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use bulkhead_tests::{Agent, Lab, figure::Figure, rounds::median};
+use bulkhead_tests::{Agent, Follower, Lab, figure::Figure, rounds::median};
 
 /// A policy of this many workloads, each with a few rules.
 fn policy(workloads: usize, rules: usize, port: u16) -> String {
@@ -53,6 +55,7 @@ fn processor_time(agent: &Agent) -> Result<Duration> {
 fn main() -> Result<()> {
     starts()?;
     idle()?;
+    denials()?;
     changes()
 }
 
@@ -104,6 +107,40 @@ fn idle() -> Result<()> {
         drop(sites);
     }
     Ok(())
+}
+
+/// How long it takes until somebody who follows sees a refusal.
+fn denials() -> Result<()> {
+    const ATTEMPTS: u16 = 1_000;
+    eprintln!("==> refusals, followed");
+    let lab = Lab::new()?;
+    let text = "[workload.ci]\nselect = { cgroup = \"/ci\" }\n";
+    let agent = lab.agent(text)?.start()?;
+    let ci = lab.probe("/ci")?;
+    let follower = Follower::start(&agent, &["denials", "--follow", "--output", "json"])?;
+    // Each to another port: what is refused again is told once a second.
+    let refuse = |port| ci.tcp(SocketAddr::from(([192, 0, 2, 1], port)));
+    let mut port = 1;
+    while !follower.tells_within(Duration::from_millis(100)) {
+        refuse(port)?;
+        port += 1;
+    }
+    while follower.tells_within(Duration::from_millis(300)) {}
+    let mut delays = Vec::new();
+    for port in 1_000..1_000 + ATTEMPTS {
+        let before = Instant::now();
+        refuse(port)?;
+        let (when, record) = follower.next_record()?;
+        ensure!(record["peer"]["port"] == port, "{record}");
+        delays.push((when - before).as_secs_f64() * 1e3);
+        // What one program may have reported of new kinds in a second is bounded.
+        thread::sleep(Duration::from_millis(10));
+    }
+    delays.sort_by(f64::total_cmp);
+    agent.stop()?;
+    let of = |hundredth: usize| delays[delays.len() * hundredth / 100];
+    Figure::new("a refusal in `denials --follow`, from the call on: median", of(50), "ms", 2).print()?;
+    Figure::new("the same: 99 of 100", of(99), "ms", 2).at_most(50.0).print()
 }
 
 fn changes() -> Result<()> {

@@ -2,23 +2,17 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _},
     net::SocketAddr,
-    process::{Child, Command, Stdio},
-    sync::mpsc::{self, Receiver},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bulkhead_tests::{
-    Agent, Lab, Probe, artifact,
-    pace::{at_once, fewer, stretched, until},
+    Agent, Follower, Lab, Probe, artifact,
+    pace::{at_once, fewer, until},
     probe::Kind,
-};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -27,55 +21,6 @@ use crate::{
     loopback::{POLICY, PORT},
     verdicts::{allowed, at, blocked, refused},
 };
-
-/// A command that goes on until it is interrupted, and the lines that it prints.
-struct Follower {
-    child: Child,
-    lines: Receiver<(Instant, String)>,
-}
-
-impl Follower {
-    fn start(agent: &Agent, arguments: &[&str]) -> Result<Self> {
-        let mut command = Command::new(artifact::agent()?);
-        command.args(arguments).arg("--control-socket").arg(agent.control_socket());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let out = BufReader::new(child.stdout.take().context("no standard output")?);
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            for line in out.lines().map_while(Result::ok) {
-                if sender.send((Instant::now(), line)).is_err() {
-                    break;
-                }
-            }
-        });
-        Ok(Self { child, lines })
-    }
-
-    fn next(&self) -> Result<(Instant, String)> {
-        self.lines.recv_timeout(stretched(Duration::from_secs(10))).context("nothing more was told")
-    }
-
-    fn next_record(&self) -> Result<(Instant, Value)> {
-        let (when, line) = self.next()?;
-        Ok((when, serde_json::from_str(&line).with_context(|| line)?))
-    }
-
-    /// Ends as Ctrl-C does, which is no failure.
-    fn interrupt(mut self) -> Result<()> {
-        kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGINT)?;
-        let status = self.child.wait()?;
-        ensure!(status.success(), "{status} after Ctrl-C");
-        Ok(())
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 #[test]
 fn who_follows_sees_a_refusal_at_once_as_it_is_printed() -> Result<()> {
@@ -90,9 +35,9 @@ fn who_follows_sees_a_refusal_at_once_as_it_is_printed() -> Result<()> {
     until("it follows", || {
         port += 1;
         blocked("ci", ci.tcp(at([192, 0, 2, 1], port))?)?;
-        Ok(follower.lines.recv_timeout(Duration::from_millis(100)).is_ok())
+        Ok(follower.tells_within(Duration::from_millis(100)))
     })?;
-    while follower.lines.recv_timeout(Duration::from_millis(300)).is_ok() {}
+    while follower.tells_within(Duration::from_millis(300)) {}
     let mut delays = Vec::new();
     for port in 1000..1000 + ATTEMPTS {
         blocked("web", web.tcp(at([192, 0, 2, 2], port))?)?;
@@ -113,11 +58,8 @@ fn who_follows_sees_a_refusal_at_once_as_it_is_printed() -> Result<()> {
     people.interrupt()?;
     // The agent's end is told.
     agent.stop()?;
-    let mut follower = follower;
-    let status = follower.child.wait()?;
+    let (status, said) = follower.ended()?;
     ensure!(status.code() == Some(1), "{status} after the agent's end");
-    let mut said = String::new();
-    follower.child.stderr.take().context("no standard error")?.read_to_string(&mut said)?;
     ensure!(said.contains("has ended"), "{said}");
     Ok(())
 }
