@@ -1,6 +1,6 @@
 //! Entries of the tables for one address and for one port: most of what a policy comes to. They lie in hash tables, which
-//! are asked first, since what they cost does not grow with the policy; address ranges, port ranges and what does not fit
-//! here lie in tries.
+//! are asked first, since a look-up takes as many steps however large the policy is; address ranges, port ranges and what
+//! does not fit here lie in tries.
 //!
 //! An entry is one 64-bit word, which nothing tears, and part of it vouches for its key: user space edits these tables
 //! while programs read them, and the kernel gives the memory of an entry that has gone to the next one at once
