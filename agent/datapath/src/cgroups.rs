@@ -8,7 +8,7 @@ use aya::{
 };
 use bulkhead_common::{Crowded, Endpoint, NameEntry, NameKey, STATE_DEAD};
 
-use crate::{DatapathError, tables::take, wire::Wire};
+use crate::{DatapathError, tables::take, together::both, wire::Wire};
 
 /// Who is in which cgroup, as a generation begins.
 #[derive(Clone, Copy, Debug)]
@@ -133,8 +133,8 @@ impl CgroupTables {
 
     /// Lets the programs see the tables of a slot: names last, since without them they write nothing.
     fn show(&mut self, slot: u32, tables: &CgroupTable) -> Result<(), MapError> {
-        self.endpoints.set(slot, &tables.endpoints, 0)?;
-        self.followed.set(slot, &tables.followed, 0)?;
+        let Self { endpoints, followed, .. } = self;
+        both(|| endpoints.set(slot, &tables.endpoints, 0), || followed.set(slot, &tables.followed, 0))?;
         self.names.set(slot, &tables.names, 0)
     }
 

@@ -31,6 +31,7 @@ mod sys;
 mod tables;
 #[cfg(feature = "test-run")]
 mod test_run;
+mod together;
 mod wire;
 
 use std::{

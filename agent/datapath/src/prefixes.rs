@@ -6,7 +6,7 @@ use bulkhead_common::{Address, HostEntry, PeerEntry, PolicyKey, PolicyValue, Por
 use bytemuck::Pod;
 use rustix::io::Errno;
 
-use crate::wire::Wire;
+use crate::{together::both, wire::Wire};
 
 /// `BPF_F_NO_PREALLOC`: inner maps must have the flags of their template.
 const GROWS: u32 = 1;
@@ -20,10 +20,10 @@ const EXACT_TO_COME: usize = 1_024;
 
 /// What a table maps to what.
 pub(crate) trait Entry: Copy {
-    type Key: Pod;
-    type Value: Pod;
+    type Key: Pod + Send + Sync;
+    type Value: Pod + Send + Sync;
     /// What lies in the hash table.
-    type Word: Pod;
+    type Word: Pod + Send + Sync;
     /// Length of a prefix that is a whole key.
     const FULL: u32;
 
@@ -127,8 +127,8 @@ impl<E: Entry> Shown<E> {
 
     /// Puts a table into a slot that is not in use.
     pub(crate) fn set(&mut self, slot: u32, table: &Prefixes<E>) -> Result<(), MapError> {
-        self.exact.set(slot, &table.exact, 0)?;
-        self.tries.set(slot, &table.trie, 0)
+        let Self { exact, tries } = self;
+        both(|| exact.set(slot, &table.exact, 0), || tries.set(slot, &table.trie, 0))
     }
 }
 

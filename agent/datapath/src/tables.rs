@@ -17,6 +17,7 @@ use crate::{
     clock::{Clock, now_ms},
     prefixes::{OfPeers, OfPolicy, Prefixes, Shown},
     standing::Standing,
+    together::both,
     wire::Wire,
 };
 
@@ -223,8 +224,8 @@ impl Tables {
         policy: &Policy,
     ) -> Result<(), DatapathError> {
         let fill = DatapathError::map("show the programs a new generation");
-        self.peers.set(slot, peers).map_err(&fill)?;
-        self.policy.set(slot, policy).map_err(&fill)?;
+        let Self { peers: peers_shown, policy: policy_shown, .. } = self;
+        both(|| peers_shown.set(slot, peers), || policy_shown.set(slot, policy)).map_err(&fill)?;
         self.generations.set(slot, Wire(GenerationInfo { number, places }), 0).map_err(&fill)?;
         self.numbers[slot as usize] = number;
         self.last = self.last.max(number);
