@@ -75,7 +75,7 @@ impl Pins {
 
     /// The directory of all of them.
     pub(crate) fn folder(&self) -> PathBuf {
-        self.bpffs.join(FOLDER).join(format!("v{ABI_VERSION}")).join(&self.root)
+        self.bpffs.join(FOLDER).join(own_version()).join(&self.root)
     }
 
     /// Makes the directories, for root's eyes alone.
@@ -125,7 +125,7 @@ impl Pins {
 
     /// A map of this name of every other version.
     pub(crate) fn of_other_versions(&self, map: &str) -> Result<Vec<PathBuf>, DatapathError> {
-        let own = format!("v{ABI_VERSION}");
+        let own = own_version();
         let versions = folders(&self.bpffs.join(FOLDER))?.into_iter().filter(|folder| name_of(folder) != own);
         let maps = versions.map(|folder| folder.join(&self.root).join(MAPS).join(map));
         Ok(maps.filter(|path| path.exists()).collect())
@@ -138,13 +138,13 @@ impl Pins {
 
     /// The same for what this version has pinned.
     pub(crate) fn detach_own_version(&self) -> Result<usize, DatapathError> {
-        let own = format!("v{ABI_VERSION}");
+        let own = own_version();
         self.detach_those(|version| version == own)
     }
 
     /// The same for what other versions have pinned.
     pub(crate) fn detach_other_versions(&self) -> Result<usize, DatapathError> {
-        let own = format!("v{ABI_VERSION}");
+        let own = own_version();
         self.detach_those(|version| version != own)
     }
 
@@ -199,7 +199,7 @@ pub(crate) fn pinned(bpffs: &Path) -> Result<Vec<Pinned>, DatapathError> {
         for folder in folders(&version)? {
             let name = name_of(&version);
             found.push(Pinned {
-                is_own_version: name == format!("v{ABI_VERSION}"),
+                is_own_version: name == own_version(),
                 version: name,
                 cgroup: name_of(&folder).strip_prefix("cgroup-").and_then(|id| id.parse().ok()),
                 programs: entries(&folder.join(LINKS))?.len(),
@@ -209,6 +209,11 @@ pub(crate) fn pinned(bpffs: &Path) -> Result<Vec<Pinned>, DatapathError> {
     }
     found.sort_by(|a, b| a.folder.cmp(&b.folder));
     Ok(found)
+}
+
+/// The folder of what this version has pinned.
+fn own_version() -> String {
+    format!("v{ABI_VERSION}")
 }
 
 /// First the links: a program that is still attached has its maps to the end.

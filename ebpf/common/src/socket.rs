@@ -90,7 +90,7 @@ impl SocketState {
     }
 }
 
-/// How many 32-bit words of a datagram its kept verdict depends on: addresses (8), ports, and protocol.
+/// How many 32-bit words of a packet a verdict kept with a hash depends on: addresses (8), ports, and protocol.
 pub const HASH_INPUTS: usize = 10;
 
 /// How many random 64-bit keys the hash of a kept verdict takes: user space draws them, nobody else knows them.

@@ -211,8 +211,8 @@ fn a_refusal_is_looked_at_and_a_rule_drafted_for_it() {
     desk.type_in("q.toml");
     let write = Effect::Write { file: "q.toml".into(), text: text.into() };
     assert_eq!(desk.press(KeyCode::Enter), Some(write));
-    desk.see(Event::Written(Ok("/root/q.toml".into())));
-    assert!(desk.screen(110, 20).contains("added to /root/q.toml"));
+    desk.see(Event::Written(Ok("/etc/bulkhead/q.toml".into())));
+    assert!(desk.screen(110, 20).contains("added to /etc/bulkhead/q.toml"));
     // Printed once, however often it is asked for.
     desk.press(KeyCode::Char('p'));
     desk.press(KeyCode::Char('p'));
