@@ -21,7 +21,7 @@ use crate::{
     identity::{self, Local},
     report::{self, Refused},
     socket,
-    verifier::{forget_address, forget32},
+    verifier::{Fact, forget_address, forget_outcome, forget32},
 };
 
 /// connect() to an IPv4 address.
@@ -101,9 +101,9 @@ struct Call<const NOTES: bool> {
     /// Cgroup of the workload at the other end of `flow`, or 0.
     peer_cgroup: u64,
     /// Has a socket been found at the target, whosoever it is?
-    found: bool,
+    found: Fact,
     /// Could the call be noted on its socket?
-    marked: bool,
+    marked: Fact,
 }
 
 #[inline(always)]
@@ -135,10 +135,10 @@ impl<const NOTES: bool> Call<NOTES> {
                 port: 0,
                 peer: Peer::default(),
             },
-            outcome: Outcome::PASSES,
+            outcome: forget_outcome(Outcome::PASSES),
             peer_cgroup: 0,
-            found: false,
-            marked: false,
+            found: Fact::of(false),
+            marked: Fact::of(false),
         }
     }
 
@@ -225,7 +225,7 @@ fn mark<const NOTES: bool>(call: &mut Call<NOTES>) {
     let state =
         unsafe { if NOTES { socket::state_of(sk, call.owner, call.anchor) } else { socket::state(sk) } };
     let Some(state) = state else { return };
-    call.marked = true;
+    call.marked = Fact::of(true);
     if NOTES || state.owner != call.owner {
         call.owner = state.owner;
         call.anchor = state.anchor;
@@ -276,7 +276,7 @@ fn identify<const NOTES: bool>(call: &mut Call<NOTES>) {
             |listener| socket::state(listener.cast()).map(|state| (state.owner, state.anchor)),
         )
     };
-    call.found = found.is_some();
+    call.found = Fact::of(found.is_some());
     let Some(Some((owner, anchor))) = found else { return };
     let listener = identity::of_tag(call.generation, owner, anchor);
     if listener.anchor != 0 {
@@ -304,7 +304,7 @@ fn answers<const NOTES: bool>(call: &mut Call<NOTES>, owner: &Local) -> bool {
         return false;
     };
     let mut flow = Flow { direction: Direction::Ingress, port: opened.port, ..call.flow };
-    if !call.found
+    if !call.found.holds()
         && let Some(endpoint) = call.generation.endpoint(opened.peer)
     {
         // Who asked has closed its socket meanwhile.
@@ -312,11 +312,11 @@ fn answers<const NOTES: bool>(call: &mut Call<NOTES>, owner: &Local) -> bool {
         flow.peer.class = endpoint.peer;
     }
     let outcome = verdict(call.generation, &call.local.endpoint, &flow);
-    if !call.marked || outcome.stops() || verdict(call.generation, &owner.endpoint, &flow).stops() {
+    if !call.marked.holds() || outcome.stops() || verdict(call.generation, &owner.endpoint, &flow).stops() {
         return false;
     }
     // What is only marked has been reported as the exchange was opened.
-    call.outcome = outcome;
+    call.outcome = forget_outcome(outcome);
     true
 }
 
@@ -342,13 +342,13 @@ fn refuses<const NOTES: bool>(call: &mut Call<NOTES>) -> bool {
     peer.class.0 = forget32(peer.class.0);
     peer.address.0 = forget32(peer.address.0);
     let mut outcome = verdict(call.generation, &call.local.endpoint, &call.flow);
-    if !call.marked && !outcome.is(Reason::NotIsolated) {
+    if !call.marked.holds() && !outcome.is(Reason::NotIsolated) {
         let decision = Decision::new(&call.local.endpoint, Reason::SocketMemory, RuleId::NONE);
         outcome = Outcome::new(decision, false);
     }
     if !outcome.refuses() {
         if !call.outcome.refuses() {
-            call.outcome = outcome;
+            call.outcome = forget_outcome(outcome);
         }
         return false;
     }
@@ -356,7 +356,7 @@ fn refuses<const NOTES: bool>(call: &mut Call<NOTES>) -> bool {
     if NOTES && let Some(state) = unsafe { socket::state((*call.ctx).__bindgen_anon_1.sk.cast()) } {
         state.reported = call.generation.number();
     }
-    call.outcome = outcome;
+    call.outcome = forget_outcome(outcome);
     true
 }
 

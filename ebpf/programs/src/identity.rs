@@ -126,14 +126,10 @@ fn socket_anchor(sk: *mut bpf_sock, cgroup: u64, slot: u32) -> u64 {
 /// The owner of a socket by its tag: its cgroup, or else the ancestor that was identified as the socket was made.
 #[inline(always)]
 pub fn of_tag(generation: Generation, owner: u64, anchor: u64) -> Local {
-    let found = if let Some(endpoint) = generation.endpoint(owner) {
-        Local { endpoint, cgroup: owner, anchor: owner }
-    } else if let Some(endpoint) = generation.endpoint(anchor) {
-        Local { endpoint, cgroup: owner, anchor }
-    } else {
-        Local { endpoint: Endpoint::UNMATCHED, cgroup: owner, anchor: 0 }
-    };
-    forget_local(found)
+    forget_local(match generation.endpoint(owner) {
+        Some(endpoint) => Local { endpoint, cgroup: owner, anchor: owner },
+        None => of_anchor(generation, owner, anchor),
+    })
 }
 
 /// An end of which the cgroup that carries its identity is known; 0: it has none.

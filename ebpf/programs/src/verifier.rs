@@ -6,18 +6,26 @@
 
 use core::arch::asm;
 
-use bulkhead_common::{Address, Endpoint, PeerId, SubjectId};
+use bulkhead_common::{Address, Endpoint, Outcome, PeerId, SubjectId};
 
 use crate::identity::Local;
 
-/// The same value, of which the verifier knows nothing: byte swaps lose what it knew
-/// (`check_alu_op` in kernel/bpf/verifier.c), and two of them cancel out.
+/// Always 0, which the verifier does not know: what lies in memory that can be written is any number to it. (Its arithmetic
+/// learns from one kernel to the next; two byte swaps, say, made a number unknown until some of 6.18.)
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data")]
+static mut ZERO: u64 = 0;
+
+#[inline(always)]
+fn zero() -> u64 {
+    // SAFETY: nobody writes it.
+    unsafe { (&raw const ZERO).read_volatile() }
+}
+
+/// The same value, of which the verifier knows nothing.
 #[inline(always)]
 pub fn forget32(value: u32) -> u32 {
-    let mut value = u64::from(value);
-    // SAFETY: plain arithmetic on one register.
-    unsafe { asm!("{0} = be32 {0}", "{0} = be32 {0}", inout(reg) value, options(nomem, nostack)) };
-    value as u32
+    forget64(u64::from(value)) as u32
 }
 
 /// Something that is true (1) or not (0), of which the verifier knows neither. (A `bool` that is stored is 0 or 1 to it, and what
@@ -57,9 +65,15 @@ impl Fact {
 
 /// As [`forget32`], for 64 bits.
 #[inline(always)]
-pub fn forget64(mut value: u64) -> u64 {
+pub fn forget64(value: u64) -> u64 {
+    with(zero(), value)
+}
+
+/// `value`, with a [`zero`] in it. Here and now: LLVM would hold both on the stack until the value is used.
+#[inline(always)]
+fn with(zero: u64, mut value: u64) -> u64 {
     // SAFETY: plain arithmetic on one register.
-    unsafe { asm!("{0} = be64 {0}", "{0} = be64 {0}", inout(reg) value, options(nomem, nostack)) };
+    unsafe { asm!("{0} ^= {1}", inout(reg) value, in(reg) zero, options(nomem, nostack)) };
     value
 }
 
@@ -72,21 +86,28 @@ pub fn forget16(value: u16) -> u16 {
 /// As [`forget32`], for an address.
 #[inline(always)]
 pub fn forget_address(address: Address) -> Address {
-    let [a, b, c, d] = address.words();
-    Address::from_words([forget32(a), forget32(b), forget32(c), forget32(d)])
+    let zero = zero();
+    Address::from_words(address.words().map(|word| with(zero, u64::from(word)) as u32))
 }
 
 /// As [`forget32`], for an end on this host.
 #[inline(always)]
 pub fn forget_local(local: Local) -> Local {
+    let zero = zero();
     let Endpoint { subject, peer, flags } = local.endpoint;
     Local {
         endpoint: Endpoint {
-            subject: SubjectId(forget32(subject.0)),
-            peer: PeerId(forget32(peer.0)),
-            flags: forget32(flags),
+            subject: SubjectId(with(zero, u64::from(subject.0)) as u32),
+            peer: PeerId(with(zero, u64::from(peer.0)) as u32),
+            flags: with(zero, u64::from(flags)) as u32,
         },
-        cgroup: forget64(local.cgroup),
-        anchor: forget64(local.anchor),
+        cgroup: with(zero, local.cgroup),
+        anchor: with(zero, local.anchor),
     }
+}
+
+/// As [`forget32`], for what was decided.
+#[inline(always)]
+pub fn forget_outcome(outcome: Outcome) -> Outcome {
+    Outcome(forget64(outcome.0))
 }

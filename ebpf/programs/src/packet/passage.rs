@@ -19,7 +19,7 @@ use crate::{
     maps::OLDER,
     parse::{Packet, parse},
     socket,
-    verifier::{Fact, forget_local, forget64},
+    verifier::{Fact, forget_local, forget_outcome, forget64},
 };
 
 /// One packet on its way, and what is found out about it. `NOTES`: is the decision in force? Then it leaves its marks in
@@ -80,7 +80,10 @@ impl<const NOTES: bool> Passage<NOTES> {
             found: Fact::of(false),
             known: ptr::null_mut(),
             flow: Flow { direction: way, protocol: Protocol(0), port: 0, peer: Peer::default() },
-            outcome: Outcome::new(Decision::new(&local.endpoint, Reason::Malformed, RuleId::NONE), false),
+            outcome: forget_outcome(Outcome::new(
+                Decision::new(&local.endpoint, Reason::Malformed, RuleId::NONE),
+                false,
+            )),
             reported: Fact::of(false),
         }
     }
