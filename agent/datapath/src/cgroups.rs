@@ -72,7 +72,7 @@ impl CgroupTables {
         })
     }
 
-    /// Fills a slot that is not in use. The programs write it from then on.
+    /// Tables for a slot that is not in use, to be [shown](Self::set).
     pub(crate) fn fill(&mut self, slot: u32, cgroups: Cgroups<'_>) -> Result<CgroupTable, MapError> {
         let Cgroups { endpoints, followed, names } = cgroups;
         let room = 2 * endpoints.len().max(followed.len()) + CGROUPS_TO_COME;
@@ -96,28 +96,30 @@ impl CgroupTables {
             new.endpoints.insert(cgroup, Wire(*endpoint), ANY)?;
         }
         self.crowded.set(slot, Wire(Crowded::default()), 0)?;
-        self.show(slot, &new)?;
         Ok(new)
     }
 
-    /// The same tables in another slot that is not in use: see [`CgroupTable::moved_to`].
+    /// Makes another slot, which is not in use, ready to be [shown](Self::set) the same tables: see
+    /// [`CgroupTable::moved_to`].
     pub(crate) fn share(&mut self, slot: u32, table: &CgroupTable) -> Result<(), MapError> {
         let crowded = self.crowded.get(&table.slot, 0)?;
-        self.crowded.set(slot, crowded, 0)?;
-        self.show(slot, table)
+        self.crowded.set(slot, crowded, 0)
     }
 
-    /// Larger tables with the same entries, in a slot that is not in use. The programs see them before they are filled, so
-    /// that no cgroup made meanwhile is missing: what they cannot tell yet is unidentified until it is copied, or until
-    /// the agent tells.
-    pub(crate) fn grow(&mut self, slot: u32, old: &CgroupTable) -> Result<CgroupTable, MapError> {
+    /// Larger tables for a slot that is not in use, to be [shown](Self::set) and then [filled](Self::copy). The programs see
+    /// them before they are filled, so that no cgroup made meanwhile is missing: what they cannot tell yet is unidentified
+    /// until it is copied, or until the agent tells.
+    pub(crate) fn larger(&mut self, slot: u32, old: &CgroupTable) -> Result<CgroupTable, MapError> {
         let room = 2 * old.room;
         let (endpoints, followed) = hashes(room)?;
         let before = self.crowded.get(&old.slot, 0)?;
         self.crowded.set(slot, Wire(Crowded { unfollowed: 1, ..Crowded::default() }), 0)?;
         let names = Arc::clone(&old.names);
-        let mut new = CgroupTable { slot, room, missing: before.0, endpoints, followed, names };
-        self.show(slot, &new)?;
+        Ok(CgroupTable { slot, room, missing: before.0, endpoints, followed, names })
+    }
+
+    /// Fills what has been shown with the entries of the tables before.
+    pub(crate) fn copy(&mut self, old: &CgroupTable, new: &mut CgroupTable) -> Result<(), MapError> {
         for entry in &old.followed {
             let (cgroup, state) = entry?;
             new.followed.insert(cgroup, state, ANY)?;
@@ -127,14 +129,17 @@ impl CgroupTables {
             new.endpoints.insert(cgroup, endpoint, ANY)?;
         }
         // What found no room is still missing.
-        self.crowded.set(slot, before, 0)?;
-        Ok(new)
+        self.crowded.set(new.slot, Wire(new.missing), 0)
     }
 
-    /// Lets the programs see the tables of a slot: names last, since without them they write nothing.
-    fn show(&mut self, slot: u32, tables: &CgroupTable) -> Result<(), MapError> {
+    /// Lets the programs see the tables of a slot. They write them once they see its names.
+    pub(crate) fn set(&mut self, slot: u32, tables: &CgroupTable) -> Result<(), MapError> {
         let Self { endpoints, followed, .. } = self;
-        both(|| endpoints.set(slot, &tables.endpoints, 0), || followed.set(slot, &tables.followed, 0))?;
+        both(|| endpoints.set(slot, &tables.endpoints, 0), || followed.set(slot, &tables.followed, 0))
+    }
+
+    /// After [`Self::set`].
+    pub(crate) fn set_names(&mut self, slot: u32, tables: &CgroupTable) -> Result<(), MapError> {
         self.names.set(slot, &tables.names, 0)
     }
 

@@ -72,10 +72,7 @@ pub struct Renewal<'a> {
 pub(crate) struct Tables {
     state: Array<MapData, Wire<StateWord>>,
     epoch: Array<MapData, u64>,
-    generations: Array<MapData, Wire<GenerationInfo>>,
-    cgroups: CgroupTables,
-    peers: Shown<OfPeers>,
-    policy: Shown<OfPolicy>,
+    shown: ShownTables,
     held: Vec<Held>,
     /// Number of the generation in each slot, and of the last.
     numbers: [u32; SLOTS as usize],
@@ -88,6 +85,14 @@ pub(crate) struct Tables {
     /// Numbers of the generations that went out of use at last.
     leaving: Vec<u32>,
     edits: u64,
+}
+
+/// Where programs find the tables of all generations, by slot.
+struct ShownTables {
+    generations: Array<MapData, Wire<GenerationInfo>>,
+    cgroups: CgroupTables,
+    peers: Shown<OfPeers>,
+    policy: Shown<OfPolicy>,
 }
 
 /// The tables of one generation, which are edited in place.
@@ -122,13 +127,15 @@ impl Tables {
         Ok(Self {
             state,
             epoch,
-            generations,
+            shown: ShownTables {
+                generations,
+                cgroups: CgroupTables::take(ebpf)?,
+                peers: Shown::new(take(ebpf, "HOSTS")?, take(ebpf, "PEERS")?),
+                policy: Shown::new(take(ebpf, "PORTS")?, take(ebpf, "POLICY")?),
+            },
             last,
             numbers,
             places,
-            cgroups: CgroupTables::take(ebpf)?,
-            peers: Shown::new(take(ebpf, "HOSTS")?, take(ebpf, "PEERS")?),
-            policy: Shown::new(take(ebpf, "PORTS")?, take(ebpf, "POLICY")?),
             held: Vec::new(),
             standing,
             left: [None; SLOTS as usize],
@@ -144,10 +151,11 @@ impl Tables {
         let fill = DatapathError::map("fill the tables of the new generation");
         let peers = fill_peers(generation.peers).map_err(&fill)?;
         let policy = fill_policy(generation.policy).map_err(&fill)?;
-        let cgroups = self.cgroups.fill(slot, generation.cgroups).map_err(&fill)?;
+        let cgroups = self.shown.cgroups.fill(slot, generation.cgroups).map_err(&fill)?;
         self.places += 1;
         let (number, places) = (generation.number, self.places);
-        self.show(slot, number, places, &peers, &policy)?;
+        self.shown.set(slot, &cgroups, &peers, &policy)?;
+        self.number(slot, number, places)?;
         self.held.push(Held { number, slot, places, cgroups, peers, policy });
         Ok(())
     }
@@ -199,34 +207,29 @@ impl Tables {
         let fill = DatapathError::map("fill larger tables");
         let (peers, policy) =
             (fill_peers(renewal.peers).map_err(&fill)?, fill_policy(renewal.policy).map_err(&fill)?);
-        let old = &self.held[at];
+        let Self { held, shown, .. } = self;
+        let old = &held[at];
         let grown = if renewal.grows {
-            Some(self.cgroups.grow(slot, &old.cgroups).map_err(&fill)?)
+            let mut larger = shown.cgroups.larger(slot, &old.cgroups).map_err(&fill)?;
+            shown.set(slot, &larger, &peers, &policy)?;
+            shown.cgroups.copy(&old.cgroups, &mut larger).map_err(&fill)?;
+            Some(larger)
         } else {
-            self.cgroups.share(slot, &old.cgroups).map_err(&fill)?;
+            shown.cgroups.share(slot, &old.cgroups).map_err(&fill)?;
+            shown.set(slot, &old.cgroups, &peers, &policy)?;
             None
         };
         let (number, places) = (renewal.number, old.places);
-        self.show(slot, number, places, &peers, &policy)?;
+        self.number(slot, number, places)?;
         let old = self.held.swap_remove(at);
         let cgroups = grown.unwrap_or_else(|| old.cgroups.moved_to(slot));
         self.held.push(Held { number, slot, places, cgroups, peers, policy });
         self.switch(self.standing.replaced(old.slot, slot))
     }
 
-    /// Puts tables into a slot that is not in use.
-    fn show(
-        &mut self,
-        slot: u32,
-        number: u32,
-        places: u32,
-        peers: &Peers,
-        policy: &Policy,
-    ) -> Result<(), DatapathError> {
-        let fill = DatapathError::map("show the programs a new generation");
-        let Self { peers: peers_shown, policy: policy_shown, .. } = self;
-        both(|| peers_shown.set(slot, peers), || policy_shown.set(slot, policy)).map_err(&fill)?;
-        self.generations.set(slot, Wire(GenerationInfo { number, places }), 0).map_err(&fill)?;
+    /// Gives what lies in a slot its number.
+    fn number(&mut self, slot: u32, number: u32, places: u32) -> Result<(), DatapathError> {
+        self.shown.number(slot, number, places, "number a new generation")?;
         self.numbers[slot as usize] = number;
         self.last = self.last.max(number);
         Ok(())
@@ -332,7 +335,8 @@ impl Tables {
     /// Has a cgroup found no room in the tables of a generation?
     pub(crate) fn crowded(&self, of: u32) -> Result<bool, DatapathError> {
         let held = &self.held[self.position(of)?];
-        self.cgroups
+        let cgroups = &self.shown.cgroups;
+        cgroups
             .crowded(&held.cgroups)
             .map_err(DatapathError::map("ask whether the tables of cgroups are full"))
     }
@@ -340,7 +344,8 @@ impl Tables {
     /// Every cgroup that is there has been told.
     pub(crate) fn settled(&mut self, of: u32) -> Result<(), DatapathError> {
         let at = self.position(of)?;
-        self.cgroups
+        let cgroups = &mut self.shown.cgroups;
+        cgroups
             .settled(&mut self.held[at].cgroups)
             .map_err(DatapathError::map("note that every cgroup has its identity"))?;
         self.have_moved(of)
@@ -353,9 +358,7 @@ impl Tables {
         let Held { slot, number, places: old, .. } = self.of(of)?;
         let (slot, number) = (*slot, *number);
         *old = places;
-        self.generations
-            .set(slot, Wire(GenerationInfo { number, places }), 0)
-            .map_err(DatapathError::map("announce to the programs that cgroups are others'"))?;
+        self.shown.number(slot, number, places, "announce to the programs that cgroups are others'")?;
         self.bump_epoch()
     }
 
@@ -363,6 +366,34 @@ impl Tables {
     fn bump_epoch(&mut self) -> Result<(), DatapathError> {
         self.edits += 1;
         self.epoch.set(0, self.edits, 0).map_err(DatapathError::map("announce an edit to the programs"))
+    }
+}
+
+impl ShownTables {
+    /// Puts tables into a slot that is not in use. The names of cgroups come last: without them the programs write nothing.
+    fn set(
+        &mut self,
+        slot: u32,
+        cgroups: &CgroupTable,
+        peers: &Peers,
+        policy: &Policy,
+    ) -> Result<(), DatapathError> {
+        let Self { cgroups: cgroups_shown, peers: peers_shown, policy: policy_shown, .. } = self;
+        let addresses_and_rules = || both(|| peers_shown.set(slot, peers), || policy_shown.set(slot, policy));
+        both(addresses_and_rules, || cgroups_shown.set(slot, cgroups))
+            .and_then(|()| self.cgroups.set_names(slot, cgroups))
+            .map_err(DatapathError::map("show the programs a new generation"))
+    }
+
+    fn number(
+        &mut self,
+        slot: u32,
+        number: u32,
+        places: u32,
+        purpose: &'static str,
+    ) -> Result<(), DatapathError> {
+        let info = Wire(GenerationInfo { number, places });
+        self.generations.set(slot, info, 0).map_err(DatapathError::map(purpose))
     }
 }
 
