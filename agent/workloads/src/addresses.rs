@@ -2,15 +2,15 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    fs, io,
+    io,
     net::IpAddr,
-    path::{Path, PathBuf},
 };
 
 use bulkhead_policy::{Inventory, WorkloadId};
 
 use crate::{
     netns::{NetworkNamespace, Process},
+    processes::{Listed, processes},
     resolvers::resolvers,
 };
 
@@ -27,17 +27,19 @@ struct Namespace {
 
 /// The addresses of this machine: its own, and those of workloads in network namespaces of their own.
 ///
-/// `cgroups` are the directories whose processes belong to a workload. An address is a workload's if all processes
+/// `cgroups` are those whose processes belong to a workload. An address is a workload's if all processes
 /// in its namespace that are in a workload are in this one; nobody's if they are in several. A namespace counts only
 /// if root has made it: any user may make one and give it the address of another machine.
-pub fn addresses(cgroups: &[(WorkloadId, PathBuf)]) -> io::Result<Inventory> {
+pub fn addresses(cgroups: &[Listed]) -> io::Result<Inventory> {
     let this = Process::open("self")?;
     let own = this.namespace()?;
     let mut inventory = Inventory { resolvers: resolvers(), ..Inventory::default() };
     let host: BTreeSet<IpAddr> = this.addresses()?.into_iter().collect();
     let mut namespaces = HashMap::new();
-    for (workload, directory) in cgroups {
-        visit(*workload, directory, &own, &mut namespaces);
+    for cgroup in cgroups {
+        for some in cgroup.pids.chunks(AT_ONCE) {
+            visit(cgroup, some, &own, &mut namespaces);
+        }
     }
     for namespace in namespaces.into_values() {
         let workload = match namespace.claimed_by.len() {
@@ -59,22 +61,10 @@ pub fn addresses(cgroups: &[(WorkloadId, PathBuf)]) -> io::Result<Inventory> {
     Ok(inventory)
 }
 
-/// Notes in which other namespaces the processes of one cgroup are.
+/// Notes in which other namespaces some of the processes of one cgroup are.
 fn visit(
-    workload: WorkloadId,
-    directory: &Path,
-    own: &NetworkNamespace,
-    namespaces: &mut HashMap<NetworkNamespace, Namespace>,
-) {
-    for some in processes(directory).chunks(AT_ONCE) {
-        visit_some(workload, some, directory, own, namespaces);
-    }
-}
-
-fn visit_some(
-    workload: WorkloadId,
+    cgroup: &Listed,
     pids: &[String],
-    directory: &Path,
     own: &NetworkNamespace,
     namespaces: &mut HashMap<NetworkNamespace, Namespace>,
 ) {
@@ -93,22 +83,15 @@ fn visit_some(
     }
     // A number may have passed to another process before its directory was opened. Listed here once more while
     // the directory opened is still of a live process, it is that process.
-    let still_here: HashSet<String> = processes(directory).into_iter().collect();
+    let still_here: HashSet<String> = processes(&cgroup.directory).into_iter().collect();
     for (pid, process, name) in abroad {
         if !still_here.contains(pid) || process.namespace().ok().as_ref() != Some(&name) {
             continue;
         }
         let namespace = namespaces.entry(name).or_default();
-        namespace.claimed_by.insert(workload);
+        namespace.claimed_by.insert(cgroup.workload);
         if namespace.addresses.is_none() && process.in_initial_user_namespace().unwrap_or(false) {
             namespace.addresses = process.addresses().ok();
         }
     }
-}
-
-/// The processes in one cgroup. None in a threaded one, whose processes its domain lists, nor of other pid
-/// namespaces, which show as 0.
-pub(crate) fn processes(directory: &Path) -> Vec<String> {
-    let listed = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-    listed.lines().filter(|pid| *pid != "0").map(str::to_owned).collect()
 }

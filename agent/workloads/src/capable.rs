@@ -1,15 +1,12 @@
 //! Processes of workloads that may have sockets for whole packets.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use bulkhead_policy::WorkloadId;
 
 use crate::{
-    addresses::processes,
     netns::{NetworkNamespace, Process},
+    processes::Listed,
 };
 
 /// A process with `CAP_NET_RAW` in its network namespace.
@@ -26,11 +23,15 @@ pub struct Capable {
 const CAP_NET_RAW: u32 = 13;
 
 /// The processes in `cgroups` that have `CAP_NET_RAW` or may take it: at most `most`, and whether there are more.
-pub fn with_raw_packets(cgroups: &[(WorkloadId, PathBuf)], most: usize) -> (Vec<Capable>, bool) {
+pub fn with_raw_packets<'a>(
+    cgroups: impl IntoIterator<Item = &'a Listed>,
+    most: usize,
+) -> (Vec<Capable>, bool) {
     let own = NetworkNamespace::of("self").ok();
-    let mut found = cgroups.iter().flat_map(|(workload, directory)| {
-        processes(directory).into_iter().filter_map(|pid| capable(*workload, &pid, own.as_ref()))
-    });
+    let own = own.as_ref();
+    let mut found = cgroups
+        .into_iter()
+        .flat_map(|cgroup| cgroup.pids.iter().filter_map(move |pid| capable(cgroup.workload, pid, own)));
     let first = found.by_ref().take(most).collect();
     (first, found.next().is_some())
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use bulkhead_policy::WorkloadId;
 
-use crate::addresses::processes;
+use crate::processes::processes;
 
 /// How many live in one workload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bulkhead_policy::{Identity, Policy, Source, WorkloadId, load};
-use bulkhead_workloads::{CgroupId, CgroupRoot, Changes, Edit, Members, Watcher, addresses};
+use bulkhead_workloads::{CgroupId, CgroupRoot, Changes, Edit, Members, Watcher, addresses, list_processes};
 use tokio::time::timeout;
 
 /// A subtree of its own, removed with all that is in it.
@@ -245,7 +245,7 @@ fn an_address_is_that_of_the_workload_that_has_its_namespace_to_itself() {
         cgroups.iter().cloned().enumerate().map(|(n, path)| (WorkloadId(n), path)).collect();
     let end = Instant::now() + Duration::from_secs(5);
     let inventory = loop {
-        let inventory = addresses(&workloads).unwrap();
+        let inventory = addresses(&list_processes(workloads.clone())).unwrap();
         // Both of the last two must have come up before it shows that they contradict each other.
         let contradicted = inventory.addresses.get(&[198, 51, 100, 3].into()) == Some(&None);
         if (inventory.addresses.len() >= 3 && contradicted) || Instant::now() > end {

@@ -66,6 +66,8 @@ const SOON: Duration = Duration::from_millis(50);
 const SHARE: u32 = 20;
 /// And this often anyway: an address may change without a cgroup.
 const SELDOM: Duration = Duration::from_secs(5);
+/// Or less often, on a host with so many workloads that it would take more than one in so many parts of the time.
+const SHARE_AT_REST: u32 = 1_000;
 /// How often the pins are looked after.
 const PINS: Duration = Duration::from_secs(2);
 /// How long the last reports may take to be printed.
@@ -188,7 +190,8 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
             }
             () = sleep_until(look_for_addresses) => {
                 enforcement.look_for_addresses();
-                pace = (pace * 2).min(SELDOM);
+                let seldom = enforcement.cost_of_search().saturating_mul(SHARE_AT_REST).max(SELDOM);
+                pace = (pace * 2).min(seldom);
                 look_for_addresses = tokio::time::Instant::now() + pace;
             }
             inventories = enforcement.addresses_found() => enforcement.take_addresses(inventories),

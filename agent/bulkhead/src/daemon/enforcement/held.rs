@@ -6,7 +6,9 @@ use bulkhead_common::{Endpoint, PeerId, STATE_DEAD, UNPLACED};
 use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Edits, Generation, Renewal};
 use bulkhead_policy::{Automaton, Compiled, Compiler, Identity, Inventory, Policy, Source, WorkloadId};
 use bulkhead_report::Policies;
-use bulkhead_workloads::{CgroupId, CgroupRoot, Changes, Edit, Members, SharedTree, addresses};
+use bulkhead_workloads::{
+    CgroupId, CgroupRoot, Changes, Edit, Members, SharedTree, addresses, list_processes,
+};
 
 use super::names;
 
@@ -46,7 +48,7 @@ impl Held {
             let tree = tree.read();
             members.update(&tree, policy, &Changes { appeared: tree.top_down(), ..Changes::default() });
         }
-        let inventory = addresses(&directories(root, tree, &members))?;
+        let inventory = addresses(&list_processes(directories(root, tree, &members)))?;
         Ok(Self {
             compiler: Compiler::new(Arc::clone(policy), inventory.clone()),
             automaton: Automaton::new(policy),

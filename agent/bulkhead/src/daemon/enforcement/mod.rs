@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bulkhead_common::{Endpoint, PeerId, STATE_DEAD, SubjectId};
 use bulkhead_datapath::{Datapath, DatapathError, Events, Observer, Pins, Tally};
 use bulkhead_report::Policies;
-use bulkhead_workloads::{CgroupRoot, Changes, SharedTree, Watcher};
+use bulkhead_workloads::{CgroupRoot, Changes, SharedTree, Watcher, list_processes};
 
 pub(super) use self::held::{Held, Written};
 use self::{footing::Pinned, search::Search, unseen::Unseen};
@@ -110,9 +110,9 @@ impl Enforcement {
         } else {
             tracing::debug!(sockets = attached.sockets, "tagged the sockets that were there");
         }
-        self.unseen = attached
-            .unguarded
-            .map(|why| Unseen::new(why, unseen::capable(lasting.policy(), lasting.directories())));
+        self.unseen = attached.unguarded.map(|why| {
+            Unseen::new(why, unseen::capable(lasting.policy(), &list_processes(lasting.directories())))
+        });
         if !attached.watches_programs {
             tracing::warn!(
                 "the kernel does not tell of programs that begin: one that ends at once may be reported without its path"

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bulkhead_policy::{Inventory, Policy, WorkloadId};
-use bulkhead_workloads::addresses;
+use bulkhead_workloads::{addresses, list_processes};
 use tokio::task::JoinHandle;
 
 use super::{
@@ -102,14 +102,15 @@ fn look(known: Vec<Known>, with_capable: bool) -> Found {
     let started = Instant::now();
     let mut found = Found { inventories: Vec::new(), capable: None, took: Duration::ZERO };
     for (policy, directories, known) in known {
-        match addresses(&directories) {
+        let cgroups = list_processes(directories);
+        match addresses(&cgroups) {
             Ok(inventory) if inventory != known => found.inventories.push((Arc::clone(&policy), inventory)),
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "cannot read the addresses of this machine"),
         }
         if with_capable {
             // Of the last one, which is in force.
-            found.capable = Some(unseen::capable(&policy, directories));
+            found.capable = Some(unseen::capable(&policy, &cgroups));
         }
     }
     found.took = started.elapsed();

@@ -1,10 +1,8 @@
 //! What the operator must know where the kernel does not refuse sockets whose packets pass by the programs.
 
-use std::path::PathBuf;
-
 use bulkhead_datapath::Unguarded;
-use bulkhead_policy::{Mode, Policy, WorkloadId};
-use bulkhead_workloads::{Capable, with_raw_packets};
+use bulkhead_policy::{Mode, Policy};
+use bulkhead_workloads::{Capable, Listed, with_raw_packets};
 
 /// How many processes a warning names.
 const NAMED: usize = 8;
@@ -49,10 +47,10 @@ impl Unseen {
 }
 
 /// The processes of isolated workloads that could, among those in `cgroups`.
-pub(super) fn capable(policy: &Policy, mut cgroups: Vec<(WorkloadId, PathBuf)>) -> Capables {
-    cgroups.retain(|(id, _)| {
-        let workload = &policy.workloads[id.0];
-        policy.mode(*id) != Mode::Off && !(workload.egress_open && workload.ingress_open)
+pub(super) fn capable(policy: &Policy, cgroups: &[Listed]) -> Capables {
+    let isolated = cgroups.iter().filter(|cgroup| {
+        let workload = &policy.workloads[cgroup.workload.0];
+        policy.mode(cgroup.workload) != Mode::Off && !(workload.egress_open && workload.ingress_open)
     });
-    with_raw_packets(&cgroups, NAMED)
+    with_raw_packets(isolated, NAMED)
 }
