@@ -56,7 +56,7 @@ pub use self::empty::Empty;
 pub use self::{
     attach::Attached,
     cgroups::Cgroups,
-    counters::{BySubject, Kinds, Tally, Traffic},
+    counters::{BySubject, Differences, Kinds, Tally, Traffic},
     error::DatapathError,
     events::Events,
     foothold::Footing,
@@ -163,6 +163,7 @@ impl Datapath {
 
     fn has_switched(&mut self) -> Result<(), DatapathError> {
         shadow::end(&mut self.ebpf);
+        self.tally.counters().forget_comparison();
         self.retire()
     }
 
@@ -197,23 +198,33 @@ impl Datapath {
     /// decided three times. A generation that is newly in force ends it, too.
     pub fn compare(&mut self, number: u32) -> Result<(), DatapathError> {
         let cgroup = self.open_root()?;
+        self.tally.counters().begin_comparison(number)?;
         self.tables.compare(number)?;
         if let Err(error) = shadow::begin(&mut self.ebpf, &cgroup) {
             return self.end_comparison().and(Err(error));
         }
-        self.retire()
+        self.free_counters()
     }
 
-    /// Ends a comparison. What has been counted can be read until another generation is installed.
+    /// Ends a comparison. What it has come to [can be read](Tally::differences) until another generation is in force or
+    /// compared.
     pub fn end_comparison(&mut self) -> Result<(), DatapathError> {
         shadow::end(&mut self.ebpf);
-        self.tables.end_comparison()
+        self.tables.end_comparison()?;
+        self.free_counters()?;
+        self.tally.counters().end_comparison()
     }
 
-    /// What generation `of` would have judged otherwise than the one in force since the beginning of the comparison: its
-    /// verdict and reason, with the rule of whichever of both lets it pass.
-    pub fn differences(&self, of: u32) -> Result<Vec<(CounterKey, Counter)>, DatapathError> {
-        self.tally.counters().differences(of)
+    /// Is a generation compared? As long as none has been put in force, an agent before this one has begun it, and it has
+    /// ended with that one.
+    pub fn compares(&self) -> bool {
+        self.tables.compares()
+    }
+
+    /// As [`Self::retire`], and waits for it: what was only compared is to take no counters from what is in force.
+    fn free_counters(&mut self) -> Result<(), DatapathError> {
+        self.tables.wait_for_leaving();
+        self.retire()
     }
 
     fn retire(&mut self) -> Result<(), DatapathError> {

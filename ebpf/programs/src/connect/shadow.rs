@@ -52,9 +52,13 @@ fn weigh(
     other: Option<&Outcome>,
 ) -> Outcome {
     let mut call = Call::<false>::new(ctx, hook, generation, *address);
+    let task = call.local.cgroup;
     call.is_refused();
-    if let Some(&other) = other {
-        count::difference(generation, &call.local, &call.flow, (call.outcome, other), hook, 0);
+    // A datagram of the socket's owner that is sent is counted as the packet that it is.
+    if let Some(&other) = other
+        && !(matches!(hook, Hook::Sendmsg) && !other.stops() && task == call.owner)
+    {
+        count::difference(generation, &call.local, &call.flow, (call.outcome, other), hook, (0, false));
     }
     call.outcome
 }
