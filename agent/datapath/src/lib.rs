@@ -126,7 +126,7 @@ impl Datapath {
         let sockets = Sockets::take(&mut ebpf)?;
         let exchanges = Exchanges::take(&mut ebpf)?;
         let events = Some(Events::take(&mut ebpf)?);
-        load_all(&mut ebpf)?;
+        load_all(&mut ebpf, &PROGRAMS)?;
         #[cfg(feature = "log")]
         log::start(&mut ebpf);
         let cgroup_root = cgroup_root.to_owned();
@@ -330,13 +330,13 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program
     ebpf.program_mut(name).ok_or(DatapathError::Missing { name })
 }
 
-/// Loads the programs, on as many processors as there are: the verifier goes through hundreds of thousands of instructions,
+/// Loads these programs, on as many processors as there are: the verifier goes through hundreds of thousands of instructions,
 /// which is most of what a start takes.
-fn load_all(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+fn load_all(ebpf: &mut Ebpf, names: &[&'static str]) -> Result<(), DatapathError> {
     let mut there: HashMap<&str, &mut Program> = ebpf.programs_mut().collect();
     // The last ones take longest, and are begun first.
     let mut to_load = Vec::new();
-    for name in PROGRAMS {
+    for &name in names {
         to_load.push((name, there.remove(name).ok_or(DatapathError::Missing { name })?));
     }
     let processors = thread::available_parallelism().map_or(1, NonZero::get).min(to_load.len());
