@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use bulkhead_common::{Direction, Hook, Outcome};
 
-use super::{LOOPBACK, passage::Passage, steps::answered};
+use super::{LOOPBACK, passage::Passage};
 use crate::{PASS, count, generation::Generation, identity, socket, verifier::Fact};
 
 /// Packets that a workload's sockets send.
@@ -76,11 +76,10 @@ fn weigh(skb: *mut __sk_buff, slot: u32, way: Direction, about: u32, other: u64)
         passage.outcome = Outcome::PASSES;
     }
     if about & COMPARE != 0 {
-        if passage.stream.is_null() && passage.outcome.stops() {
+        if passage.reported.holds() && passage.outcome.stops() {
             // An answer to what the shadow would not have let come is of that exchange: its own port is the asker's, and each
             // asker has another one.
-            let port = passage.flow.port;
-            answered(&mut passage, port);
+            (passage.flow.direction, passage.flow.port) = (way.reverse(), passage.remote_port);
         }
         count::difference(
             generation,
@@ -88,7 +87,7 @@ fn weigh(skb: *mut __sk_buff, slot: u32, way: Direction, about: u32, other: u64)
             &passage.flow,
             (passage.outcome, Outcome(other)),
             Hook::Packet,
-            (bytes, passage.packet.opens.holds()),
+            (bytes, passage.packet.opens.bits()),
         );
     }
     passage.outcome.0
