@@ -222,8 +222,10 @@ fn what_is_no_policy_or_comes_from_others_changes_nothing() -> Result<()> {
     succeeds(&agent.tell(&["shadow", words(&other)])?)?;
     let before = agent.status()?["shadow"].clone();
     let bad = shop.written("bad.toml", &POLICY.replace("to = \"db\"", "to = \"dbb\""))?;
-    let said = finds(&agent.tell(&["shadow", words(&bad)])?)?;
-    ensure!(said.contains("bad.toml") && said.contains("`db`"), "{said}");
+    for command in ["shadow", "apply"] {
+        let said = finds(&agent.tell(&[command, words(&bad)])?)?;
+        ensure!(said.contains("bad.toml") && said.contains("`db`"), "{command}: {said}");
+    }
     for arguments in [&["shadow", "/nonexistent.toml"][..], &["shadow", words(&other), "--end"]] {
         let output = agent.tell(arguments)?;
         ensure!(output.status.code() == Some(2), "{arguments:?}: {output:?}");
