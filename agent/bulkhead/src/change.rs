@@ -100,7 +100,7 @@ pub(crate) async fn roll_back(socket: &Path, output: Output) -> anyhow::Result<O
 }
 
 /// The policy and what there is to warn of, or else what is wrong with it: nobody has to ask an agent for that.
-fn compile(sources: &[Source], output: Output) -> Result<(Policy, String), Outcome> {
+pub(crate) fn compile(sources: &[Source], output: Output) -> Result<(Policy, String), Outcome> {
     let color = output::color(&io::stdout());
     match load(sources) {
         Ok(loaded) => Ok((loaded.policy, loaded.warnings.render(sources, color))),
@@ -115,7 +115,7 @@ fn compile(sources: &[Source], output: Output) -> Result<(Policy, String), Outco
 }
 
 /// As an agent names them, which is in another directory.
-fn files(sources: Vec<Source>) -> Vec<File> {
+pub(crate) fn files(sources: Vec<Source>) -> Vec<File> {
     let named = sources.into_iter().map(|source| {
         let name = path::absolute(&source.name).map_or(source.name, |path| policy_files::name(&path));
         File { name, text: source.text }
@@ -123,7 +123,7 @@ fn files(sources: Vec<Source>) -> Vec<File> {
     named.collect()
 }
 
-/// What came of it, in words; what the agent refuses is a finding like others.
+/// What came of it, in words.
 fn tell(
     done: Result<Applied, ClientError>,
     output: Output,
@@ -141,19 +141,22 @@ fn tell(
             };
             Ok(Outcome { text, finding: false })
         }
-        Err(ClientError::Refused(refusal)) => {
-            let Refusal { error, cut, .. } = &*refusal;
-            let text = match output {
-                Output::Json => output::json(&refusal),
-                Output::Human => {
-                    let cut = cut.iter().map(cut_line).collect::<String>();
-                    output::plain_lines(error) + &cut
-                }
-            };
-            Ok(Outcome { text, finding: true })
-        }
-        Err(error) => Err(error.into()),
+        Err(error) => refused(error, output),
     }
+}
+
+/// What the agent refuses is a finding like others.
+pub(crate) fn refused(error: ClientError, output: Output) -> anyhow::Result<Outcome> {
+    let ClientError::Refused(refusal) = error else { return Err(error.into()) };
+    let Refusal { error, cut, .. } = &*refusal;
+    let text = match output {
+        Output::Json => output::json(&refusal),
+        Output::Human => {
+            let cut = cut.iter().map(cut_line).collect::<String>();
+            output::plain_lines(error) + &cut
+        }
+    };
+    Ok(Outcome { text, finding: true })
 }
 
 fn cut_in_words(cut: &[Cut], what: &str) -> String {

@@ -115,6 +115,9 @@ pub(crate) enum Command {
     Plan(PlanArguments),
     /// Put a policy in force; exit status 1, and nothing changes, if it would cut the way back in
     Apply(ApplyArguments),
+    /// Compare a policy with the one in force, on live traffic, and refuse nothing by it; show what it decides otherwise; exit
+    /// status 1 if there is such
+    Shadow(ShadowArguments),
     /// Let the policy stay that was applied with --confirm-within
     Confirm,
     /// Go back: to the policy before the one that waits to be confirmed, or else before the one confirmed last
@@ -248,6 +251,22 @@ pub(crate) struct ApplyArguments {
     /// Apply it whatever it cuts, and whether or not it can be kept for the next start
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  bulkhead shadow policies/\n  bulkhead shadow\n  bulkhead shadow --end\n\nWith files the comparison \
+                  begins, or begins anew; without, it is shown so far. Both policies decide on the same packets and calls, and only \
+                  the one in force refuses. Counts are exact, and begin with the comparison. It ends as another policy is applied, \
+                  and with the agent. Exit status 0: no difference; 1: some, or no policy is compared."
+)]
+pub(crate) struct ShadowArguments {
+    /// Policy files, or folders of *.toml files, to be compared; read as one policy [default: show the comparison so far]
+    #[arg(value_name = "PATH", conflicts_with = "end")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// End the comparison, and show what has come of it
+    #[arg(long)]
+    pub(crate) end: bool,
 }
 
 /// `60s`, `2m`, `1h 30m`.

@@ -24,6 +24,7 @@ mod policy_files;
 mod records;
 mod rules;
 mod settings;
+mod shadow;
 mod simulate;
 mod span;
 mod state;
@@ -101,6 +102,11 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Apply(arguments) => {
             return tell(&ask(common, async |socket| {
                 change::apply(socket, arguments, common.output()).await
+            })?);
+        }
+        Command::Shadow(arguments) => {
+            return tell(&ask(common, async |socket| {
+                shadow::shadow(socket, arguments, common.output()).await
             })?);
         }
         Command::Confirm => {

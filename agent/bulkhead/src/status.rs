@@ -58,6 +58,15 @@ fn write(out: &mut String, status: &Status, color: bool) -> std::fmt::Result {
             trial.ends_in
         )?;
     }
+    if let Some(shadow) = &status.shadow {
+        writeln!(
+            out,
+            "  compared     {}: hash {}, since {:.0}; `bulkhead shadow` shows what it decides otherwise",
+            plain(&shadow.policy.join(", ")),
+            plain(&shortened(&shadow.policy_hash)),
+            shadow.since
+        )?;
+    }
     let events = &status.events;
     writeln!(out, "  refusals     {} ({} not recorded)", events.refusals, events.dropped)?;
     for (n, sink) in events.sinks.iter().enumerate() {
@@ -140,14 +149,14 @@ fn write(out: &mut String, status: &Status, color: bool) -> std::fmt::Result {
 }
 
 /// As `bulkhead check` shows a hash to people.
-fn shortened(hash: &str) -> String {
+pub(crate) fn shortened(hash: &str) -> String {
     hash.chars().take(ContentHash::SHORT).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Count, Environment, Events, History, Sink, Trial, Workload};
+    use crate::control::{Count, Environment, Events, History, Shadow, Sink, Trial, Workload};
 
     #[test]
     fn a_status_shows_each_environment_with_its_workloads() {
@@ -176,6 +185,13 @@ mod tests {
             policy_hash: "8975e208e695".repeat(5) + "f00d",
             tables_hash: "c871eb9ccec8".repeat(5) + "f00d",
             trial: Some(Trial { ends_in: 41.7 }),
+            shadow: Some(Shadow {
+                policy: vec!["new.toml".into()],
+                policy_hash: "badd111dc976".repeat(5) + "f00d",
+                generation: 5,
+                compared_with: "8975e208e695".repeat(5) + "f00d",
+                since: "2026-11-21T20:15:03Z".parse().unwrap(),
+            }),
             rules: 1,
             environments: vec![
                 Environment { name: "prod".into(), mode: "enforce".into(), workloads: 2 },

@@ -55,6 +55,16 @@ pub struct Kinds {
     pub ended: Vec<(CounterKey, Counter)>,
 }
 
+/// What a generation that was only compared would have judged otherwise than the one in force.
+#[derive(Clone, Debug, Default)]
+pub struct Differences {
+    /// By kind: its verdict and reason, with the rule of whichever of both lets it pass. A kind may be here once for each number
+    /// that the generation had.
+    pub kinds: Vec<(CounterKey, Counter)>,
+    /// Packets and calls that found no bucket of their own meanwhile, judged otherwise or not.
+    pub untold: u64,
+}
+
 /// Traffic of subjects: whose, which way and what came of it. Of the rest of the key nothing is told.
 pub type BySubject = BTreeMap<CounterKey, Counter>;
 
@@ -99,6 +109,12 @@ impl Tally {
         Ok(Kinds { counted, ended: ended.into_iter().collect() })
     }
 
+    /// What a generation would have judged otherwise since it is compared, or until it was. `since`: its number as that began.
+    /// None: another one is compared or in force since.
+    pub fn differences(&self, since: u32) -> Result<Option<Differences>, DatapathError> {
+        self.counters().differences(since)
+    }
+
     /// Number of the kernel's map of counts: the same as long as counts go on, whichever agent reads them.
     pub fn map_id(&self) -> Result<u32, DatapathError> {
         self.counters().buckets.map().info().map(|info| info.id()).map_err(reading)
@@ -114,6 +130,17 @@ pub(crate) struct Counters {
     retired: BySubject,
     /// The same by kind, if somebody wants to know.
     ended: Option<BTreeMap<CounterKey, Counter>>,
+    compared: Option<Compared>,
+}
+
+/// What is known of the last comparison.
+struct Compared {
+    /// Number of the generation as it began. It may have had others since, all of them greater.
+    since: u32,
+    /// Of kinds whose buckets have been freed.
+    ended: BTreeMap<CounterKey, Counter>,
+    /// What had found no bucket as it began and, if it has ended, then.
+    untold: (u64, Option<u64>),
 }
 
 /// So many kinds that have ended are told apart; those beyond only by subject.
@@ -137,6 +164,7 @@ impl Counters {
             buckets: take(ebpf, "COUNTERS")?,
             retired: BySubject::new(),
             ended: None,
+            compared: None,
         };
         counters.hand_out().map_err(DatapathError::map("hand out the counters"))?;
         Ok(counters)
@@ -160,9 +188,41 @@ impl Counters {
         self.read_those(is_traffic)
     }
 
-    /// What a generation, compared with the one in force, would have judged otherwise.
-    pub(crate) fn differences(&self, shadow: u32) -> Result<Vec<(CounterKey, Counter)>, DatapathError> {
-        self.read_those(|key| key.shadow == 1 && key.generation == shadow)
+    /// A comparison begins with this generation; of those before it nothing is known any more.
+    pub(crate) fn begin_comparison(&mut self, since: u32) -> Result<(), DatapathError> {
+        let untold = (self.untold()?, None);
+        self.compared = Some(Compared { since, ended: BTreeMap::new(), untold });
+        Ok(())
+    }
+
+    /// It has ended, and what it has come to can be read until the next begins.
+    pub(crate) fn end_comparison(&mut self) -> Result<(), DatapathError> {
+        let now = self.untold()?;
+        if let Some(Compared { untold: (_, end), .. }) = &mut self.compared {
+            end.get_or_insert(now);
+        }
+        Ok(())
+    }
+
+    /// Nobody wants to know what it has come to.
+    pub(crate) fn forget_comparison(&mut self) {
+        self.compared = None;
+    }
+
+    /// What would have been judged otherwise in the last comparison, if it began with this generation.
+    pub(crate) fn differences(&self, since: u32) -> Result<Option<Differences>, DatapathError> {
+        let Some(compared) = self.compared.as_ref().filter(|compared| compared.since == since) else {
+            return Ok(None);
+        };
+        let mut kinds = self.read_those(|key| compared.is_about(key))?;
+        kinds.extend(compared.ended.iter().map(|(key, counter)| (*key, *counter)));
+        let (before, end) = compared.untold;
+        let now = end.map_or_else(|| self.untold(), Ok)?;
+        Ok(Some(Differences { kinds, untold: now - before }))
+    }
+
+    fn untold(&self) -> Result<u64, DatapathError> {
+        self.sum(OTHER).map(|other| other.packets).map_err(reading)
     }
 
     fn read_those(
@@ -219,9 +279,10 @@ impl Counters {
             self.write(past, sum)?;
             self.retired.entry(key.of_subject()).or_default().add(&counter);
             if let Some(ended) = &mut self.ended {
-                let key = if ended.len() < MOST_ENDED { *key } else { key.of_subject() };
-                ended.entry(key).or_default().add(&counter);
+                enter(ended, key, &counter);
             }
+        } else if let Some(compared) = self.compared.as_mut().filter(|compared| compared.is_about(key)) {
+            enter(&mut compared.ended, key, &counter);
         }
         self.write(bucket, Counter::default())?;
         self.free.push(bucket, 0)
@@ -249,9 +310,20 @@ impl Counters {
     }
 }
 
+impl Compared {
+    fn is_about(&self, key: &CounterKey) -> bool {
+        key.verdict_in_force().is_some() && key.generation >= self.since
+    }
+}
+
+fn enter(ended: &mut BTreeMap<CounterKey, Counter>, key: &CounterKey, counter: &Counter) {
+    let key = if ended.len() < MOST_ENDED { *key } else { key.of_subject() };
+    ended.entry(key).or_default().add(counter);
+}
+
 /// Has it been judged in earnest? What was only compared has not, nor what an agent shows as it starts.
 fn is_traffic(key: &CounterKey) -> bool {
-    key.shadow == 0 && key.subject != SubjectId::CANARY.0
+    key.verdict_in_force().is_none() && key.subject != SubjectId::CANARY.0
 }
 
 /// Where a past kind of traffic is added up, as [`Traffic::add`] does.

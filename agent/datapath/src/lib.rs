@@ -56,7 +56,7 @@ pub use self::empty::Empty;
 pub use self::{
     attach::Attached,
     cgroups::Cgroups,
-    counters::{BySubject, Kinds, Tally, Traffic},
+    counters::{BySubject, Differences, Kinds, Tally, Traffic},
     error::DatapathError,
     events::Events,
     foothold::Footing,
@@ -126,7 +126,7 @@ impl Datapath {
         let sockets = Sockets::take(&mut ebpf)?;
         let exchanges = Exchanges::take(&mut ebpf)?;
         let events = Some(Events::take(&mut ebpf)?);
-        load_all(&mut ebpf)?;
+        load_all(&mut ebpf, &PROGRAMS)?;
         #[cfg(feature = "log")]
         log::start(&mut ebpf);
         let cgroup_root = cgroup_root.to_owned();
@@ -163,6 +163,7 @@ impl Datapath {
 
     fn has_switched(&mut self) -> Result<(), DatapathError> {
         shadow::end(&mut self.ebpf);
+        self.tally.counters().forget_comparison();
         self.retire()
     }
 
@@ -197,23 +198,33 @@ impl Datapath {
     /// decided three times. A generation that is newly in force ends it, too.
     pub fn compare(&mut self, number: u32) -> Result<(), DatapathError> {
         let cgroup = self.open_root()?;
+        self.tally.counters().begin_comparison(number)?;
         self.tables.compare(number)?;
         if let Err(error) = shadow::begin(&mut self.ebpf, &cgroup) {
             return self.end_comparison().and(Err(error));
         }
-        self.retire()
+        self.free_counters()
     }
 
-    /// Ends a comparison. What has been counted can be read until another generation is installed.
+    /// Ends a comparison. What it has come to [can be read](Tally::differences) until another generation is in force or
+    /// compared.
     pub fn end_comparison(&mut self) -> Result<(), DatapathError> {
         shadow::end(&mut self.ebpf);
-        self.tables.end_comparison()
+        self.tables.end_comparison()?;
+        self.free_counters()?;
+        self.tally.counters().end_comparison()
     }
 
-    /// What generation `of` would have judged otherwise than the one in force since the beginning of the comparison: its
-    /// verdict and reason, with the rule of whichever of both lets it pass.
-    pub fn differences(&self, of: u32) -> Result<Vec<(CounterKey, Counter)>, DatapathError> {
-        self.tally.counters().differences(of)
+    /// Is a generation compared? As long as none has been put in force, an agent before this one has begun it, and it has
+    /// ended with that one.
+    pub fn compares(&self) -> bool {
+        self.tables.compares()
+    }
+
+    /// As [`Self::retire`], and waits for it: what was only compared is to take no counters from what is in force.
+    fn free_counters(&mut self) -> Result<(), DatapathError> {
+        self.tables.wait_for_leaving();
+        self.retire()
     }
 
     fn retire(&mut self) -> Result<(), DatapathError> {
@@ -319,13 +330,13 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program
     ebpf.program_mut(name).ok_or(DatapathError::Missing { name })
 }
 
-/// Loads the programs, on as many processors as there are: the verifier goes through hundreds of thousands of instructions,
+/// Loads these programs, on as many processors as there are: the verifier goes through hundreds of thousands of instructions,
 /// which is most of what a start takes.
-fn load_all(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+fn load_all(ebpf: &mut Ebpf, names: &[&'static str]) -> Result<(), DatapathError> {
     let mut there: HashMap<&str, &mut Program> = ebpf.programs_mut().collect();
     // The last ones take longest, and are begun first.
     let mut to_load = Vec::new();
-    for name in PROGRAMS {
+    for &name in names {
         to_load.push((name, there.remove(name).ok_or(DatapathError::Missing { name })?));
     }
     let processors = thread::available_parallelism().map_or(1, NonZero::get).min(to_load.len());

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use aya::{Ebpf, programs::Program};
 
-use crate::{DatapathError, attach::attach, load, program};
+use crate::{DatapathError, attach::attach, load_all, program};
 
 const PROGRAMS: [&str; 6] = [
     "shadow_connect4",
@@ -17,16 +17,16 @@ const PROGRAMS: [&str; 6] = [
 
 /// Loads and attaches those that are not there yet.
 pub(crate) fn begin(ebpf: &mut Ebpf, cgroup: &File) -> Result<(), DatapathError> {
+    let mut missing = Vec::new();
     for name in PROGRAMS {
-        let program = program(ebpf, name)?;
-        if program.fd().is_ok() {
-            continue;
+        if program(ebpf, name)?.fd().is_err() {
+            missing.push(name);
         }
-        load(program)
-            .and_then(|()| attach(program, cgroup, name))
-            .map_err(|source| DatapathError::Program { name, source })?;
     }
-    Ok(())
+    load_all(ebpf, &missing)?;
+    missing.into_iter().try_for_each(|name| {
+        attach(program(ebpf, name)?, cgroup, name).map_err(|source| DatapathError::Program { name, source })
+    })
 }
 
 /// Detaches and unloads those that are there.

@@ -300,6 +300,19 @@ impl Tables {
         used.chain(std::mem::take(&mut self.leaving)).collect()
     }
 
+    /// Waits until no packet is counted any more by a generation that is out of use.
+    pub(crate) fn wait_for_leaving(&mut self) {
+        if let Some(last) = self.left.into_iter().flatten().max() {
+            wait_for_packets(last);
+        }
+        self.leaving.clear();
+    }
+
+    /// Is a generation compared with the one in force? An agent before this one may have begun it.
+    pub(crate) fn compares(&self) -> bool {
+        self.standing.shadow.is_some()
+    }
+
     fn position(&self, number: u32) -> Result<usize, DatapathError> {
         self.held.iter().position(|held| held.number == number).ok_or(DatapathError::Generation { number })
     }

@@ -143,7 +143,7 @@ fn words<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Word>, D::Error> {
 }
 
 fn known<E: Error>(text: &str) -> Result<Word, E> {
-    const WORDS: [Word; 11] = [
+    const WORDS: [Word; 13] = [
         "allowed",
         "denied",
         "would-deny",
@@ -155,6 +155,8 @@ fn known<E: Error>(text: &str) -> Result<Word, E> {
         "to",
         "ports",
         "expires",
+        "newly-refused",
+        "newly-allowed",
     ];
     let reasons = Reason::ALL.iter().map(|reason| reason.name());
     let found = WORDS.into_iter().chain(reasons).find(|word| *word == text);

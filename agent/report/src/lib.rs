@@ -10,6 +10,7 @@ mod clock;
 mod coalesce;
 mod denial;
 mod departed;
+mod difference;
 mod enrich;
 mod feed;
 mod history;
@@ -24,6 +25,7 @@ pub use clock::time_of_day;
 pub use coalesce::{Coalescer, Told};
 pub use denial::{Denial, NearestRule, Peer, Process, Rule, Workload};
 pub use departed::Departed;
+pub use difference::Difference;
 pub use enrich::Enricher;
 pub use feed::{Feed, Followed, Follower};
 pub use history::{

@@ -21,13 +21,24 @@ pub struct Policies(Arc<RwLock<BTreeMap<u32, Known>>>);
 struct Known {
     policy: Arc<Policy>,
     classes: BTreeMap<PeerId, PeerClass>,
+    /// Is it only compared with what is in force?
+    is_compared: bool,
 }
 
 impl Policies {
     /// Notes what a generation is compiled from, and its classes of peers, before anything is judged by it.
     pub fn note(&self, generation: u32, policy: Arc<Policy>, classes: BTreeMap<PeerId, PeerClass>) {
+        self.insert(generation, Known { policy, classes, is_compared: false });
+    }
+
+    /// The same of one that is only compared with what is in force.
+    pub fn note_compared(&self, generation: u32, policy: Arc<Policy>, classes: BTreeMap<PeerId, PeerClass>) {
+        self.insert(generation, Known { policy, classes, is_compared: true });
+    }
+
+    fn insert(&self, generation: u32, new: Known) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        known.insert(generation, Known { policy, classes });
+        known.insert(generation, new);
         while known.len() > KNOWN
             && let Some(oldest) = oldest_to_forget(&known)
         {
@@ -70,24 +81,20 @@ impl Policies {
     /// A class of a generation, with its name.
     pub(crate) fn class(&self, generation: u32, class: PeerId) -> Option<(PeerClass, NamedClass)> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let Known { policy, classes } = known.get(&generation)?;
+        let Known { policy, classes, .. } = known.get(&generation)?;
         let class = classes.get(&class)?;
         Some((class.clone(), class.named(policy)))
     }
 
-    /// The policy of the last generation noted.
+    /// The policy of the last generation noted that is not only compared.
     pub(crate) fn latest(&self) -> Option<Arc<Policy>> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known.last_key_value().map(|(_, known)| Arc::clone(&known.policy))
+        self.of(self.last())
     }
 
-    /// Number of the last generation noted; 0: none has been.
+    /// Number of the last generation noted that is not only compared; 0: none has been.
     pub(crate) fn last(&self) -> u32 {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .last_key_value()
-            .map_or(0, |(number, _)| *number)
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().rfind(|(_, known)| !known.is_compared).map_or(0, |(number, _)| *number)
     }
 }
 
@@ -107,6 +114,17 @@ fn is_last_of_held(known: &BTreeMap<u32, Known>, number: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_only_compared_is_not_the_latest() {
+        let policies = Policies::default();
+        assert_eq!((policies.last(), policies.latest().is_some()), (0, false));
+        policies.note(1, Arc::new(Policy::default()), BTreeMap::new());
+        policies.note_compared(2, Arc::new(Policy::default()), BTreeMap::new());
+        assert_eq!((policies.last(), policies.of(2).is_some()), (1, true));
+        policies.note(3, Arc::new(Policy::default()), BTreeMap::new());
+        assert_eq!(policies.last(), 3);
+    }
 
     #[test]
     fn what_is_held_is_known_however_many_come_and_go() {

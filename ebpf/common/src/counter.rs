@@ -32,7 +32,8 @@ pub struct CounterKey {
     pub reason: u8,
     /// 1: packets; 0: calls that were refused before there was one.
     pub packets: u8,
-    /// 1: not what was decided, but what the shadow would have decided otherwise; see [`Self::of_shadow`].
+    /// 0: what was decided; else what the shadow would have decided otherwise, and 1 + the verdict in force. See
+    /// [`Self::of_shadow`].
     pub shadow: u8,
 }
 
@@ -62,7 +63,12 @@ impl CounterKey {
     #[inline(always)]
     pub const fn of_shadow(self, in_force: Outcome) -> Self {
         let rule = if self.verdict == Verdict::Allowed as u8 { self.rule } else { in_force.rule().0 };
-        Self { rule, shadow: 1, ..self }
+        Self { rule, shadow: 1 + in_force.verdict(), ..self }
+    }
+
+    /// The [`Verdict`] in force, as a number, which is not the shadow's; none: this is what was decided.
+    pub const fn verdict_in_force(self) -> Option<u8> {
+        self.shadow.checked_sub(1)
     }
 }
 
@@ -121,6 +127,24 @@ impl Counter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Decision, Direction, Peer, Protocol, Reason};
+
+    #[test]
+    fn a_difference_tells_both_verdicts_and_the_rule_that_lets_pass() {
+        let flow =
+            Flow { direction: Direction::Egress, protocol: Protocol::TCP, port: 443, peer: Peer::default() };
+        let outcome = |verdict, reason, rule| Outcome::new(Decision { verdict, reason, rule }, false);
+        let passes = outcome(Verdict::Allowed, Reason::Rule, RuleId(7));
+        let refused = outcome(Verdict::Denied, Reason::NoRule, RuleId::NONE);
+        let marked = outcome(Verdict::WouldDeny, Reason::NoRule, RuleId::NONE);
+        let key = |shadow| CounterKey::new(1, 1, &flow, shadow, Hook::Packet);
+        assert_eq!(key(passes).verdict_in_force(), None);
+        for (shadow, in_force, rule) in [(refused, passes, 7), (passes, refused, 7), (marked, refused, !0)] {
+            let difference = key(shadow).of_shadow(in_force);
+            assert_eq!(difference.verdict_in_force(), Some(in_force.verdict()));
+            assert_eq!((difference.verdict, difference.rule), (shadow.verdict(), rule));
+        }
+    }
 
     #[test]
     fn what_several_cpus_have_counted_adds_up() {

@@ -26,7 +26,8 @@ pub fn decided(key: CounterKey, bytes: u32, opens: bool, now: u64) -> u32 {
     add_decided(a, b, c, u64::from(bytes) | u64::from(opens) << 32, now) as u32
 }
 
-/// Counts what the shadow would have decided otherwise than the generation in force has: `outcomes` of both.
+/// Counts what the shadow would have decided otherwise than the generation in force has: outcomes of both. `opens`: 1 if it
+/// opened a connection.
 #[inline(always)]
 pub fn difference(
     shadow: Generation,
@@ -34,11 +35,12 @@ pub fn difference(
     flow: &Flow,
     (outcome, other): (Outcome, Outcome),
     hook: Hook,
-    bytes: u32,
+    (bytes, opens): (u32, u32),
 ) {
     if outcome.verdict() != other.verdict() {
         let key = CounterKey::new(shadow.number(), local.endpoint.subject.0, flow, outcome, hook);
-        decided(key.of_shadow(other), bytes, false, 0);
+        let [a, b, c] = key.of_shadow(other).to_words();
+        add_decided(a, b, c, u64::from(bytes) | u64::from(opens) << 32, 0);
     }
 }
 

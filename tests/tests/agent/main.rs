@@ -21,6 +21,7 @@ mod records;
 mod reports;
 mod service;
 mod sessions;
+mod shadow;
 mod sockets;
 mod survival;
 mod systemd;

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bulkhead_common::{Decision, PeerEntry, Verdict};
 use bulkhead_policy::{Compiled, compile};
 use bulkhead_worlds::World;
@@ -12,8 +12,8 @@ use crate::{case::Case, hold, kernel::Kernel, packets::expected};
 /// Worlds a run, so that packets are 3,000: loading the programs that compare takes a while.
 const WORLDS: u32 = 25;
 
-/// Subject, direction, protocol, port, verdict, reason and rule.
-type Kind = (u32, u8, u8, u16, u8, u8, u32);
+/// Subject, direction, protocol, port, verdict, reason, rule and the verdict in force.
+type Kind = (u32, u8, u8, u16, u8, u8, u32, Option<u8>);
 
 #[test]
 fn differences_are_those_of_the_tables() -> Result<()> {
@@ -40,13 +40,18 @@ fn differences_are_those_of_the_tables() -> Result<()> {
                 }
             }
             let number = kernel.generation();
-            let counted = kernel.tell(|datapath| datapath.differences(number))?;
+            let counted = kernel.tell(|datapath| datapath.tally().differences(number))?;
             let counted: BTreeMap<Kind, u64> = counted
+                .context("nothing is compared")?
+                .kinds
                 .into_iter()
                 .map(|(key, count)| {
                     let flow = (key.direction, key.protocol, key.port);
                     let verdict = (key.verdict, key.reason, key.rule);
-                    ((key.subject, flow.0, flow.1, flow.2, verdict.0, verdict.1, verdict.2), count.packets)
+                    let in_force = key.verdict_in_force();
+                    let kind =
+                        (key.subject, flow.0, flow.1, flow.2, verdict.0, verdict.1, verdict.2, in_force);
+                    (kind, count.packets)
                 })
                 .collect();
             ensure!(counted == wanted, "counted {counted:?}, to be counted {wanted:?}");
@@ -81,5 +86,6 @@ fn difference(in_force: Decision, other: Decision, shadow: &Compiled, case: &Cas
     let subject = shadow.endpoints[case.packet.local.0].subject.0;
     let rule = if other.verdict == Verdict::Allowed { other.rule } else { in_force.rule };
     let (verdict, reason) = (other.verdict as u8, other.reason as u8);
-    Some((subject, flow.direction as u8, flow.protocol.0, flow.port, verdict, reason, rule.0))
+    let in_force = Some(in_force.verdict as u8);
+    Some((subject, flow.direction as u8, flow.protocol.0, flow.port, verdict, reason, rule.0, in_force))
 }

@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bulkhead_common::{CounterKey, Direction, Protocol, RuleId, Verdict};
-use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Generation};
+use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Generation, Renewal};
 use bulkhead_policy::{Compiled, compile};
 use bulkhead_tests::{
     Lab, Probe, Socket,
@@ -33,6 +33,8 @@ const WHILE: Duration = Duration::from_secs(2);
 struct Shop {
     datapath: Datapath,
     number: u32,
+    /// The number that the generation compared had as that began.
+    compared: u32,
     placed: [u64; 2],
     open: Compiled,
     closed: Compiled,
@@ -48,7 +50,7 @@ impl Shop {
         let world = World::shop();
         let of = |world: &World| compile(&world.policy(), &world.inventory());
         let (open, closed) = (of(&world), of(&world.with_rules([].iter())));
-        Ok(Self { datapath, number: 0, placed, open, closed, lab })
+        Ok(Self { datapath, number: 0, compared: 0, placed, open, closed, lab })
     }
 
     /// Hands the policy with its rule, or without, to the datapath.
@@ -70,22 +72,47 @@ impl Shop {
         Ok(())
     }
 
-    /// How often the generation that is compared would have said this of the one rule's traffic: of calls, and of packets
-    /// to the server by direction. What would be refused of its answers is counted with the caller's port.
-    fn differences(&self, verdict: Verdict) -> Result<[u64; 3]> {
-        let mut sums = [0; 3];
-        for (key, counter) in self.datapath.differences(self.number)? {
+    /// Has it compared with the one in force.
+    fn compare(&mut self, is_open: bool) -> Result<()> {
+        self.hand(is_open, |datapath, generation| {
+            datapath.prepare(generation)?;
+            datapath.compare(generation.number)
+        })?;
+        self.compared = self.number;
+        Ok(())
+    }
+
+    /// Gives the policy without its rule, which is compared, new tables.
+    fn renew(&mut self) -> Result<()> {
+        let renewal = Renewal {
+            number: self.number + 1,
+            grows: false,
+            peers: &self.closed.peers,
+            policy: &self.closed.policy,
+        };
+        self.datapath.renew(self.number, &renewal)?;
+        self.number += 1;
+        Ok(())
+    }
+
+    /// How often the generation that is compared would have said this of the one rule's traffic: of calls, of packets by
+    /// direction, those of answers included, and of connections that they opened.
+    fn differences(&self, verdict: Verdict) -> Result<[u64; 4]> {
+        let mut sums = [0; 4];
+        let differences = self.datapath.tally().differences(self.compared)?;
+        for (key, counter) in differences.context("nothing is compared")?.kinds {
             let CounterKey { rule, port, protocol, .. } = key;
-            ensure!(key.verdict == verdict as u8 && rule == RuleId(0).0, "{key:?}");
+            ensure!(key.verdict == verdict as u8 && rule == RuleId(0).0 && port == PORT, "{key:?}");
+            let in_force = if verdict == Verdict::Denied { Verdict::Allowed } else { Verdict::Denied };
+            ensure!(key.verdict_in_force() == Some(in_force as u8), "{key:?}");
             ensure!([Protocol::TCP.0, Protocol::UDP.0].contains(&protocol), "{key:?}");
             let of = match (key.packets, key.direction) {
                 (0, _) => 0,
                 (_, direction) if direction == Direction::Egress as u8 => 1,
                 _ => 2,
             };
-            if port == PORT {
-                sums[of] += counter.packets;
-            }
+            sums[of] += counter.packets;
+            sums[3] += counter.connections;
         }
         Ok(sums)
     }
@@ -102,25 +129,29 @@ fn compared_and_ended(_: &Site) -> Result<()> {
 }
 
 /// A shadow changes nothing, and every difference is counted.
-fn compare(datapath: &mut Datapath, generation: &Generation<'_>) -> Result<(), DatapathError> {
-    datapath.prepare(generation)?;
-    datapath.compare(generation.number)
-}
-
 fn compared(shop: &mut Shop, web: &Probe, to: SocketAddr) -> Result<()> {
-    shop.hand(false, compare)?;
+    shop.compare(false)?;
     verifier::check(process::id())?;
     let client = web.open(Kind::Udp, Family::V4)?;
     allowed("connect", client.connect(to)?)?;
     ensure!(send(&client)? == MANY, "a shadow refuses");
     let many = u64::from(MANY);
     // What is on its way arrives in its own time.
-    let counted = || shop.differences(Verdict::Denied);
-    until("one call and all datagrams are counted", || Ok(counted()? == [1, many, many]))?;
+    until("one call and all datagrams with their answers are counted", || {
+        Ok(shop.differences(Verdict::Denied)? == [1, 2 * many, 2 * many, 0])
+    })?;
+    // Under new tables, twice, it goes on, and what was counted under those before is not lost.
+    for _ in 0..2 {
+        shop.renew()?;
+        ensure!(send(&client)? == MANY, "a shadow with new tables refuses");
+    }
+    until("those under new tables are counted as well", || {
+        Ok(shop.differences(Verdict::Denied)? == [1, 6 * many, 6 * many, 0])
+    })?;
     allowed("a connection", web.tcp(to)?)?;
     until("another call and a connection are counted", || {
-        let [calls, egress, ingress] = shop.differences(Verdict::Denied)?;
-        Ok(calls == 2 && egress > many && ingress > many)
+        let [calls, egress, ingress, opened] = shop.differences(Verdict::Denied)?;
+        Ok(calls == 2 && egress > 6 * many && ingress > 6 * many && opened == 2)
     })?;
 
     shop.datapath.end_comparison()?;
@@ -130,12 +161,12 @@ fn compared(shop: &mut Shop, web: &Probe, to: SocketAddr) -> Result<()> {
     ensure!(after == before, "counted after the end: {before:?} and {after:?}");
 
     shop.hand(false, Datapath::install)?;
-    shop.hand(true, compare)?;
+    shop.compare(true)?;
     let second = web.open(Kind::Udp, Family::V4)?;
     refused("connect under a policy without rules", second.connect(to)?)?;
     ensure!(send(&client)? == 0, "not refused under a policy without rules");
     let counted = shop.differences(Verdict::Allowed)?;
-    ensure!(counted == [1, many, 0], "of one call and {MANY} datagrams counted: {counted:?}");
+    ensure!(counted == [1, many, 0, 0], "of one call and {MANY} datagrams counted: {counted:?}");
     Ok(())
 }
 

@@ -51,9 +51,27 @@ pub(crate) async fn post<T: DeserializeOwned>(
     path: &str,
     body: &impl Serialize,
 ) -> Result<T, ClientError> {
-    let body = serde_json::to_vec(body)
-        .map_err(|error| ClientError::Broken { path: socket.to_owned(), source: error.into() })?;
-    ask(socket, Method::POST, path, body.into()).await
+    ask(socket, Method::POST, path, json(socket, body)?).await
+}
+
+/// Gives the agent on `socket` something, in place of what is at `path`.
+pub(crate) async fn put<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<T, ClientError> {
+    ask(socket, Method::PUT, path, json(socket, body)?).await
+}
+
+/// Asks the agent on `socket` to end what is at `path`.
+pub(crate) async fn delete<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, ClientError> {
+    ask(socket, Method::DELETE, path, Bytes::new()).await
+}
+
+fn json(socket: &Path, body: &impl Serialize) -> Result<Bytes, ClientError> {
+    let broken =
+        |error: serde_json::Error| ClientError::Broken { path: socket.to_owned(), source: error.into() };
+    serde_json::to_vec(body).map(Bytes::from).map_err(broken)
 }
 
 async fn ask<T: DeserializeOwned>(

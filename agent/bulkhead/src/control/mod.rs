@@ -8,18 +8,20 @@ mod records;
 mod routes;
 mod rules;
 mod server;
+mod shadow;
 mod status;
 mod traffic;
 mod workloads;
 
 pub(crate) use change::{Applied, Cut, End, File, NearestRule, Plan, Process, Proposal, Refusal};
-pub(crate) use client::{ClientError, get, post};
+pub(crate) use client::{ClientError, delete, get, post, put};
 pub(crate) use draft::{Drafted, Refused};
 pub(crate) use lines::{Lines, lines};
 pub(crate) use records::{LostLines, Records, WantedDenials, WantedFlows};
 pub(crate) use routes::{Question, Reply};
 pub(crate) use rules::{ListedRule, RuleHits, Rules};
 pub(crate) use server::{Server, ServerError};
+pub(crate) use shadow::{Candidate, Comparison, Shadow};
 pub(crate) use status::{Count, Environment, Events, History, Sink, Status, Traffic, Trial, Workload};
 pub(crate) use traffic::{CurrentTraffic, WantedTraffic};
 pub(crate) use workloads::{DetailedWorkload, WorkloadTraffic};
@@ -38,6 +40,9 @@ pub(crate) const DRAFT: &str = "/v1/draft";
 pub(crate) const PLAN: &str = "/v1/plan";
 /// Where it puts a [`Proposal`] in force: [`Applied`].
 pub(crate) const APPLY: &str = "/v1/apply";
+/// Where a [`Candidate`] is put to be compared with what is in force ([`Shadow`]), where it tells what has come of that
+/// ([`Comparison`]), and where that is ended.
+pub(crate) const SHADOW: &str = "/v1/shadow";
 /// Where what is in force for a while is put in force for good: [`Applied`].
 pub(crate) const CONFIRM: &str = "/v1/confirm";
 /// Where it goes back to the policy before: [`Applied`].

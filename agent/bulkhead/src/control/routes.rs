@@ -11,7 +11,7 @@ use axum::{
     http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put as put_to},
     serve::IncomingStream,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -23,9 +23,9 @@ use tokio::{
 use utoipa::OpenApi;
 
 use super::{
-    APPLY, Applied, CONFIRM, CurrentTraffic, DENIALS, DRAFT, DetailedWorkload, Drafted, FLOWS, OPENAPI, PLAN,
-    Plan, Proposal, ROLLBACK, RULES, Records, Refusal, Refused, Rules, STATUS, Status, TRAFFIC, WORKLOADS,
-    WantedTraffic, records,
+    APPLY, Applied, CONFIRM, Candidate, Comparison, CurrentTraffic, DENIALS, DRAFT, DetailedWorkload,
+    Drafted, FLOWS, OPENAPI, PLAN, Plan, Proposal, ROLLBACK, RULES, Records, Refusal, Refused, Rules, SHADOW,
+    STATUS, Shadow, Status, TRAFFIC, WORKLOADS, WantedTraffic, records,
 };
 
 /// The largest request: a policy of a hundred thousand rules is 10 MB.
@@ -50,6 +50,12 @@ pub(crate) enum Question {
     Plan(Proposal, Caller, Reply<Plan>),
     /// Put this policy in force.
     Apply(Proposal, Caller, Reply<Applied>),
+    /// Compare this policy with what is in force.
+    Compare(Candidate, Reply<Shadow>),
+    /// What has come of that?
+    Comparison(Reply<Comparison>),
+    /// No longer compare it.
+    EndComparison(Reply<Comparison>),
     /// What is in force for a while is to stay.
     Confirm(Reply<Applied>),
     /// Go back to the policy before.
@@ -74,6 +80,9 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
         draft,
         plan,
         apply,
+        compare,
+        tell_comparison,
+        end_comparison,
         confirm,
         roll_back,
         records::denials,
@@ -98,6 +107,7 @@ pub(super) fn all(questions: mpsc::Sender<Question>, kept: Records) -> Router {
         .route(DRAFT, post(draft))
         .route(PLAN, post(plan))
         .route(APPLY, post(apply))
+        .route(SHADOW, put_to(compare).get(tell_comparison).delete(end_comparison))
         .route(CONFIRM, post(confirm))
         .route(ROLLBACK, post(roll_back))
         .route(OPENAPI, get(tell_openapi))
@@ -229,6 +239,40 @@ async fn apply(
     Asked(proposal): Asked<Proposal>,
 ) -> Response {
     put(questions, |reply| Question::Apply(proposal, caller, reply)).await
+}
+
+/// Compares a policy with the one in force, on the same packets and calls
+#[utoipa::path(put, path = SHADOW, request_body = Candidate, responses(
+    (status = 200, description = "It refuses nothing, and what it decides otherwise is counted from now on", body = Shadow),
+    (status = 400, description = "No JSON", body = Refusal),
+    (status = 409, description = "The policy does not compile, another one is being looked at, or one waits to be confirmed", body = Refusal),
+    (status = 413, description = "More than 64 MiB", body = Refusal),
+    (status = 415, description = "Not application/json", body = Refusal),
+    (status = 422, description = "Not a policy", body = Refusal),
+    (status = 503, description = "The agent is stopping, or hangs", body = Refusal),
+))]
+async fn compare(State(questions): Questions, Asked(candidate): Asked<Candidate>) -> Response {
+    put(questions, |reply| Question::Compare(candidate, reply)).await
+}
+
+/// What the policy that is compared has decided otherwise so far
+#[utoipa::path(get, path = SHADOW, responses(
+    (status = 200, description = "Exact counts, since the comparison began; or why there is none", body = Comparison),
+    (status = 409, description = "What was counted cannot be read", body = Refusal),
+    (status = 503, description = "The agent is stopping, or hangs", body = Refusal),
+))]
+async fn tell_comparison(State(questions): Questions) -> Response {
+    put(questions, Question::Comparison).await
+}
+
+/// Ends a comparison
+#[utoipa::path(delete, path = SHADOW, responses(
+    (status = 200, description = "What has come of it in the end", body = Comparison),
+    (status = 409, description = "No policy is compared", body = Refusal),
+    (status = 503, description = "The agent is stopping, or hangs", body = Refusal),
+))]
+async fn end_comparison(State(questions): Questions) -> Response {
+    put(questions, Question::EndComparison).await
 }
 
 /// Lets stay what is in force for a while

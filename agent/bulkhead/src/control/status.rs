@@ -6,6 +6,8 @@ use bulkhead_report::{Account, Departed};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::Shadow;
+
 /// What a running agent enforces.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Status {
@@ -26,6 +28,8 @@ pub(crate) struct Status {
     pub(crate) tables_hash: String,
     /// What is in force for a while only; none: it stays.
     pub(crate) trial: Option<Trial>,
+    /// What is compared with it; none: nothing is.
+    pub(crate) shadow: Option<Shadow>,
     pub(crate) rules: usize,
     pub(crate) environments: Vec<Environment>,
     pub(crate) workloads: Vec<Workload>,

@@ -222,6 +222,9 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
                 Question::Apply(proposal, caller, reply) => {
                     proposals.apply(proposal, caller.pid, reply, &enforcement);
                 }
+                Question::Compare(candidate, reply) => proposals.compare(candidate, reply, &enforcement),
+                Question::Comparison(reply) => enforcement.tell_comparison(reply),
+                Question::EndComparison(reply) => enforcement.end_comparison(reply),
                 Question::Confirm(reply) => {
                     let _ = reply.send(proposals::confirm(&mut enforcement, &mut keeper));
                 }

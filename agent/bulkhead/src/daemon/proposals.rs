@@ -15,7 +15,7 @@ use super::{
     keeper::Keeper,
 };
 use crate::{
-    control::{Applied, Plan, Proposal, Refusal, Reply},
+    control::{Applied, Candidate, Plan, Proposal, Refusal, Reply, Shadow},
     input::now_ns,
     policy_files,
 };
@@ -50,7 +50,11 @@ pub(super) enum Then {
         force: bool,
         reply: Reply<Applied>,
     },
-    /// The same, and nobody waits for the answer.
+    /// It is only to be compared with what is in force.
+    Compare {
+        reply: Reply<Shadow>,
+    },
+    /// As [`Self::PutInForce`], and nobody waits for the answer.
     Reload,
 }
 
@@ -60,6 +64,7 @@ impl Then {
         match self {
             Self::Tell { reply, .. } => drop(reply.send(Err(refusal))),
             Self::PutInForce { reply, .. } => drop(reply.send(Err(refusal))),
+            Self::Compare { reply } => drop(reply.send(Err(refusal))),
             Self::Reload => {
                 tracing::error!("the policy files are not put in force: {}", in_one_line(&refusal));
             }
@@ -115,6 +120,12 @@ impl Proposals {
         self.look_at(sources, Then::PutInForce { caller, time, force, reply }, now);
     }
 
+    /// Somebody wants to know what a policy would decide otherwise.
+    pub(super) fn compare(&mut self, candidate: Candidate, reply: Reply<Shadow>, now: &Enforcement) {
+        let sources = candidate.policy.into_iter().map(Source::from).collect();
+        self.look_at(sources, Then::Compare { reply }, now);
+    }
+
     /// Somebody wants the policy back that was confirmed before the last one.
     pub(super) fn go_back(
         &mut self,
@@ -141,8 +152,15 @@ impl Proposals {
         if let Err(error) = policy_files::not_blank(&sources) {
             return then.refuse(refusal(format!("nothing has changed: {error}")));
         }
+        if matches!(then, Then::Compare { .. })
+            && let Err(refusal) = can_be_compared_with(now)
+        {
+            return then.refuse(refusal);
+        }
         let old = matches!(then, Then::Tell { .. })
             .then(|| (Arc::clone(now.in_force().policy()), now.in_force().inventory().clone()));
+        // What is only compared cuts nothing.
+        let cuts = !matches!(then, Then::Compare { .. });
         let (root, tree, dry_run) = (self.root.clone(), self.tree.clone(), self.dry_run);
         let observer = Arc::clone(&self.observer);
         let look = tokio::task::spawn_blocking(move || {
@@ -158,7 +176,11 @@ impl Proposals {
             let changes = old.map(|(old, inventory)| diff(&old, &written.policy, &inventory, now_ns()));
             let held = Held::new(written, &root, &tree)
                 .map_err(|error| refusal(format!("cannot read the addresses of this machine: {error}")))?;
-            let live = observer.connections(|cgroup| held.workload(cgroup).is_some());
+            let live = if cuts {
+                observer.connections(|cgroup| held.workload(cgroup).is_some())
+            } else {
+                Vec::new()
+            };
             let warnings = warnings.iter().filter_map(|warning| serde_json::to_value(warning).ok()).collect();
             Ok(Ready { refused: cuts::refused(live, &held, now_ns()), held, warnings, changes })
         });
@@ -204,6 +226,7 @@ pub(super) fn act(
             let done = put_in_force(ready, caller, time, force, (enforcement, keeper, watcher));
             drop(reply.send(done));
         }
+        Then::Compare { reply } => drop(reply.send(compare(ready.held, enforcement, watcher))),
         Then::Reload => match put_in_force(ready, None, None, false, (enforcement, keeper, watcher)) {
             Ok(applied) => tracing::info!(
                 generation = applied.generation,
@@ -249,6 +272,7 @@ fn put_in_force(
         notes.push(format!("the policy is in force until the next start only: {why}"));
     }
     let (hash, names) = (held.hash().to_owned(), beginning::names(held.sources()));
+    let compared = enforcement.shadow();
     if let Err(error) = enforcement.change_to(held, time, watcher) {
         let why = format!("{:#}", anyhow::Error::new(error));
         if let Err(lost) = kept.map_or_else(|_| Ok(()), |before| keeper.keep(before)) {
@@ -256,10 +280,40 @@ fn put_in_force(
         }
         return Err(refusal(format!("nothing has changed: the kernel did not take the policy: {why}")));
     }
+    notes.extend(compared.map(|shadow| {
+        let Shadow { policy, since, .. } = shadow;
+        format!(
+            "{} is no longer compared (since {since:.0}), for another policy is in force: begin anew with `bulkhead shadow`",
+            policy.join(", ")
+        )
+    }));
     let generation = enforcement.in_force().number();
     tracing::info!(generation, policy = names, confirm_within = ?time, cut = cut.len(), "another policy is in force");
     let confirm_within = enforcement.trial_ends().and(time).map(|time| time.as_secs_f64());
     Ok(Applied { generation, policy_hash: hash, confirm_within, cut, notes })
+}
+
+/// While a policy waits to be confirmed, what is in force may be another one in a moment: what was counted would be of
+/// neither.
+fn can_be_compared_with(now: &Enforcement) -> Result<(), Refusal> {
+    match now.on_trial() {
+        None => Ok(()),
+        Some(_) => Err(refusal(
+            "a policy waits to be confirmed: `bulkhead confirm` or `bulkhead rollback` comes first",
+        )),
+    }
+}
+
+fn compare(held: Held, enforcement: &mut Enforcement, watcher: &mut Watcher) -> Result<Shadow, Refusal> {
+    can_be_compared_with(enforcement)?;
+    let names = beginning::names(held.sources());
+    enforcement.compare(held, watcher).map_err(|error| {
+        let why = anyhow::Error::new(error);
+        refusal(format!("not compared: the kernel did not take the policy: {why:#}"))
+    })?;
+    let shadow = enforcement.shadow().ok_or_else(|| refusal("the comparison has ended just now"))?;
+    tracing::info!(generation = shadow.generation, policy = names, "compared with the policy in force");
+    Ok(shadow)
 }
 
 /// What is in force for a while is to stay.

@@ -98,18 +98,14 @@ pub struct FlowPeer {
 
 impl FlowKind {
     /// A kind of traffic in the words of the policy that judged it. None: the programs of another version have counted it.
-    pub(super) fn of(key: &CounterKey, policies: &Policies) -> Option<Self> {
+    pub(crate) fn of(key: &CounterKey, policies: &Policies) -> Option<Self> {
         let reason = *Reason::ALL.get(usize::from(key.reason))?;
         let protocol = Protocol(key.protocol);
         let policy = policies.of(key.generation);
         let named = policy.as_ref().and_then(|policy| Some((policy, workload(policy, key.subject)?)));
         let (name, environment) = named.map(|(policy, workload)| names(policy, workload)).unzip();
         Some(Self {
-            verdict: match key.verdict {
-                verdict if verdict == Verdict::Allowed as u8 => "allowed",
-                verdict if verdict == Verdict::WouldDeny as u8 => "would-deny",
-                _ => "denied",
-            },
+            verdict: verdict_name(key.verdict),
             direction: if key.direction == Direction::Egress as u8 { "egress" } else { "ingress" },
             protocol: protocol_name(protocol),
             service: service(protocol, key.port),
@@ -119,6 +115,15 @@ impl FlowKind {
             reason: reason.name(),
             generation: key.generation,
         })
+    }
+}
+
+/// A [`Verdict`]'s name.
+pub(crate) fn verdict_name(verdict: u8) -> Word {
+    match verdict {
+        verdict if verdict == Verdict::Allowed as u8 => "allowed",
+        verdict if verdict == Verdict::WouldDeny as u8 => "would-deny",
+        _ => "denied",
     }
 }
 

@@ -29,6 +29,7 @@ use jiff::Timestamp;
 use redb::Database;
 use tokio::sync::oneshot;
 
+pub(crate) use self::flow::verdict_name;
 use self::recorder::{Message, Recorder};
 pub use self::{
     flow::{Flow, FlowEnd, FlowKind, FlowPeer},

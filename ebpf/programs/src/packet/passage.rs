@@ -205,6 +205,10 @@ impl<const NOTES: bool> Passage<NOTES> {
                 self.reported = Fact::of(self.outcome.refuses());
                 return answered;
             }
+            if !NOTES {
+                // To be counted with what it answers: see `super::shadow`.
+                (self.reported, self.remote_port) = (Fact::of(true), self.flow.port);
+            }
         }
         if self.is_essential() {
             self.outcome =

@@ -76,13 +76,18 @@ fn weigh(skb: *mut __sk_buff, slot: u32, way: Direction, about: u32, other: u64)
         passage.outcome = Outcome::PASSES;
     }
     if about & COMPARE != 0 {
+        if passage.reported.holds() && passage.outcome.stops() {
+            // An answer to what the shadow would not have let come is of that exchange: its own port is the asker's, and each
+            // asker has another one.
+            (passage.flow.direction, passage.flow.port) = (way.reverse(), passage.remote_port);
+        }
         count::difference(
             generation,
             &passage.local,
             &passage.flow,
             (passage.outcome, Outcome(other)),
             Hook::Packet,
-            bytes,
+            (bytes, passage.packet.opens.bits()),
         );
     }
     passage.outcome.0

@@ -36,6 +36,8 @@ pub(in crate::daemon) struct Held {
     in_step: bool,
     /// Have cgroups found no room in the kernel's tables?
     crowded: bool,
+    /// Is it only compared with what is in force?
+    compared: bool,
 }
 
 impl Held {
@@ -60,7 +62,13 @@ impl Held {
             number: 0,
             in_step: false,
             crowded: false,
+            compared: false,
         })
+    }
+
+    /// The same, only to be compared with what is in force.
+    pub(super) fn only_compared(self) -> Self {
+        Self { compared: true, ..self }
     }
 
     /// Hands its tables to the kernel, which judges nothing by them yet.
@@ -85,11 +93,7 @@ impl Held {
         let names = names::table(&self.automaton, |identity| self.endpoint(identity));
         let compiled = self.compiler.compiled();
         self.number = datapath.last_generation() + 1;
-        policies.note(
-            self.number,
-            Arc::clone(&self.written.policy),
-            self.compiler.classes_above(PeerId::NONE),
-        );
+        self.note(self.number, policies);
         datapath.prepare(&Generation {
             number: self.number,
             cgroups: Cgroups { endpoints: &endpoints, followed: &followed, names: &names },
@@ -206,7 +210,7 @@ impl Held {
     ) -> Result<(), DatapathError> {
         let compiled = self.compiler.compiled();
         let number = datapath.last_generation() + 1;
-        policies.note(number, Arc::clone(&self.written.policy), self.compiler.classes_above(PeerId::NONE));
+        self.note(number, policies);
         self.in_step = false;
         let renewal = Renewal { number, grows, peers: &compiled.peers, policy: &compiled.policy };
         datapath.renew(self.number, &renewal)?;
@@ -214,6 +218,16 @@ impl Held {
         self.number = number;
         tracing::debug!(generation = number, "a generation with room for what has appeared");
         Ok(())
+    }
+
+    /// Notes what a generation of it is compiled from.
+    fn note(&self, number: u32, policies: &Policies) {
+        let (policy, classes) = (Arc::clone(&self.written.policy), self.compiler.classes_above(PeerId::NONE));
+        if self.compared {
+            policies.note_compared(number, policy, classes);
+        } else {
+            policies.note(number, policy, classes);
+        }
     }
 
     fn endpoint(&self, identity: Identity) -> Option<Endpoint> {

@@ -1,4 +1,5 @@
-//! What is in force: one policy for good, and at most one for a while, with what the kernel holds of each.
+//! What is in force: one policy for good, and at most one for a while, with what the kernel holds of each, and of one that is
+//! compared with them.
 
 mod allowances;
 mod drafts;
@@ -8,6 +9,7 @@ mod measures;
 mod names;
 mod roster;
 mod search;
+mod shadow;
 mod status;
 mod traffic;
 mod unseen;
@@ -20,7 +22,7 @@ use bulkhead_report::Policies;
 use bulkhead_workloads::{CgroupRoot, Changes, SharedTree, Watcher, list_processes};
 
 pub(super) use self::held::{Held, Written};
-use self::{footing::Pinned, search::Search, unseen::Unseen};
+use self::{footing::Pinned, search::Search, shadow::Compared, unseen::Unseen};
 use super::{RunError, ledger::Ledger};
 
 /// What is in force. Dropping it leaves it in force, by the kernel alone.
@@ -32,6 +34,7 @@ pub(super) struct Enforcement {
     /// What is in force for good, or will be again.
     lasting: Held,
     trial: Option<Trial>,
+    compared: Compared,
     search: Search,
     /// The last thing that the kernel did not take.
     fault: Option<String>,
@@ -57,6 +60,18 @@ struct Trial {
     until: Instant,
 }
 
+/// What the kernel holds a policy for. All of them follow what comes and goes.
+#[derive(Clone, Copy, Debug)]
+enum Role {
+    Lasting,
+    OnTrial,
+    Compared,
+}
+
+impl Role {
+    const ALL: [Self; 3] = [Self::Lasting, Self::OnTrial, Self::Compared];
+}
+
 /// How a trial ended that nobody has confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Confirmed {
@@ -77,6 +92,8 @@ impl Enforcement {
         policies: Policies,
     ) -> Result<Self, RunError> {
         let mut datapath = Datapath::load(root.path(), Some(pins))?;
+        let compared =
+            if datapath.compares() { Compared::with_the_agent_before() } else { Compared::default() };
         lasting.prepare(&mut datapath, &policies)?;
         // Made while the tables were filled; of those that come later the kernel tells itself.
         lasting.follow(&mut datapath, &watcher.look_again())?;
@@ -89,6 +106,7 @@ impl Enforcement {
             policies,
             lasting,
             trial: None,
+            compared,
             search: Search::default(),
             fault: None,
             faults: 0,
@@ -197,6 +215,7 @@ impl Enforcement {
         } else {
             (self.lasting, self.trial) = (held, None);
         }
+        self.compared.end("another policy was put in force");
         self.ledger.fold();
         // What the kernel did not take before was of tables that are gone.
         self.fault = None;
@@ -260,9 +279,9 @@ impl Enforcement {
         if self.trial.is_some() && self.datapath.in_force() == Some(self.lasting.number()) {
             self.is_trial_over();
         }
-        for on_trial in [false, true] {
+        for role in Role::ALL {
             let done = self
-                .parts(on_trial)
+                .parts(role)
                 .map_or(Ok(()), |(held, datapath, policies)| held.follow_the_clock(datapath, policies));
             self.note(done);
         }
@@ -276,18 +295,17 @@ impl Enforcement {
 
     /// Brings the kernel's tables up to date with changes in the tree of cgroups.
     pub(super) fn follow(&mut self, changes: &Changes) {
-        for on_trial in [false, true] {
-            let done =
-                self.parts(on_trial).map_or(Ok(()), |(held, datapath, _)| held.follow(datapath, changes));
+        for role in Role::ALL {
+            let done = self.parts(role).map_or(Ok(()), |(held, datapath, _)| held.follow(datapath, changes));
             self.note(done);
         }
     }
 
     /// Gives cgroups more room in the kernel's tables, if some have found none.
     pub(super) fn make_room(&mut self, watcher: &mut Watcher) {
-        for on_trial in [false, true] {
-            while self.parts(on_trial).is_some_and(|(held, ..)| held.is_crowded()) {
-                if let Err(error) = self.enlarge(on_trial, watcher) {
+        for role in Role::ALL {
+            while self.parts(role).is_some_and(|(held, ..)| held.is_crowded()) {
+                if let Err(error) = self.enlarge(role, watcher) {
                     self.note(Err(error));
                     return;
                 }
@@ -295,20 +313,24 @@ impl Enforcement {
         }
     }
 
-    fn enlarge(&mut self, on_trial: bool, watcher: &mut Watcher) -> Result<(), DatapathError> {
+    fn enlarge(&mut self, role: Role, watcher: &mut Watcher) -> Result<(), DatapathError> {
         self.times_crowded += 1;
-        if let Some((held, datapath, policies)) = self.parts(on_trial) {
+        if let Some((held, datapath, policies)) = self.parts(role) {
             held.make_room(datapath, policies)?;
         }
         self.ledger.fold();
         self.follow(&watcher.look_again());
-        self.parts(on_trial).map_or(Ok(()), |(held, datapath, _)| held.settle(datapath))
+        self.parts(role).map_or(Ok(()), |(held, datapath, _)| held.settle(datapath))
     }
 
-    /// The policy on trial, or the other one, with what it takes to bring it up to date.
-    fn parts(&mut self, on_trial: bool) -> Option<(&mut Held, &mut Datapath, &Policies)> {
-        let Self { datapath, policies, lasting, trial, .. } = self;
-        let held = if on_trial { trial.as_mut().map(|trial| &mut trial.held) } else { Some(lasting) };
+    /// The policy that has this role, if one has, with what it takes to bring it up to date.
+    fn parts(&mut self, role: Role) -> Option<(&mut Held, &mut Datapath, &Policies)> {
+        let Self { datapath, policies, lasting, trial, compared, .. } = self;
+        let held = match role {
+            Role::Lasting => Some(lasting),
+            Role::OnTrial => trial.as_mut().map(|trial| &mut trial.held),
+            Role::Compared => compared.held(),
+        };
         held.map(|held| (held, datapath, &*policies))
     }
 

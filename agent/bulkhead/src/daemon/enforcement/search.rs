@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::{
     super::priority,
-    Enforcement,
+    Enforcement, Role,
     unseen::{self, Capables},
 };
 
@@ -44,7 +44,8 @@ impl Enforcement {
         if self.search.task.is_some() {
             return;
         }
-        let held = std::iter::once(&self.lasting).chain(self.on_trial());
+        // What is in force comes last: see `look`.
+        let held = self.compared.policy().into_iter().chain([&self.lasting]).chain(self.on_trial());
         let known: Vec<Known> = held
             .map(|held| (Arc::clone(held.policy()), held.directories(), held.inventory().clone()))
             .collect();
@@ -84,8 +85,8 @@ impl Enforcement {
     /// Brings the kernel's tables up to date with the addresses found. Those of a policy that is gone concern nobody.
     pub(in crate::daemon) fn take_addresses(&mut self, found: Inventories) {
         for (policy, inventory) in found {
-            for on_trial in [false, true] {
-                let done = match self.parts(on_trial) {
+            for role in Role::ALL {
+                let done = match self.parts(role) {
                     Some((held, datapath, policies)) if Arc::ptr_eq(held.policy(), &policy) => {
                         held.take_addresses(datapath, policies, inventory.clone())
                     }

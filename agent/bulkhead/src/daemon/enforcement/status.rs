@@ -49,6 +49,7 @@ impl Enforcement {
                 let left = ends.saturating_duration_since(Instant::now());
                 control::Trial { ends_in: left.as_secs_f64() }
             }),
+            shadow: self.shadow(),
             rules: policy.rules.len(),
             environments: environments.collect(),
             workloads: held.workloads(),
