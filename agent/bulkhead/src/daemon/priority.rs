@@ -53,6 +53,7 @@ pub(super) struct Pacer {
     since: Instant,
     /// Processor time that this thread had used as work began: what others took meanwhile is not its own.
     used: Duration,
+    rest: Duration,
 }
 
 impl Pacer {
@@ -63,7 +64,12 @@ impl Pacer {
     const REST: Duration = Duration::from_millis(18);
 
     pub(super) fn new() -> Self {
-        Self { credit: Self::MOST, since: Instant::now(), used: processor_time() }
+        Self { credit: Self::MOST, since: Instant::now(), used: processor_time(), rest: Self::REST }
+    }
+
+    /// From now on it may work for half of the time: somebody waits for its end.
+    pub(super) fn hurry(&mut self) {
+        self.rest = Self::TURN;
     }
 
     /// Work begins, after a wait.
@@ -76,7 +82,7 @@ impl Pacer {
     pub(super) fn pace(&mut self) {
         self.credit = self.credit.saturating_sub(processor_time().saturating_sub(self.used));
         if self.credit.is_zero() {
-            thread::sleep(Self::REST);
+            thread::sleep(self.rest);
             self.credit = Self::TURN;
         }
         self.used = processor_time();

@@ -30,6 +30,12 @@ const TICK: Duration = Duration::from_millis(100);
 /// So many records are taken before held back repeats are looked after.
 const BATCH: usize = 256;
 
+/// Once it is time to stop, what is left is looked up for so long at most. Of a flood there may be more.
+const LAST: Duration = Duration::from_secs(2);
+
+/// More records than the kernel holds.
+const ALL: usize = 1 << 20;
+
 /// The thread that drains and reports.
 #[derive(Debug)]
 pub(super) struct Refusals {
@@ -153,17 +159,33 @@ impl Drain {
     fn run(mut self, stop: &OwnedFd) -> Outlets {
         self.enricher.warm_up();
         priority::first();
+        let mut end = None;
         loop {
-            let stopping = self.wait(stop);
+            if end.is_none() && self.wait(stop) {
+                end = Some(Instant::now() + LAST);
+                self.pacer.hurry();
+            }
             let drained = self.drain();
-            if stopping && drained < BATCH {
-                break;
+            match end {
+                Some(_) if drained < BATCH => break,
+                Some(end) if Instant::now() > end => {
+                    self.leave_the_rest();
+                    break;
+                }
+                _ => {}
             }
         }
         let Self { events, mut coalescer, outlets, .. } = self;
         coalescer
             .finish(|kind| counted(&events, kind), |denial, told| hand_on(&outlets, denial.as_ref(), told));
         outlets
+    }
+
+    /// There is no time to tell of what is left: it is only said how much that is.
+    fn leave_the_rest(&mut self) {
+        let mut kinds = 0_u64;
+        self.events.drain(ALL, |_| kinds += 1);
+        tracing::warn!(kinds, "stopped before the last kinds of refusals were reported; they are counted");
     }
 
     /// Waits for records, or until repeats are due; true if it is time to stop.

@@ -183,3 +183,30 @@ fn what_nobody_drains_is_refused_and_counted_all_the_same() -> Result<()> {
     agent.stop()?;
     Ok(())
 }
+
+#[test]
+fn an_agent_that_is_to_stop_in_the_midst_of_a_flood_does() -> Result<()> {
+    const WORKLOADS: u16 = 8;
+    /// As many as one program may have told apart.
+    const EACH: u16 = 1_000;
+    let lab = Lab::new()?;
+    let workload = |n| format!("[workload.w{n}]\nselect = {{ cgroup = \"/w{n}\" }}\n");
+    let rule = |n| format!("[[allow]]\nfrom = \"w{}\"\nto = \"10.0.{n}.0/24\"\n", n % WORKLOADS);
+    let policy: String = (0..WORKLOADS).map(workload).chain((0..200).map(rule)).collect();
+    let agent = lab.agent(&policy)?.start()?;
+    let callers = (0..WORKLOADS).map(|n| lab.probe(&format!("/w{n}"))).collect::<Result<Vec<_>>>()?;
+    let peers: Vec<_> = (1..=EACH).map(|port| at([192, 0, 2, 1], port)).collect();
+    // All of them wait for the agent as it is asked to stop.
+    let away = agent.pause()?;
+    for caller in &callers {
+        let taken = caller.open(Kind::Udp, Family::V4)?.repeat(&peers, vec![0; 32], u32::from(EACH))?;
+        ensure!(taken == 0, "{taken} forbidden datagrams were taken");
+    }
+    drop(away);
+    let began = Instant::now();
+    let denials = agent.stop()?.all()?.len();
+    let took = began.elapsed();
+    eprintln!("{denials} kinds reported, stopped after {took:.1?}");
+    ensure!(denials >= usize::from(EACH), "{denials} kinds of refusals were reported");
+    Ok(())
+}
