@@ -4,8 +4,8 @@ use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap},
     net::IpAddr,
-    rc::Rc,
     slice,
+    sync::Arc,
 };
 
 use bulkhead_common::{Address, Direction, Protocol};
@@ -71,19 +71,23 @@ fn nearest_among(
 }
 
 /// The rules of a policy by the ends that they name: [`nearest_rule`] for very many connections.
-pub(crate) struct NearRules<'p> {
-    policy: &'p Policy,
+#[derive(Debug)]
+pub struct NearRules {
     from: HashMap<End, Vec<usize>>,
     to: HashMap<End, Vec<usize>>,
     /// The ends that are ranges of addresses or have them, and how long their prefixes are.
     ranges: HashMap<Cidr, Vec<End>>,
     lengths: BTreeSet<u8>,
     /// The ends that name an address, of those that were asked for.
-    known: RefCell<HashMap<IpAddr, Rc<[End]>>>,
+    known: RefCell<HashMap<IpAddr, Arc<[End]>>>,
 }
 
-impl<'p> NearRules<'p> {
-    pub(crate) fn new(policy: &'p Policy) -> Self {
+impl NearRules {
+    /// So many addresses are remembered.
+    const KNOWN: usize = 4_096;
+
+    /// Of all rules of a policy.
+    pub fn new(policy: &Policy) -> Self {
         let [mut from, mut to] = [HashMap::<_, Vec<_>>::new(), HashMap::new()];
         for (n, rule) in policy.rules.iter().enumerate() {
             rule.from.iter().for_each(|end| from.entry(*end).or_default().push(n));
@@ -101,41 +105,47 @@ impl<'p> NearRules<'p> {
             }
         }
         let lengths = ranges.keys().map(|cidr| cidr.prefix_len()).collect();
-        Self { policy, from, to, ranges, lengths, known: RefCell::default() }
+        Self { from, to, ranges, lengths, known: RefCell::default() }
     }
 
-    pub(crate) fn nearest(&self, asked: &Asked<'_>) -> Option<NearestRule> {
+    /// As [`nearest_rule`], of the same policy.
+    pub fn nearest(&self, policy: &Policy, asked: &Asked<'_>) -> Option<NearestRule> {
         let (own, far) = match asked.direction {
             Direction::Egress => (&self.from, &self.to),
             Direction::Ingress => (&self.to, &self.from),
         };
-        let addressed = self.of_address(asked.peer_address);
-        let peer = asked.peer_workload.into_iter().flat_map(|w| self.of_workload(w));
+        let addressed = self.of_address(policy, asked.peer_address);
+        let peer = asked.peer_workload.into_iter().flat_map(|w| of_workload(policy, w));
         let peer = peer.chain(addressed.iter().chain(asked.peer_is).copied());
-        let rules = self.of_workload(asked.subject).filter_map(|end| own.get(&end));
+        let rules = of_workload(policy, asked.subject).filter_map(|end| own.get(&end));
         let rules = rules.chain(peer.filter_map(|end| far.get(&end)));
-        nearest_among(self.policy, asked, rules.flatten().copied())
-    }
-
-    fn of_workload(&self, workload: WorkloadId) -> impl Iterator<Item = End> {
-        let environment = self.policy.workloads[workload.0].environment.map(End::Environment);
-        [Some(End::Workload(workload)), environment].into_iter().flatten()
+        nearest_among(policy, asked, rules.flatten().copied())
     }
 
     /// The ends that name an address.
-    fn of_address(&self, ip: IpAddr) -> Rc<[End]> {
+    fn of_address(&self, policy: &Policy, ip: IpAddr) -> Arc<[End]> {
         let find = || {
             let address = Address::from(ip);
             let built_in = End::BUILT_IN.iter().map(|(_, end)| *end);
-            let built_in = built_in.filter(|end| names_address(self.policy, *end, address));
-            let environment = environment_of(self.policy, address).map(End::Environment);
+            let built_in = built_in.filter(|end| names_address(policy, *end, address));
+            let environment = environment_of(policy, address).map(End::Environment);
             let single = Cidr::single(ip);
             let around = self.lengths.iter().map(|len| single.widened(*len)).filter(|c| c.covers(single));
             let ranges = around.filter_map(|cidr| self.ranges.get(&cidr)).flatten().copied();
             built_in.chain(environment).chain(ranges).collect()
         };
-        Rc::clone(self.known.borrow_mut().entry(ip).or_insert_with(find))
+        let mut known = self.known.borrow_mut();
+        if known.len() >= Self::KNOWN {
+            known.clear();
+        }
+        Arc::clone(known.entry(ip).or_insert_with(find))
     }
+}
+
+/// The ends that name a workload.
+fn of_workload(policy: &Policy, workload: WorkloadId) -> impl Iterator<Item = End> {
+    let environment = policy.workloads[workload.0].environment.map(End::Environment);
+    [Some(End::Workload(workload)), environment].into_iter().flatten()
 }
 
 /// Do `from` and `to` name the ends? At the subject's end only a workload's name opens anything.
@@ -299,7 +309,7 @@ mod tests {
                             ..asked(&p, "web", "db", port)
                         };
                         let nearest = nearest_rule(&p, &asked);
-                        assert_eq!(near.nearest(&asked), nearest, "{asked:?}");
+                        assert_eq!(near.nearest(&p, &asked), nearest, "{asked:?}");
                         found += usize::from(nearest.is_some());
                     }
                 }

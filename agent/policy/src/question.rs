@@ -96,7 +96,7 @@ pub fn ask(
             let connection = Connection { from: a, to: b, protocol, port };
             let explanation =
                 explain_known(&compiled, &connection, [&known[0], &known[1]], now_ns, |asked| {
-                    near.nearest(asked)
+                    near.nearest(policy, asked)
                 });
             if !several || (a != b && !explanation.ends.is_empty()) {
                 found.add(explanation);

@@ -1,11 +1,9 @@
 //! From the kernel's record to everything that is known of a refusal.
 
-use std::{fmt, net::IpAddr, path::Path};
+use std::{fmt, net::IpAddr, path::Path, sync::Arc};
 
 use bulkhead_common::{Departure, Direction, Event, Protocol, Reason, RuleId, Started, SubjectId, Verdict};
-use bulkhead_policy::{
-    Asked, Place, Policy, WorkloadId, describe_peer, nearest_rule, protocol_name, service,
-};
+use bulkhead_policy::{Asked, NearRules, Place, Policy, WorkloadId, describe_peer, protocol_name, service};
 
 use crate::{
     Denial, Departed, NearestRule, Peer, Policies, Process, Rule, Workload, clock, process,
@@ -20,6 +18,8 @@ pub struct Enricher {
     policies: Policies,
     path_of_cgroup: Box<PathOfCgroup>,
     programs: process::Programs,
+    /// Rules of the policy by which something was refused last.
+    near: Option<(Arc<Policy>, NearRules)>,
 }
 
 impl fmt::Debug for Enricher {
@@ -35,12 +35,13 @@ impl Enricher {
         policies: Policies,
         path_of_cgroup: impl Fn(u64, u32) -> Option<String> + Send + 'static,
     ) -> Self {
-        Self { policies, path_of_cgroup: Box::new(path_of_cgroup), programs: process::Programs::default() }
+        let programs = process::Programs::default();
+        Self { policies, path_of_cgroup: Box::new(path_of_cgroup), programs, near: None }
     }
 
     /// Goes once through all that a look-up does, for a process that is there. The first refused program may be gone
     /// before a look-up that still has to be read from disk, page by page, has begun.
-    pub fn warm_up(&self) {
+    pub fn warm_up(&mut self) {
         let event = Event {
             pid: std::process::id(),
             time: 1,
@@ -79,7 +80,7 @@ impl Enricher {
 
     /// What is known of this record, looked up now: in a moment the process may be gone. None if the record makes no
     /// sense, as of programs of another version.
-    pub fn look_up(&self, event: &Event) -> Option<Denial> {
+    pub fn look_up(&mut self, event: &Event) -> Option<Denial> {
         let process = (event.pid != 0).then(|| Process {
             pid: event.pid,
             comm: command(event.comm.bytes()),
@@ -100,7 +101,8 @@ impl Enricher {
         let protocol = Protocol(event.protocol);
         let address = IpAddr::from(event.peer_address);
         let asked_for = NamedSocket::of(event);
-        let policy = &*self.policies.of(event.generation).unwrap_or_default();
+        let of_generation = self.policies.of(event.generation).unwrap_or_default();
+        let policy = &*of_generation;
         let subject = workload(policy, event.subject);
         let peer_workload = workload(policy, event.peer_subject);
         let asked = subject.map(|subject| Asked {
@@ -135,7 +137,7 @@ impl Enricher {
             reason: reason.name(),
             nearest_rule: asked
                 .filter(|_| matches!(reason, Reason::NoRule | Reason::Expired))
-                .and_then(|asked| nearest_rule(policy, &asked))
+                .and_then(|asked| self.near_rules(&of_generation).nearest(policy, &asked))
                 .and_then(|nearest| {
                     Some(NearestRule {
                         rule: rule(policy, u32::try_from(nearest.rule).ok()?)?,
@@ -147,6 +149,13 @@ impl Enricher {
             generation: event.generation,
             service: asked_for.map_or_else(|| service(protocol, event.port), |socket| socket.service),
         })
+    }
+
+    /// The rules of a policy by their ends: found once, not for each refusal.
+    fn near_rules(&mut self, policy: &Arc<Policy>) -> &NearRules {
+        self.near.take_if(|(known, _)| !Arc::ptr_eq(known, policy));
+        let (_, near) = self.near.get_or_insert_with(|| (Arc::clone(policy), NearRules::new(policy)));
+        near
     }
 
     fn local_end(&self, policy: &Policy, event: &Event, subject: Option<WorkloadId>) -> Workload {
