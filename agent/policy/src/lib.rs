@@ -67,7 +67,7 @@ pub use language::{
     Policy, PortSpan, Ports, PortsError, Rule, Selector, Test, Workload, WorkloadId, empty_selectors,
     expired_rules, load,
 };
-pub use nearest::{Asked, NearestRule, nearest_rule};
+pub use nearest::{Asked, NearRules, NearestRule, nearest_rule};
 pub use one_end::OneEnd;
 pub use prove::{TestResult, junit, run_tests};
 pub use question::{Answer, TooManyConnections, ask};

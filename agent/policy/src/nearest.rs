@@ -71,7 +71,7 @@ fn nearest_among(
 }
 
 /// The rules of a policy by the ends that they name: [`nearest_rule`] for very many connections.
-pub(crate) struct NearRules<'p> {
+pub struct NearRules<'p> {
     policy: &'p Policy,
     from: HashMap<End, Vec<usize>>,
     to: HashMap<End, Vec<usize>>,
@@ -83,7 +83,8 @@ pub(crate) struct NearRules<'p> {
 }
 
 impl<'p> NearRules<'p> {
-    pub(crate) fn new(policy: &'p Policy) -> Self {
+    /// Of all rules of the policy.
+    pub fn new(policy: &'p Policy) -> Self {
         let [mut from, mut to] = [HashMap::<_, Vec<_>>::new(), HashMap::new()];
         for (n, rule) in policy.rules.iter().enumerate() {
             rule.from.iter().for_each(|end| from.entry(*end).or_default().push(n));
@@ -104,7 +105,8 @@ impl<'p> NearRules<'p> {
         Self { policy, from, to, ranges, lengths, known: RefCell::default() }
     }
 
-    pub(crate) fn nearest(&self, asked: &Asked<'_>) -> Option<NearestRule> {
+    /// As [`nearest_rule`].
+    pub fn nearest(&self, asked: &Asked<'_>) -> Option<NearestRule> {
         let (own, far) = match asked.direction {
             Direction::Egress => (&self.from, &self.to),
             Direction::Ingress => (&self.to, &self.from),
