@@ -33,6 +33,8 @@ pub struct Simulation {
     /// Judged and not in `pairs` yet, for the same reason.
     uncounted: Vec<((Name, Name), Tally)>,
     pairs: Table<(Name, Name), Tally>,
+    /// Pairs beyond [`Self::MOST_PAIRS`].
+    other_pairs: Option<Tally>,
     changes: Table<ChangeKey, u64>,
     records: u64,
     unattributed: u64,
@@ -78,6 +80,7 @@ impl Simulation {
             unjudged: Vec::with_capacity(Self::AT_ONCE),
             uncounted: Vec::with_capacity(Self::AT_ONCE),
             pairs: Table::default(),
+            other_pairs: None,
             changes: Table::default(),
             records: 0,
             unattributed: 0,
@@ -152,9 +155,13 @@ impl Simulation {
                 sum.add(tally);
                 continue;
             }
-            let is_room = self.pairs.len() < Self::MOST_PAIRS;
-            let pair = if is_room { pair } else { (Names::OTHERS, Names::OTHERS) };
-            self.pairs.entry(pair).or_default().add(tally);
+            let is_room = self.pairs.len() < Self::MOST_PAIRS && pair != (Names::OTHERS, Names::OTHERS);
+            let sum = if is_room {
+                self.pairs.entry(pair).or_default()
+            } else {
+                self.other_pairs.get_or_insert_default()
+            };
+            sum.add(tally);
         }
     }
 
@@ -162,8 +169,9 @@ impl Simulation {
     pub fn summary(&mut self) -> Summary {
         self.judge();
         let name = |n: Name| self.names.text(n);
-        let mut pairs: Vec<_> =
-            self.pairs.iter().map(|((from, to), tally)| (name(*from), name(*to), *tally)).collect();
+        let others = self.other_pairs.iter().map(|tally| (&(Names::OTHERS, Names::OTHERS), tally));
+        let pairs = self.pairs.iter().chain(others);
+        let mut pairs: Vec<_> = pairs.map(|((from, to), tally)| (name(*from), name(*to), *tally)).collect();
         pairs.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
         let changes =
             self.changes.iter().map(|((from, to, protocol, port, before, after), count)| ChangedFlow {
