@@ -107,10 +107,9 @@ impl<'p> Records<'p> {
         if end.direction == Direction::Ingress {
             return None;
         }
-        let count = PROGRAMS.len();
-        let other = self.numbers.below(30).min(self.numbers.below(30)) as usize;
+        let other = self.number(30).min(self.number(30)) as usize;
         let program = if self.chance(3, 4) { end.own.0 } else { other };
-        let (comm, exe, uid) = PROGRAMS[program % count];
+        let (comm, exe, uid) = PROGRAMS[program % PROGRAMS.len()];
         Some(Process { pid: self.number(1 << 22), comm: comm.into(), exe: Some(exe.into()), uid })
     }
 
@@ -137,12 +136,11 @@ impl<'p> Records<'p> {
 
     fn peer(&mut self, end: &OneEnd) -> Peer {
         let address = IpAddr::from(end.peer_address);
-        let (name, environment) = match end.peer {
-            Some(peer) => (Some(self.policy.workloads[peer.0].name.clone()), self.environment(peer)),
-            None => {
-                let (name, environment) = describe_peer(self.policy, address);
-                (name.map(str::to_owned), environment.map(str::to_owned))
-            }
+        let (name, environment) = if let Some(peer) = end.peer {
+            (Some(self.policy.workloads[peer.0].name.clone()), self.environment(peer))
+        } else {
+            let (name, environment) = describe_peer(self.policy, address);
+            (name.map(str::to_owned), environment.map(str::to_owned))
         };
         let port = match end.direction {
             Direction::Egress => end.port,

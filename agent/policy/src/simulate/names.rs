@@ -118,7 +118,10 @@ impl Names {
     pub(super) fn number(&mut self, text: &[u8]) -> Name {
         let Some(short) = Short::new(text) else { return self.long(text) };
         let known = self.short.find(short.hash(&self.hasher), |(other, _)| *other == short);
-        known.map(|(_, name)| *name).unwrap_or_else(|| self.learn_short(short, text))
+        match known {
+            Some((_, name)) => *name,
+            None => self.learn_short(short, text),
+        }
     }
 
     #[inline(never)]
