@@ -1,8 +1,11 @@
 //! A connection as one of its ends sees it, which is how the kernel judges it.
 
-use bulkhead_common::{Address, Decision, Direction, Flow, Peer, Protocol, decide};
+use bulkhead_common::{Address, Decision, Direction, Flow, Peer, Protocol, Verdict, decide};
 
-use crate::{compile::Compiled, language::WorkloadId};
+use crate::{
+    compile::{Ahead, Compiled},
+    language::WorkloadId,
+};
 
 /// What the end of a workload knows of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,15 +27,47 @@ pub struct OneEnd {
 impl Compiled {
     /// What the allowlist of this end says at `now_ns` (nanoseconds since the Unix epoch).
     pub fn decide(&self, end: &OneEnd, now_ns: u64) -> Decision {
+        decide(&self.at(now_ns), &self.endpoints[end.own.0], &end.flow(self.other_end(end)))
+    }
+
+    /// The verdict on each of `ends` at its time, of whom there are at most `MANY`. Each step is taken for all of them
+    /// before the next one: in a large policy they wait for memory at the same time then.
+    pub(crate) fn verdicts<const MANY: usize>(&self, ends: &[(OneEnd, u64)]) -> [Verdict; MANY] {
+        debug_assert!(ends.len() <= MANY, "all of them are judged");
+        let mut peers = [Peer::default(); MANY];
+        let mut ahead = [Ahead::NOTHING; MANY];
+        let mut verdicts = [Verdict::Denied; MANY];
+        for ((end, _), (peer, ahead)) in ends.iter().zip(peers.iter_mut().zip(&mut ahead)) {
+            *peer = self.other_end(end);
+            *ahead = Ahead::of(self, self.endpoints[end.own.0].subject, end.direction);
+        }
+        for (peer, ahead) in peers.iter().zip(&mut ahead).take(ends.len()) {
+            ahead.towards(self, *peer);
+        }
+        for (((end, now_ns), verdict), (peer, ahead)) in
+            ends.iter().zip(&mut verdicts).zip(peers.into_iter().zip(ahead))
+        {
+            let local = &self.endpoints[end.own.0];
+            *verdict = decide(&ahead.at(self, *now_ns), local, &end.flow(peer)).verdict;
+        }
+        verdicts
+    }
+
+    #[inline(always)]
+    fn other_end(&self, end: &OneEnd) -> Peer {
         let by_address = self.peer(end.peer_address);
-        let peer = match end.peer {
+        match end.peer {
             Some(workload) => {
                 let end = self.endpoints[workload.0];
                 Peer { subject: end.subject, class: end.peer, address: by_address.class }
             }
             None => Peer { subject: by_address.subject, class: by_address.class, address: by_address.class },
-        };
-        let flow = Flow { direction: end.direction, protocol: end.protocol, port: end.port, peer };
-        decide(&self.at(now_ns), &self.endpoints[end.own.0], &flow)
+        }
+    }
+}
+
+impl OneEnd {
+    fn flow(&self, peer: Peer) -> Flow {
+        Flow { direction: self.direction, protocol: self.protocol, port: self.port, peer }
     }
 }

@@ -4,6 +4,7 @@
 //! - `measure flows host|site N`: prints N lines as its agents would record them.
 //! - `measure compile POLICY`: reads and compiles a policy, and prints what that took, as JSON.
 
+mod records;
 mod site;
 
 use std::{
@@ -16,7 +17,8 @@ use std::{
 use bulkhead_policy::{Compiler, End, Inventory, Policy, Source, WorkloadId, compile, load};
 use rustix::time::{ClockId, clock_gettime};
 
-use site::{Numbers, Site};
+use records::Records;
+use site::Site;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().skip(1).collect();
@@ -39,11 +41,12 @@ fn main() -> ExitCode {
 }
 
 fn flows(site: Site, count: &str) -> io::Result<()> {
-    let count: u64 = count.parse().map_err(io::Error::other)?;
-    let mut numbers = Numbers(2);
+    let count: usize = count.parse().map_err(io::Error::other)?;
+    let source = [Source::new("site.toml", site.policy())];
+    let loaded = load(&source).map_err(|e| io::Error::other(e.render(&source, false)))?;
     let mut out = BufWriter::new(io::stdout().lock());
-    for _ in 0..count {
-        writeln!(out, "{}", site.flow(&mut numbers))?;
+    for record in Records::new(&loaded.policy).take(count) {
+        writeln!(out, "{}", record.to_json())?;
     }
     out.flush()
 }

@@ -1,4 +1,4 @@
-//! A large site, and what its agents record.
+//! The policy of a large site, or of one of its hosts.
 
 use std::fmt::Write;
 
@@ -15,7 +15,8 @@ pub(crate) struct Site {
 pub(crate) struct Numbers(pub(crate) u64);
 
 impl Numbers {
-    fn below(&mut self, end: u64) -> u64 {
+    /// One of 0 to `end`, `end` not included.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
@@ -52,21 +53,5 @@ impl Site {
             let _ = writeln!(text, "[[allow]]\nfrom = \"w{from}\"\nto = \"{to}\"\nports = [\"tcp/{port}\"]");
         }
         text
-    }
-
-    /// One line as the agent writes it: between any two of the workloads or, half of them, to any address. Hardly two are
-    /// alike.
-    pub(crate) fn flow(self, numbers: &mut Numbers) -> String {
-        let workloads = self.workloads;
-        let (from, to, port) =
-            (numbers.below(workloads), numbers.below(workloads), numbers.below(60_000) + 1);
-        let mut byte = || numbers.below(256);
-        let address = format!("{}.{}.{}.{}", byte(), byte(), byte(), byte());
-        let name = if byte() < 128 { format!("\"w{to}\"") } else { "null".to_owned() };
-        let (environment, micros, pid) =
-            (from % ENVIRONMENTS, numbers.below(1_000_000), numbers.below(1 << 22));
-        format!(
-            r#"{{"time":"2026-11-21T20:15:03.{micros:06}Z","verdict":"denied","mode":"enforce","direction":"egress","protocol":"tcp","workload":{{"name":"w{from}","environment":"e{environment}","cgroup":"/system.slice/w{from}.service","unit":"w{from}.service"}},"process":{{"pid":{pid},"comm":"curl","exe":"/usr/bin/curl","uid":1000}},"peer":{{"address":"{address}","port":{port},"name":{name},"environment":"e1"}},"rule":null,"reason":"no-rule","nearest_rule":{{"id":"web-db","file":"shop.toml","line":31,"differs":["from","ports"]}},"count":1,"suppressed":0,"generation":12,"service":"tcp/{port}"}}"#,
-        )
     }
 }

@@ -1,7 +1,7 @@
 //! Longest-prefix lookups in the compiled tables, as the kernel's tries answer them.
 
 use bulkhead_common::{
-    Address, Direction, Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, Protocol, Tables,
+    Address, Direction, Endpoint, Peer, PeerEntry, PeerId, PolicyKey, PolicyValue, SubjectId, Tables,
 };
 
 use super::Compiled;
@@ -29,8 +29,9 @@ impl Compiled {
             return Steps::new(u64::MAX, []);
         }
         let until = |peer| {
-            let key = PolicyKey::new(local.subject, peer, direction, Protocol(0), 0);
-            let entries = self.allowlists.allowlist(&self.policy, &key).iter().map(|(len, key, value)| {
+            let allowlist =
+                self.allowlists.towards(self.allowlists.side(side(local.subject, direction as u8)), peer);
+            let entries = allowlist.of(&self.policy).iter().map(|(len, key, value)| {
                 let first = u128::from(ports(key));
                 let expires = if value.expires == 0 { u64::MAX } else { value.expires };
                 (first, first | 0x00ff_ffff >> (len - PolicyKey::ANY_PROTOCOL), expires)
@@ -49,7 +50,65 @@ struct At<'c> {
 
 impl Tables for At<'_> {
     fn policy(&self, key: &PolicyKey) -> Option<PolicyValue> {
-        self.compiled.allowlists.find(&self.compiled.policy, key)
+        let Compiled { allowlists, policy, .. } = self.compiled;
+        find(allowlists.towards(allowlists.side(side_of(key)), key.peer).of(policy), key)
+    }
+
+    fn now(&self) -> u64 {
+        self.now_ns
+    }
+}
+
+/// The tables as far as one flow asks them, for who looks many flows up at once: a step further for each of them, then the
+/// next, so that all of them wait for memory at the same time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ahead {
+    side: Side,
+    /// Whom the flow goes to or comes from, and the allowlist towards them.
+    peers: [(PeerId, Allowlist); 2],
+}
+
+impl Ahead {
+    /// Nothing is looked up.
+    pub(crate) const NOTHING: Self = Self { side: Side::NONE, peers: [(PeerId::NONE, Allowlist::EMPTY); 2] };
+
+    /// The first step.
+    #[inline(always)]
+    pub(crate) fn of(compiled: &Compiled, subject: SubjectId, direction: Direction) -> Self {
+        Self { side: compiled.allowlists.side(side(subject, direction as u8)), ..Self::NOTHING }
+    }
+
+    /// The second and last one.
+    #[inline(always)]
+    pub(crate) fn towards(&mut self, compiled: &Compiled, peer: Peer) {
+        self.peers = [peer.class, peer.address].map(|class| {
+            let is_asked = class != PeerId::NONE;
+            let allowlist =
+                if is_asked { compiled.allowlists.towards(self.side, class) } else { Allowlist::EMPTY };
+            (class, allowlist)
+        });
+    }
+
+    /// The tables as they answer this flow at `now_ns`.
+    #[inline(always)]
+    pub(crate) fn at(self, compiled: &Compiled, now_ns: u64) -> impl Tables {
+        AheadAt { ahead: self, policy: &compiled.policy, now_ns }
+    }
+}
+
+struct AheadAt<'c> {
+    ahead: Ahead,
+    policy: &'c [Entry],
+    now_ns: u64,
+}
+
+impl Tables for AheadAt<'_> {
+    #[inline(always)]
+    fn policy(&self, key: &PolicyKey) -> Option<PolicyValue> {
+        let Ahead { side, peers } = self.ahead;
+        let towards = peers.into_iter().find(|(peer, _)| *peer == key.peer);
+        let allowlist = towards.map_or(side.everybody, |(_, allowlist)| allowlist);
+        find(allowlist.of(self.policy), key)
     }
 
     fn now(&self) -> u64 {
@@ -72,15 +131,45 @@ pub(super) fn without_overlaps(table: &[(Address, u32, PeerEntry)]) -> Steps<Pee
     Steps::new(PeerEntry::UNKNOWN, ranges)
 }
 
-/// Where each allowlist begins and ends in the policy table.
+/// Where each allowlist is in the policy table.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PolicyIndex {
-    /// By subject and direction: where its part of `peers` begins. One more than there are.
+    /// By [`side`]: where its part of `peers` begins. One more than there are.
     sides: Vec<u32>,
-    /// Towards whom it has an allowlist, in ascending order.
+    /// Towards whom it has an allowlist, everybody aside, in ascending order.
     peers: Vec<PeerId>,
-    /// By the same number, where the allowlist is.
-    allowlists: Vec<(u32, u32)>,
+    /// By the same number: which one.
+    allowlists: Vec<Allowlist>,
+    /// By [`side`]: the allowlist towards everybody. Shorter, or empty, if the rest has none.
+    everybody: Vec<Allowlist>,
+}
+
+/// Where the entries for one subject, direction and peer are in the policy table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Allowlist {
+    begin: u32,
+    end: u32,
+}
+
+impl Allowlist {
+    const EMPTY: Self = Self { begin: 0, end: 0 };
+
+    #[inline(always)]
+    fn of(self, table: &[Entry]) -> &[Entry] {
+        &table[self.begin as usize..self.end as usize]
+    }
+}
+
+/// Where the allowlists of one subject and direction are in the index.
+#[derive(Clone, Copy, Debug)]
+struct Side {
+    first: u32,
+    end: u32,
+    everybody: Allowlist,
+}
+
+impl Side {
+    const NONE: Self = Self { first: 0, end: 0, everybody: Allowlist::EMPTY };
 }
 
 type Entry = (u32, PolicyKey, PolicyValue);
@@ -92,54 +181,75 @@ impl PolicyIndex {
         let groups = || table.chunk_by(|a, b| of(a) == of(b));
         let subjects = table.last().map_or(0, |(_, key, _)| key.subject.0 as usize);
         let mut sides = vec![0_u32; 2 * subjects + 4];
-        for group in groups() {
-            sides[side(&group[0].1) + 2] += 1;
+        for group in groups().filter(|group| group[0].1.peer != PeerId::ANY) {
+            sides[side_of(&group[0].1) + 2] += 1;
         }
         for n in 1..sides.len() {
             sides[n] += sides[n - 1];
         }
         let count = sides.last().map_or(0, |count| *count as usize);
-        let (mut peers, mut allowlists) = (vec![PeerId::NONE; count], vec![(0, 0); count]);
+        let (mut peers, mut allowlists) = (vec![PeerId::NONE; count], vec![Allowlist::EMPTY; count]);
+        let mut everybody = Vec::new();
         let mut end = 0;
         for group in groups() {
             let key = &group[0].1;
             let begin = end;
             end += u32::try_from(group.len()).unwrap_or(u32::MAX);
+            let allowlist = Allowlist { begin, end };
+            if key.peer == PeerId::ANY {
+                let length = everybody.len().max(side_of(key) + 1);
+                everybody.resize(length, Allowlist::EMPTY);
+                everybody[side_of(key)] = allowlist;
+                continue;
+            }
             // What is counted for the next side is where this one's next goes; in the end, where the next one begins.
-            let at = &mut sides[side(key) + 1];
+            let at = &mut sides[side_of(key) + 1];
             peers[*at as usize] = key.peer;
-            allowlists[*at as usize] = (begin, end);
+            allowlists[*at as usize] = allowlist;
             *at += 1;
         }
-        Self { sides, peers, allowlists }
+        Self { sides, peers, allowlists, everybody }
     }
 
-    fn find(&self, table: &[Entry], key: &PolicyKey) -> Option<PolicyValue> {
-        let allowlist = self.allowlist(table, key);
-        // Entries that cover the key come before it in the order of the table, the longest last.
-        let before = allowlist.partition_point(|(_, k, _)| (k.protocol, k.port) <= (key.protocol, key.port));
-        longest(&allowlist[..before], ports(key))
-    }
-
-    /// The entries for the key's subject, peer and direction.
-    fn allowlist<'t>(&self, table: &'t [Entry], key: &PolicyKey) -> &'t [Entry] {
-        let Some([first, last]) = self.sides.get(side(key)..).and_then(|sides| sides.first_chunk()) else {
-            return &[];
+    #[inline(always)]
+    fn side(&self, number: usize) -> Side {
+        let Some([first, end]) = self.sides.get(number..).and_then(|sides| sides.first_chunk()) else {
+            return Side::NONE;
         };
-        let first = *first as usize;
-        let peers = &self.peers[first..*last as usize];
-        let at = peers.partition_point(|peer| *peer < key.peer);
-        if peers.get(at) != Some(&key.peer) {
-            return &[];
+        let everybody = self.everybody.get(number).copied().unwrap_or_default();
+        Side { first: *first, end: *end, everybody }
+    }
+
+    #[inline(always)]
+    fn towards(&self, side: Side, peer: PeerId) -> Allowlist {
+        if peer == PeerId::ANY {
+            return side.everybody;
         }
-        let (begin, end) = self.allowlists[first + at];
-        &table[begin as usize..end as usize]
+        let first = side.first as usize;
+        let peers = &self.peers[first..side.end as usize];
+        let at = peers.partition_point(|other| *other < peer);
+        if peers.get(at) != Some(&peer) {
+            return Allowlist::EMPTY;
+        }
+        self.allowlists[first + at]
     }
 }
 
 /// Number of a subject's direction.
-fn side(key: &PolicyKey) -> usize {
-    2 * key.subject.0 as usize + usize::from(key.direction)
+#[inline(always)]
+fn side(subject: SubjectId, direction: u8) -> usize {
+    2 * subject.0 as usize + usize::from(direction)
+}
+
+fn side_of(key: &PolicyKey) -> usize {
+    side(key.subject, key.direction)
+}
+
+/// What the longest entry of an allowlist says that covers the key.
+fn find(allowlist: &[Entry], key: &PolicyKey) -> Option<PolicyValue> {
+    // Entries that cover the key come before it in the order of the table, the longest last.
+    let before = allowlist.partition_point(|(_, k, _)| (k.protocol, k.port) <= (key.protocol, key.port));
+    longest(&allowlist[..before], ports(key))
 }
 
 /// The last of `entries` that covers `ports`. Of the ranges on the way none overlaps another without holding it, so

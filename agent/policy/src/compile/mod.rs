@@ -32,6 +32,7 @@ use crate::{
 pub(crate) use addresses::Claim;
 pub use compiler::Compiler;
 pub use edits::Edits;
+pub(crate) use lookup::Ahead;
 use lookup::PolicyIndex;
 pub use peer_class::{NamedClass, PeerClass};
 pub(crate) use port_prefix::PortPrefix;

@@ -3,7 +3,9 @@
 mod names;
 mod summary;
 
-use bulkhead_common::{Direction, Protocol, Verdict};
+use std::mem;
+
+use bulkhead_common::{Address, Direction, Protocol, Verdict};
 
 use self::names::{Name, Names, Table};
 pub use self::summary::{ChangedFlow, Summary, Tally};
@@ -25,14 +27,34 @@ pub struct Simulation {
     timed: bool,
     passages: Passages<Name>,
     names: Names,
-    pairs: Table<(Name, Name), Tally>,
-    /// What is not in `pairs` yet. Counted one right after the other, pairs wait for memory at the same time.
+    /// Read and not judged yet. Many are judged at once, a step for all of them before the next one: then they wait for
+    /// memory at the same time.
+    unjudged: Vec<Flow>,
+    /// Judged and not in `pairs` yet, for the same reason.
     uncounted: Vec<((Name, Name), Tally)>,
+    pairs: Table<(Name, Name), Tally>,
+    /// Pairs beyond [`Self::MOST_PAIRS`].
+    other_pairs: Option<Tally>,
     changes: Table<ChangeKey, u64>,
     records: u64,
     unattributed: u64,
     total: Tally,
     other_changes: u64,
+}
+
+/// What is left of a record when it is read.
+#[derive(Clone, Copy, Debug)]
+struct Flow {
+    own: Name,
+    /// The other end, if it has a name in the record.
+    peer: Option<Name>,
+    peer_address: Address,
+    direction: Direction,
+    protocol: Protocol,
+    port: u16,
+    recorded: Verdict,
+    count: u64,
+    now_ns: u64,
 }
 
 /// A kind of changed flows: who, to whom, protocol and port, what came and what comes of them.
@@ -43,8 +65,8 @@ impl Simulation {
     pub const MOST_CHANGES: usize = 10_000;
     /// The most pairs that are told apart; those beyond are counted as from and to `(others)`.
     pub const MOST_PAIRS: usize = 10_000;
-    /// The most flows whose pairs are counted together.
-    const MOST_UNCOUNTED: usize = 64;
+    /// How many flows are judged at once.
+    const AT_ONCE: usize = 64;
 
     /// Flows are compared with what `against` makes of them, or else with what was recorded.
     pub fn new(policy: &Policy, against: Option<&Policy>, inventory: &Inventory) -> Self {
@@ -55,8 +77,10 @@ impl Simulation {
             timed: expires(policy) || against.is_some_and(expires),
             passages: Passages::default(),
             names: Names::new(policy, against),
+            unjudged: Vec::with_capacity(Self::AT_ONCE),
+            uncounted: Vec::with_capacity(Self::AT_ONCE),
             pairs: Table::default(),
-            uncounted: Vec::with_capacity(Self::MOST_UNCOUNTED),
+            other_pairs: None,
             changes: Table::default(),
             records: 0,
             unattributed: 0,
@@ -83,40 +107,46 @@ impl Simulation {
             None => names.number(text),
         };
         let own = name(workload, self.passages.workload(passed));
-        let named_peer = record.peer_name.as_ref().map(|text| name(text, self.passages.peer(passed)));
-        let ends = |workload: fn(&Names, Name) -> Option<WorkloadId>| {
-            [Some(own), named_peer].map(|name| workload(&self.names, name?))
-        };
-        let after = verdict(&self.new, ends(Names::workload), &record, now_ns);
-        let before = match &self.old {
-            Some(old) => verdict(old, ends(Names::old_workload), &record, now_ns),
-            None => record.verdict,
-        };
-        let peer = named_peer.unwrap_or_else(|| self.names.of_address(record.peer_address));
-        let pair = match record.direction {
-            Direction::Egress => (own, peer),
-            Direction::Ingress => (peer, own),
-        };
-        self.count(pair, before, after, &record);
+        let peer = record.peer_name.as_ref().map(|text| name(text, self.passages.peer(passed)));
+        let FlowRecord { peer_address, direction, protocol, port, verdict: recorded, count, .. } = record;
+        let flow = Flow { own, peer, peer_address, direction, protocol, port, recorded, count, now_ns };
+        self.unjudged.push(flow);
+        if self.unjudged.len() == Self::AT_ONCE {
+            self.judge();
+        }
         Ok(())
     }
 
-    fn count(&mut self, pair: (Name, Name), before: Verdict, after: Verdict, record: &FlowRecord<'_>) {
-        let tally = Tally::of(before, after, record.count);
+    fn judge(&mut self) {
+        let mut flows = mem::take(&mut self.unjudged);
+        let names = &self.names;
+        let after = verdicts(&self.new, &flows, |name| names.workload(name));
+        let before = self.old.as_ref().map(|old| verdicts(old, &flows, |name| names.old_workload(name)));
+        for (n, flow) in flows.drain(..).enumerate() {
+            let peer = flow.peer.unwrap_or_else(|| self.names.of_address(flow.peer_address));
+            let pair = match flow.direction {
+                Direction::Egress => (flow.own, peer),
+                Direction::Ingress => (peer, flow.own),
+            };
+            self.count(pair, before.map_or(flow.recorded, |before| before[n]), after[n], &flow);
+        }
+        self.unjudged = flows;
+        self.count_pairs();
+    }
+
+    fn count(&mut self, pair: (Name, Name), before: Verdict, after: Verdict, flow: &Flow) {
+        let tally = Tally::of(before, after, flow.count);
         self.total.add(tally);
         if before != after {
-            let key = (pair.0, pair.1, record.protocol, record.port, before, after);
+            let key = (pair.0, pair.1, flow.protocol, flow.port, before, after);
             let count = if self.changes.len() < Self::MOST_CHANGES || self.changes.contains_key(&key) {
                 self.changes.entry(key).or_default()
             } else {
                 &mut self.other_changes
             };
-            *count = count.saturating_add(record.count);
+            *count = count.saturating_add(flow.count);
         }
         self.uncounted.push((pair, tally));
-        if self.uncounted.len() == Self::MOST_UNCOUNTED {
-            self.count_pairs();
-        }
     }
 
     fn count_pairs(&mut self) {
@@ -125,18 +155,23 @@ impl Simulation {
                 sum.add(tally);
                 continue;
             }
-            let is_room = self.pairs.len() < Self::MOST_PAIRS;
-            let pair = if is_room { pair } else { (Names::OTHERS, Names::OTHERS) };
-            self.pairs.entry(pair).or_default().add(tally);
+            let is_room = self.pairs.len() < Self::MOST_PAIRS && pair != (Names::OTHERS, Names::OTHERS);
+            let sum = if is_room {
+                self.pairs.entry(pair).or_default()
+            } else {
+                self.other_pairs.get_or_insert_default()
+            };
+            sum.add(tally);
         }
     }
 
     /// What came of the records so far.
     pub fn summary(&mut self) -> Summary {
-        self.count_pairs();
+        self.judge();
         let name = |n: Name| self.names.text(n);
-        let mut pairs: Vec<_> =
-            self.pairs.iter().map(|((from, to), tally)| (name(*from), name(*to), *tally)).collect();
+        let others = self.other_pairs.iter().map(|tally| (&(Names::OTHERS, Names::OTHERS), tally));
+        let pairs = self.pairs.iter().chain(others);
+        let mut pairs: Vec<_> = pairs.map(|((from, to), tally)| (name(*from), name(*to), *tally)).collect();
         pairs.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
         let changes =
             self.changes.iter().map(|((from, to, protocol, port, before, after), count)| ChangedFlow {
@@ -163,16 +198,26 @@ impl Simulation {
     }
 }
 
-/// What comes of a flow at the end of workload `own`. Who is no workload is left alone.
-fn verdict(
+/// What comes of the flows at their own ends. Who is no workload is left alone.
+fn verdicts(
     compiled: &Compiled,
-    [own, peer]: [Option<WorkloadId>; 2],
-    record: &FlowRecord<'_>,
-    now_ns: u64,
-) -> Verdict {
-    let Some(own) = own else { return Verdict::Allowed };
-    let FlowRecord { direction, peer_address, protocol, port, .. } = *record;
-    compiled.decide(&OneEnd { own, direction, peer, peer_address, protocol, port }, now_ns).verdict
+    flows: &[Flow],
+    workload: impl Fn(Name) -> Option<WorkloadId>,
+) -> [Verdict; Simulation::AT_ONCE] {
+    let mut verdicts = [Verdict::Allowed; Simulation::AT_ONCE];
+    let mut numbers = Vec::with_capacity(flows.len());
+    let mut ends = Vec::with_capacity(flows.len());
+    for (n, flow) in flows.iter().enumerate() {
+        let Flow { direction, peer_address, protocol, port, now_ns, .. } = *flow;
+        if let Some(own) = workload(flow.own) {
+            let peer = flow.peer.and_then(&workload);
+            numbers.push(n);
+            ends.push((OneEnd { own, direction, peer, peer_address, protocol, port }, now_ns));
+        }
+    }
+    let found: [Verdict; Simulation::AT_ONCE] = compiled.verdicts(&ends);
+    numbers.into_iter().zip(found).for_each(|(n, verdict)| verdicts[n] = verdict);
+    verdicts
 }
 
 #[cfg(test)]

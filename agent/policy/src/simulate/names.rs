@@ -22,8 +22,10 @@ pub(super) type Table<K, V> = HashMap<K, V, RandomState>;
 
 /// Everybody who is named. Laid out to be small: a large site's names stay in a processor's own cache.
 pub(super) struct Names {
-    /// By the hash of its text.
-    numbers: HashTable<Name>,
+    /// Those of short texts, which are most of them: found with one look into memory.
+    short: HashTable<(Short, Name)>,
+    /// The others, by the hash of their texts.
+    long: HashTable<Name>,
     hasher: RandomState,
     texts: Texts,
     /// How many workloads the policy has that is simulated: the first names after [`Names::OTHERS`] are theirs.
@@ -33,6 +35,26 @@ pub(super) struct Names {
     addresses: ByAddress<Name>,
     /// How many names records may add to those of the policies.
     room: usize,
+}
+
+/// A text of less than 16 bytes: it, zeros, and last its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Short([u8; 16]);
+
+impl Short {
+    #[inline(always)]
+    fn new(text: &[u8]) -> Option<Self> {
+        let mut short = [0; 16];
+        let (length, bytes) = short.split_last_mut()?;
+        bytes.get_mut(..text.len())?.copy_from_slice(text);
+        *length = u8::try_from(text.len()).ok()?;
+        Some(Self(short))
+    }
+
+    #[inline(always)]
+    fn hash(self, hasher: &RandomState) -> u64 {
+        hasher.hash_one(u128::from_ne_bytes(self.0))
+    }
 }
 
 /// Texts by their number, one behind the other.
@@ -66,7 +88,8 @@ impl Names {
 
     pub(super) fn new(policy: &Policy, against: Option<&Policy>) -> Self {
         let mut names = Self {
-            numbers: HashTable::new(),
+            short: HashTable::new(),
+            long: HashTable::new(),
             hasher: RandomState::default(),
             texts: Texts::default(),
             workloads: 0,
@@ -91,20 +114,44 @@ impl Names {
     }
 
     /// Who is called `text`, in UTF-8.
+    #[inline(always)]
     pub(super) fn number(&mut self, text: &[u8]) -> Name {
+        let Some(short) = Short::new(text) else { return self.long(text) };
+        let known = self.short.find(short.hash(&self.hasher), |(other, _)| *other == short);
+        match known {
+            Some((_, name)) => *name,
+            None => self.learn_short(short, text),
+        }
+    }
+
+    #[inline(never)]
+    fn learn_short(&mut self, short: Short, text: &[u8]) -> Name {
+        let Some(name) = self.learn(text) else { return Self::OTHERS };
+        let hash = |short: Short| short.hash(&self.hasher);
+        self.short.insert_unique(hash(short), (short, name), |(short, _)| hash(*short));
+        name
+    }
+
+    #[inline(never)]
+    fn long(&mut self, text: &[u8]) -> Name {
         let hash = self.hasher.hash_one(text);
-        if let Some(known) = self.numbers.find(hash, |name| self.texts.get(*name) == text) {
+        if let Some(known) = self.long.find(hash, |name| self.texts.get(*name) == text) {
             return *known;
         }
-        let number = u32::try_from(self.texts.ends.len()).map(Name);
-        let (1.., Ok(number)) = (self.room, number) else { return Self::OTHERS };
+        let Some(name) = self.learn(text) else { return Self::OTHERS };
+        self.long.insert_unique(hash, name, |name| self.hasher.hash_one(self.texts.get(*name)));
+        name
+    }
+
+    /// A number for a text that has none, if there is room for it.
+    fn learn(&mut self, text: &[u8]) -> Option<Name> {
+        let name = u32::try_from(self.texts.ends.len()).ok().map(Name)?;
         if text.len() > Self::LONGEST {
-            return Self::OTHERS;
+            return None;
         }
-        self.room -= 1;
+        self.room = self.room.checked_sub(1)?;
         self.texts.push(text);
-        self.numbers.insert_unique(hash, number, |name| self.hasher.hash_one(self.texts.get(*name)));
-        number
+        Some(name)
     }
 
     /// Who has an address, as [`crate::describe_peer`] tells it.
@@ -191,6 +238,16 @@ mod tests {
                 (None, None) => "elsewhere".to_owned(),
             };
             assert_eq!(names.text(names.of_address(ip(text).into())), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_of_every_length_have_numbers_of_their_own() {
+        let mut names = Names::new(&Policy::default(), None);
+        let texts: Vec<_> = (0..40).flat_map(|n| ["a".repeat(n), "a".repeat(n) + "\0"]).collect();
+        let numbers: Vec<_> = texts.iter().map(|text| names.number(text.as_bytes())).collect();
+        for (text, number) in texts.iter().zip(numbers) {
+            assert_eq!((names.number(text.as_bytes()), names.text(number)), (number, text.clone()));
         }
     }
 

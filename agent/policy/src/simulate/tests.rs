@@ -76,11 +76,11 @@ fn no_count_overflows() {
     assert_eq!(simulation.summary().total.allowed, u64::MAX);
 }
 
-/// Pairs are counted many at a time, and the rest with the summary.
+/// Flows are judged many at a time, and the rest with the summary.
 #[test]
 fn every_flow_is_counted_once_whenever_it_is_asked_for() {
     let p = policy(SHOP);
-    for flows in [1, Simulation::MOST_UNCOUNTED, 2 * Simulation::MOST_UNCOUNTED + 1] {
+    for flows in [1, Simulation::AT_ONCE, 2 * Simulation::AT_ONCE + 1] {
         let mut simulation = Simulation::new(&p, None, &Inventory::default());
         for n in 0..flows {
             let peer = if n % 2 == 0 { "db" } else { "other" };

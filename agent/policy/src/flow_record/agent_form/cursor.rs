@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use bulkhead_common::Address;
 use wide::i8x16;
 
-use super::numbers::{digits, few_digits, last_digits, octets};
+use super::numbers::{count_few_digits, digits, few_digits, last_digits, octets};
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cursor<'l> {
@@ -59,6 +59,15 @@ impl<'l> Cursor<'l> {
         let (number, length) = few.or_else(|| digits(self.rest))?;
         self.rest = self.rest.get(length..)?;
         Some(number)
+    }
+
+    /// Passes a number, whatever it is.
+    #[inline(always)]
+    pub(super) fn any_number(&mut self) -> Option<()> {
+        let few = self.rest.first_chunk().and_then(count_few_digits);
+        let length = few.or_else(|| digits(self.rest).map(|(_, length)| length))?;
+        self.rest = self.rest.get(length..)?;
+        Some(())
     }
 
     /// The number that is all that comes after `text`, but for the end of the line.

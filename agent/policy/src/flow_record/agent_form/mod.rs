@@ -73,7 +73,7 @@ impl<N: Copy> Passages<N> {
         let (workload, workload_passage) = self.workloads.pass(at, [0, 8, 16, 24], workload)?;
         if at.pass(b"null").is_none() {
             at.pass(b"{\"pid\":")?;
-            at.number()?;
+            at.any_number()?;
             self.programs.pass(at, [9, 16, 24, 32], program)?;
         }
         at.pass(b",\"peer\":{\"address\":\"")?;
@@ -86,11 +86,8 @@ impl<N: Copy> Passages<N> {
         let from_peer = *at;
         let (peer, peer_passage) = self.peers.pass(at, [0, 8, 16, 24], peer)?;
         self.causes.pass(at, [6, 46, 54, 78], cause)?;
-        let count = at.number()?;
-        at.pass(b",\"suppressed\":")?;
-        at.number()?;
-        at.pass(b",\"generation\":")?;
-        at.number()?;
+        let count = count(at)?;
+        at.any_number()?;
         let record = FlowRecord {
             verdict,
             direction,
@@ -163,6 +160,7 @@ fn head(at: &mut Cursor<'_>) -> Option<Head> {
 }
 
 /// From the name of the workload to the process.
+#[inline(always)]
 fn workload<N>(at: &mut Cursor<'_>) -> Option<Named<N>> {
     let name = at.text_or_null()?;
     at.pass(b",\"environment\":")?;
@@ -176,17 +174,19 @@ fn workload<N>(at: &mut Cursor<'_>) -> Option<Named<N>> {
 }
 
 /// From the number of a process to its end.
+#[inline(always)]
 fn program(at: &mut Cursor<'_>) -> Option<()> {
     at.pass(b",\"comm\":\"")?;
     at.text()?;
     at.pass(b"\",\"exe\":")?;
     at.text_or_null()?;
     at.pass(b",\"uid\":")?;
-    at.number()?;
+    at.any_number()?;
     at.pass(b"}")
 }
 
 /// From the name of the peer to the rule.
+#[inline(always)]
 fn peer<N>(at: &mut Cursor<'_>) -> Option<Named<N>> {
     let name = at.text_or_null()?;
     at.pass(b",\"environment\":")?;
@@ -196,6 +196,7 @@ fn peer<N>(at: &mut Cursor<'_>) -> Option<Named<N>> {
 }
 
 /// From the rule to the count.
+#[inline(always)]
 fn cause(at: &mut Cursor<'_>) -> Option<()> {
     if at.pass(b"null").is_none() {
         rule(at)?;
@@ -216,13 +217,28 @@ fn cause(at: &mut Cursor<'_>) -> Option<()> {
     at.pass(b",\"count\":")
 }
 
+#[inline(always)]
 fn rule(at: &mut Cursor<'_>) -> Option<()> {
     at.pass(b"{\"id\":\"")?;
     at.text()?;
     at.pass(b"\",\"file\":\"")?;
     at.text()?;
     at.pass(b"\",\"line\":")?;
-    at.number().map(drop)
+    at.any_number()
+}
+
+/// The count, up to the number of the generation.
+#[inline(always)]
+fn count(at: &mut Cursor<'_>) -> Option<u64> {
+    // Most records stand for one refusal.
+    if at.pass(b"1,\"suppressed\":0,\"generation\":").is_some() {
+        return Some(1);
+    }
+    let count = at.number()?;
+    at.pass(b",\"suppressed\":")?;
+    at.any_number()?;
+    at.pass(b",\"generation\":")?;
+    Some(count)
 }
 
 /// The port of a service, and the end of the line.

@@ -24,16 +24,21 @@ const fn together(values: u64) -> u64 {
     fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xffff_ffff
 }
 
-/// The number that the first digits are, and how many they are; none if there may be more of them, or if it is none.
+/// How many digits the first ones of a number are; none if there may be more of them, or if it is none.
 #[inline(always)]
-pub(super) fn few_digits(text: &[u8; 8]) -> Option<(u64, usize)> {
+pub(super) fn count_few_digits(text: &[u8; 8]) -> Option<usize> {
     let values = u64::from_le_bytes(*text) ^ all(b'0');
     let length = no_digits(values).trailing_zeros() / 8;
     let has_leading_zero = text[0] == b'0' && length != 1;
-    if length == 0 || length == 8 || has_leading_zero {
-        return None;
-    }
-    Some((together(values << (64 - 8 * length)), length as usize))
+    (length != 0 && length != 8 && !has_leading_zero).then_some(length as usize)
+}
+
+/// The number that the first digits are, and how many they are; none if there may be more of them, or if it is none.
+#[inline(always)]
+pub(super) fn few_digits(text: &[u8; 8]) -> Option<(u64, usize)> {
+    let length = count_few_digits(text)?;
+    let values = u64::from_le_bytes(*text) ^ all(b'0');
+    Some((together(values << (64 - 8 * length)), length))
 }
 
 /// The same of up to 18 digits, digit by digit.
