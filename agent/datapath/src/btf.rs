@@ -1,7 +1,7 @@
 //! Where members lie in the running kernel's structures, by its own type information (BTF,
 //! Documentation/bpf/btf.rst in the kernel's tree).
 
-use std::{fs, path::Path};
+use std::{collections::HashMap, fs, path::Path};
 
 use bulkhead_common::CgroupLayout;
 
@@ -50,10 +50,16 @@ fn layout(types: &Types<'_>) -> Result<CgroupLayout, (&'static str, &'static str
     })
 }
 
-/// The sections of a BTF file.
+/// The structures of a BTF file, by name. There are ten thousand; to go through all of them for each that is asked for would
+/// take longer than all else at a start but the verifier.
 struct Types<'b> {
-    types: &'b [u8],
+    structures: HashMap<&'b [u8], Structure<'b>>,
     strings: &'b [u8],
+}
+
+struct Structure<'b> {
+    members: &'b [u8],
+    has_bit_fields: bool,
 }
 
 /// `struct btf_header` (include/uapi/linux/btf.h), without what other versions append.
@@ -73,34 +79,42 @@ impl<'b> Types<'b> {
         let header = |at| word(file, at).map(|n| n as usize);
         let body = file.get(header(4)?..)?;
         let section = |from: usize, length: usize| body.get(from..from.checked_add(length)?);
-        Some(Self { types: section(header(8)?, header(12)?)?, strings: section(header(16)?, header(20)?)? })
+        let (types, strings) = (section(header(8)?, header(12)?)?, section(header(16)?, header(20)?)?);
+        let mut found = Self { structures: HashMap::new(), strings };
+        // Of what could not be gone through, nothing is found.
+        let _rest = found.add(types);
+        Some(found)
+    }
+
+    /// Adds the structures among these types. None: what comes next is cut off, or of a kind that nobody knows yet.
+    fn add(&mut self, mut rest: &'b [u8]) -> Option<()> {
+        while !rest.is_empty() {
+            let (name, info) = (word(rest, 0)?, word(rest, 4)?);
+            let (kind, count) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
+            let members = rest.get(TYPE..)?.get(..size_of_details(kind, count)?)?;
+            // A structure without members may be declared beside the one that has them.
+            if kind == STRUCT && count > 0 {
+                let structure = Structure { members, has_bit_fields: info >> 31 != 0 };
+                self.structures.entry(self.name(name)?).or_insert(structure);
+            }
+            rest = &rest[TYPE + members.len()..];
+        }
+        Some(())
     }
 
     /// How many bytes a member lies behind the beginning of a structure.
     fn offset(&self, structure: &str, member: &str) -> Option<u32> {
-        let mut rest = self.types;
-        while !rest.is_empty() {
-            let (name, info) = (word(rest, 0)?, word(rest, 4)?);
-            let (kind, count) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
-            let details = rest.get(TYPE..)?.get(..size_of_details(kind, count)?)?;
-            // A structure without members may be declared beside the one that has them.
-            if kind == STRUCT && count > 0 && self.is(name, structure) {
-                let found =
-                    details.chunks_exact(MEMBER).find(|m| word(m, 0).is_some_and(|n| self.is(n, member)))?;
-                let bits = word(found, 8)?;
-                // With the flag set, the upper byte is the size of a bit field: not ours.
-                let bits = if info >> 31 == 0 { bits } else { bits & 0x00ff_ffff };
-                return Some(bits / 8);
-            }
-            rest = &rest[TYPE + details.len()..];
-        }
-        None
+        let Structure { members, has_bit_fields } = self.structures.get(structure.as_bytes())?;
+        let is_it = |m: &&[u8]| word(m, 0).and_then(|at| self.name(at)) == Some(member.as_bytes());
+        let bits = word(members.chunks_exact(MEMBER).find(is_it)?, 8)?;
+        // Then the upper byte is the size of a bit field: not ours.
+        Some(if *has_bit_fields { bits & 0x00ff_ffff } else { bits } / 8)
     }
 
-    /// Is this the string at an offset?
-    fn is(&self, at: u32, text: &str) -> bool {
-        let string = self.strings.get(at as usize..).unwrap_or_default();
-        string.strip_prefix(text.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+    /// The string at an offset.
+    fn name(&self, at: u32) -> Option<&'b [u8]> {
+        let string = self.strings.get(at as usize..)?;
+        string.split(|byte| *byte == 0).next()
     }
 }
 
