@@ -7,7 +7,7 @@ use aya::{
     programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, links::FdLink},
 };
 
-use crate::{Datapath, DatapathError, Unguarded, holders::Visited, program, security};
+use crate::{Datapath, DatapathError, Unguarded, holders::Visited, programs::program, security};
 
 /// The programs in the order in which they are attached: first those that tag and mark, then those that judge, so
 /// that no packet is judged without its mark.
@@ -74,7 +74,7 @@ impl Datapath {
         // Nothing but the completeness of reports depends on it.
         let watches_programs = self.attach_tracepoint("exec", "sched_process_exec", false).is_ok();
         let unwatched = self.attach_departure().err();
-        let unguarded = security::attach(&mut self.ebpf, self.pins.as_ref()).err();
+        let unguarded = security::attach(self.programs.loaded()?, self.pins.as_ref()).err();
         if let Some(pins) = &self.pins {
             pins.detach_other_versions()?;
         }
@@ -106,7 +106,7 @@ impl Datapath {
         tracepoint: &'static str,
         for_good: bool,
     ) -> Result<(), DatapathError> {
-        let Program::RawTracePoint(program) = program(&mut self.ebpf, name)? else {
+        let Program::RawTracePoint(program) = program(self.programs.loaded()?, name)? else {
             return Err(DatapathError::Missing { name });
         };
         let failed = |source| DatapathError::Program { name, source };
@@ -120,7 +120,7 @@ impl Datapath {
 
     fn attach_departure(&mut self) -> Result<(), DatapathError> {
         const NAME: &str = "departure";
-        let Program::FEntry(program) = program(&mut self.ebpf, NAME)? else {
+        let Program::FEntry(program) = program(self.programs.loaded()?, NAME)? else {
             return Err(DatapathError::Missing { name: NAME });
         };
         let types = Btf::from_sys_fs().map_err(ProgramError::from);
@@ -130,7 +130,7 @@ impl Datapath {
     }
 
     fn attach_program(&mut self, cgroup: &File, name: &'static str) -> Result<(), DatapathError> {
-        let program = program(&mut self.ebpf, name)?;
+        let program = program(self.programs.loaded()?, name)?;
         let failed = |source| DatapathError::Program { name, source };
         let Some(pins) = &self.pins else {
             return attach(program, cgroup, name).map_err(failed);

@@ -158,20 +158,22 @@ const FIRST: u32 = 5;
 
 impl Counters {
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        let mut counters = Self {
+        Ok(Self {
             index: take(ebpf, "COUNTER_INDEX")?,
             free: take(ebpf, "FREE_COUNTERS")?,
             buckets: take(ebpf, "COUNTERS")?,
             retired: BySubject::new(),
             ended: None,
             compared: None,
-        };
-        counters.hand_out().map_err(DatapathError::map("hand out the counters"))?;
-        Ok(counters)
+        })
     }
 
     /// Gives the programs all buckets, unless an agent before this one has.
-    fn hand_out(&mut self) -> Result<(), MapError> {
+    pub(crate) fn hand_out(&mut self) -> Result<(), DatapathError> {
+        self.try_hand_out().map_err(DatapathError::map("hand out the counters"))
+    }
+
+    fn try_hand_out(&mut self) -> Result<(), MapError> {
         match self.free.pop(0) {
             Ok(bucket) => return self.free.push(bucket, 0),
             Err(MapError::ElementNotFound) => {}

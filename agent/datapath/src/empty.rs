@@ -7,7 +7,7 @@ use aya::{
     programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program},
 };
 
-use crate::{DatapathError, OBJECT, program};
+use crate::{DatapathError, OBJECT, programs::program};
 
 const NAME: &str = "empty";
 

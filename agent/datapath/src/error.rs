@@ -58,6 +58,14 @@ pub enum DatapathError {
     /// The kernel gave no random numbers.
     #[error("the kernel gives no random numbers")]
     Random(#[source] io::Error),
+    /// No thread could be started.
+    #[error(
+        "cannot start a thread to load the BPF programs: give the process room for more (pids.max, ulimit -u)"
+    )]
+    Thread(#[source] io::Error),
+    /// The programs could not be loaded, which has been told before.
+    #[error("the BPF programs could not be loaded before")]
+    NotLoaded,
     /// A file or directory could not be read.
     #[error("cannot read {}", path.display())]
     Read {

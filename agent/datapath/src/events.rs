@@ -32,6 +32,11 @@ impl Events {
         })
     }
 
+    /// Counts refusals by kind from now on: without that none is reported.
+    pub(crate) fn begin(&mut self) -> Result<(), DatapathError> {
+        self.refusals.begin()
+    }
+
     /// Hands over what is ready, but no more than `most` records: while refusals go on there may always be another. poll(2)
     /// tells of what is left at once; edge-triggered interfaces do not.
     pub fn drain(&mut self, most: usize, mut each: impl FnMut(Event)) {

@@ -22,6 +22,7 @@ mod older;
 mod pins;
 mod prefixes;
 mod preflight;
+mod programs;
 mod refusals;
 mod security;
 mod shadow;
@@ -35,19 +36,11 @@ mod together;
 mod wire;
 
 use std::{
-    collections::HashMap,
-    num::NonZero,
-    panic::resume_unwind,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-    thread,
     time::Duration,
 };
 
-use aya::{
-    Ebpf, EbpfLoader,
-    programs::{Program, ProgramError},
-};
+use aya::EbpfLoader;
 use bulkhead_common::{Counter, CounterKey, Endpoint, HASH_KEYS};
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -71,7 +64,9 @@ use self::{
     exchanges::Exchanges,
     foothold::Foothold,
     older::Sockets,
+    programs::Programs,
     tables::Tables,
+    together::together,
 };
 
 /// The compiled programs (see build.rs).
@@ -79,7 +74,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bu
 
 /// The programs and maps in the kernel. Dropping it detaches and unloads what is not pinned.
 pub struct Datapath {
-    ebpf: Ebpf,
+    programs: Programs,
     cgroup_root: PathBuf,
     pins: Option<Pins>,
     foothold: Option<Foothold>,
@@ -92,8 +87,9 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Checks privileges, kernel and cgroup root, and loads the programs, with the maps that are pinned, if they are.
-    /// Attaches nothing yet. Without pins everything goes with the value.
+    /// Checks privileges, kernel and cgroup root, and begins to load the programs, with the maps that are pinned, if they are:
+    /// a generation can be [prepared](Self::prepare) meanwhile, and to put it in force waits for them. Attaches nothing yet.
+    /// Without pins everything goes with the value.
     pub fn load(cgroup_root: &Path, pins: Option<&Pins>) -> Result<Self, DatapathError> {
         let loaded = Self::load_with(cgroup_root, pins.cloned());
         if loaded.is_err() {
@@ -105,13 +101,15 @@ impl Datapath {
     fn load_with(cgroup_root: &Path, pins: Option<Pins>) -> Result<Self, DatapathError> {
         preflight::check(cgroup_root)?;
         let keys = hash_keys()?;
-        let layout = btf::cgroup_layout()?;
+        // Both read all that the kernel says of its types.
+        let (layout, mut loader) = together(btf::cgroup_layout, EbpfLoader::new);
+        let layout = layout?;
         let before_5_11 = u32::from(preflight::is_before(5, 11));
-        let mut loader = EbpfLoader::new();
         loader
             .override_global("KEYS", bytemuck::cast_slice::<_, u8>(&keys), true)
             .override_global("LAYOUT", bytemuck::bytes_of(&layout), true)
-            .override_global("MPTCP_UNSEEN", &before_5_11, true);
+            .override_global("MPTCP_UNSEEN", &before_5_11, true)
+            .map_max_entries("OLDER", older::room());
         if let Some(pins) = &pins {
             pins.prepare()?;
             for name in pins::SHARED {
@@ -122,15 +120,29 @@ impl Datapath {
         let mut ebpf = loader.load(OBJECT)?;
         let observer = Some(Observer::of(&ebpf)?);
         let tables = Tables::take(&mut ebpf)?;
-        let tally = Tally::of(Counters::take(&mut ebpf)?);
+        let mut counters = Counters::take(&mut ebpf)?;
         let sockets = Sockets::take(&mut ebpf)?;
         let exchanges = Exchanges::take(&mut ebpf)?;
-        let events = Some(Events::take(&mut ebpf)?);
-        load_all(&mut ebpf, &PROGRAMS)?;
+        let mut events = Events::take(&mut ebpf)?;
         #[cfg(feature = "log")]
         log::start(&mut ebpf);
+        let programs = Programs::begin_to_load(ebpf, &PROGRAMS)?;
+        counters.hand_out()?;
+        events.begin()?;
+        let (tally, events) = (Tally::of(counters), Some(events));
         let cgroup_root = cgroup_root.to_owned();
-        Ok(Self { ebpf, cgroup_root, pins, foothold, tables, tally, sockets, exchanges, events, observer })
+        Ok(Self {
+            programs,
+            cgroup_root,
+            pins,
+            foothold,
+            tables,
+            tally,
+            sockets,
+            exchanges,
+            events,
+            observer,
+        })
     }
 
     /// Fills a free slot with `generation` and switches to it with one write. It is in force for good, and no other
@@ -149,6 +161,8 @@ impl Datapath {
 
     /// Switches with one write to what has been [prepared](Self::prepare).
     pub fn put_in_force(&mut self, number: u32) -> Result<(), DatapathError> {
+        // First of all: if they cannot be loaded, what an agent before has left stays in force.
+        self.programs.loaded()?;
         self.tables.put_in_force(number)?;
         self.has_switched()
     }
@@ -162,7 +176,7 @@ impl Datapath {
     }
 
     fn has_switched(&mut self) -> Result<(), DatapathError> {
-        shadow::end(&mut self.ebpf);
+        shadow::end(self.programs.loaded()?);
         self.tally.counters().forget_comparison();
         self.retire()
     }
@@ -200,7 +214,7 @@ impl Datapath {
         let cgroup = self.open_root()?;
         self.tally.counters().begin_comparison(number)?;
         self.tables.compare(number)?;
-        if let Err(error) = shadow::begin(&mut self.ebpf, &cgroup) {
+        if let Err(error) = shadow::begin(self.programs.loaded()?, &cgroup) {
             return self.end_comparison().and(Err(error));
         }
         self.free_counters()
@@ -209,7 +223,7 @@ impl Datapath {
     /// Ends a comparison. What it has come to [can be read](Tally::differences) until another generation is in force or
     /// compared.
     pub fn end_comparison(&mut self) -> Result<(), DatapathError> {
-        shadow::end(&mut self.ebpf);
+        shadow::end(self.programs.loaded()?);
         self.tables.end_comparison()?;
         self.free_counters()?;
         self.tally.counters().end_comparison()
@@ -324,44 +338,4 @@ fn hash_keys() -> Result<[u64; HASH_KEYS], DatapathError> {
     let drawn = getrandom(bytemuck::cast_slice_mut::<_, u8>(&mut keys), GetRandomFlags::empty());
     drawn.map_err(|error| DatapathError::Random(error.into()))?;
     Ok(keys)
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, DatapathError> {
-    ebpf.program_mut(name).ok_or(DatapathError::Missing { name })
-}
-
-/// Loads these programs, on as many processors as there are: the verifier goes through hundreds of thousands of instructions,
-/// which is most of what a start takes.
-fn load_all(ebpf: &mut Ebpf, names: &[&'static str]) -> Result<(), DatapathError> {
-    let mut there: HashMap<&str, &mut Program> = ebpf.programs_mut().collect();
-    // The last ones take longest, and are begun first.
-    let mut to_load = Vec::new();
-    for &name in names {
-        to_load.push((name, there.remove(name).ok_or(DatapathError::Missing { name })?));
-    }
-    let processors = thread::available_parallelism().map_or(1, NonZero::get).min(to_load.len());
-    let to_load = Mutex::new(to_load);
-    let load_some = || {
-        loop {
-            let next = to_load.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some((name, program)) = next else { return Ok(()) };
-            load(program).map_err(|source| DatapathError::Program { name, source })?;
-        }
-    };
-    thread::scope(|scope| {
-        let others: Vec<_> = (1..processors).map(|_| scope.spawn(load_some)).collect();
-        let own = load_some();
-        let others =
-            others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        others.fold(own, Result::and)
-    })
-}
-
-fn load(program: &mut Program) -> Result<(), ProgramError> {
-    match program {
-        Program::CgroupSock(p) => p.load(),
-        Program::CgroupSockAddr(p) => p.load(),
-        Program::CgroupSkb(p) => p.load(),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
 }

@@ -6,6 +6,8 @@
 //! Unix socket) stays untagged: its packets are still judged, by the cgroup that the kernel knows of it, and the cookies
 //! of all connections are noted as older than the programs.
 
+use std::fs;
+
 use aya::{
     Ebpf,
     maps::{HashMap as BpfHashMap, MapData, SkStorage},
@@ -24,6 +26,18 @@ use crate::{
 const NO_EXIST: u64 = 1;
 /// `BPF_EXIST`.
 const EXIST: u64 = 2;
+
+/// Room for connections that are older than the programs. The kernel keeps 16 bytes for each at once, used or not.
+const AT_LEAST: u32 = 1 << 18;
+const AT_MOST: u32 = 1 << 24;
+
+/// How many connections there may be, of what has been opened on this machine: there are some that no process holds.
+pub(crate) fn room() -> u32 {
+    // The first is how many files are open (Documentation/admin-guide/sysctl/fs.rst in the kernel's tree).
+    let files = fs::read_to_string("/proc/sys/fs/file-nr").unwrap_or_default();
+    let open: u32 = files.split_whitespace().next().and_then(|open| open.parse().ok()).unwrap_or(1 << 19);
+    open.saturating_mul(2).clamp(AT_LEAST, AT_MOST)
+}
 
 /// What the programs know of sockets.
 pub(crate) struct Sockets {

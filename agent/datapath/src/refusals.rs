@@ -25,9 +25,14 @@ pub(crate) struct Refusals {
 
 impl Refusals {
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        let mut outer = take(ebpf, "REFUSALS")?;
-        let kinds = put_new(&mut outer).map_err(DatapathError::map("make the table of refusals"))?;
+        let outer = take(ebpf, "REFUSALS")?;
+        let kinds = empty().map_err(making)?;
         Ok(Self { outer, kinds })
+    }
+
+    /// Counts kinds from now on: takes as long as [`Self::renew`].
+    pub(crate) fn begin(&mut self) -> Result<(), DatapathError> {
+        self.outer.set(0, &self.kinds, 0).map_err(making)
     }
 
     /// What has been counted of one kind; none if it has no entry.
@@ -44,7 +49,8 @@ impl Refusals {
     /// The kernel returns from the exchange when no program uses the old table any more (`maybe_wait_bpf_programs` in
     /// kernel/bpf/syscall.c): what is read then is final.
     pub(crate) fn renew(&mut self) -> Result<impl Iterator<Item = (RefusalKey, Refusal)>, DatapathError> {
-        let new = put_new(&mut self.outer).map_err(DatapathError::map("replace the table of refusals"))?;
+        let new = empty().map_err(making)?;
+        self.outer.set(0, &new, 0).map_err(DatapathError::map("replace the table of refusals"))?;
         let old = std::mem::replace(&mut self.kinds, new);
         let all: Result<Vec<_>, _> = old.iter().collect();
         let all = all.map_err(DatapathError::map("read the last table of refusals"))?;
@@ -52,8 +58,10 @@ impl Refusals {
     }
 }
 
-fn put_new(outer: &mut ArrayOfMaps<MapData, Kinds>) -> Result<Kinds, MapError> {
-    let kinds = Kinds::create(ROOM, GROWS)?;
-    outer.set(0, &kinds, 0)?;
-    Ok(kinds)
+fn empty() -> Result<Kinds, MapError> {
+    Kinds::create(ROOM, GROWS)
+}
+
+fn making(error: MapError) -> DatapathError {
+    DatapathError::map("make the table of refusals")(error)
 }

@@ -4,7 +4,11 @@ use std::fs::File;
 
 use aya::{Ebpf, programs::Program};
 
-use crate::{DatapathError, attach::attach, load_all, program};
+use crate::{
+    DatapathError,
+    attach::attach,
+    programs::{load_all, program},
+};
 
 const PROGRAMS: [&str; 6] = [
     "shadow_connect4",

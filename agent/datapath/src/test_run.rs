@@ -45,7 +45,7 @@ impl Datapath {
     }
 
     fn packet_program(&self, name: &'static str) -> Result<&CgroupSkb, DatapathError> {
-        match self.ebpf.program(name) {
+        match self.programs.get(name) {
             Some(Program::CgroupSkb(program)) => Ok(program),
             _ => Err(DatapathError::Missing { name }),
         }
