@@ -118,10 +118,10 @@ impl Moment {
     }
 }
 
-/// The bucket that a kept word names, if it is the word for this moment.
+/// The bucket that a kept word names, if it is the word for this moment. For no moment, which is 0, none is ever kept.
 #[inline(always)]
 fn bucket_of(kept: u64, word: u64) -> Option<u32> {
-    (kept ^ word <= 0xffff).then_some((kept & 0xffff) as u32)
+    (kept ^ word <= 0xffff && kept > 0xffff).then_some((kept & 0xffff) as u32)
 }
 
 /// Where to count a packet that passes as others of its socket have in this moment.
@@ -137,10 +137,6 @@ pub unsafe fn passes(
     on_loopback: Fact,
     moment: Moment,
 ) -> Option<u32> {
-    // Forgotten: what comes after would be verified for this moment and for the others.
-    if forget64(moment.0) == 0 {
-        return None;
-    }
     if let Some(bucket) = bucket_of(state.passes, moment.word(0)) {
         if bucket == UNCOUNTED {
             return Some(UNCOUNTED);

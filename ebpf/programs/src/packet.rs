@@ -51,7 +51,7 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
 fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
     let skb = ctx.skb.skb;
     let moment = Moment::now();
-    let on_loopback = Fact::of(device == LOOPBACK);
+    let on_loopback = Fact::equal(device, LOOPBACK);
     // SAFETY: the program's context.
     let sk = unsafe { (*skb).__bindgen_anon_2.sk };
     // SAFETY: a socket that is not null; what is no full socket has no storage.

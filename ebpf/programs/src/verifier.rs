@@ -45,6 +45,13 @@ impl Fact {
         Self((bit & 1) as u8)
     }
 
+    /// Is one number the other? Without a branch: what the verifier knows of neither, it does not know of this.
+    #[inline(always)]
+    pub fn equal(one: u32, other: u32) -> Self {
+        let differs = one ^ other;
+        Self(((differs | differs.wrapping_neg()) >> 31) as u8 ^ 1)
+    }
+
     /// 0 if it holds, else `otherwise`: without a branch, so that the verifier need not follow two.
     #[inline(always)]
     pub fn zero_or(self, otherwise: u16) -> u16 {
