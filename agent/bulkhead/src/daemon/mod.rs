@@ -149,7 +149,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
     let (questions, mut asked) = mpsc::channel(16);
     let server = Server::start(&settings.control_socket, questions, records)?;
     let (scrapes, mut waiting) = mpsc::channel(16);
-    let metrics = Metrics::serve(settings.metrics, scrapes);
+    let metrics = Metrics::serve(settings.metrics, scrapes).await;
     enforcement.attach()?;
     if let Err(error) = canary::is_refused(&mut enforcement) {
         enforcement.withdraw()?;

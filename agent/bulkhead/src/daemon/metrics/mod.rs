@@ -49,13 +49,14 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    /// Begins to serve, if an address is given; whoever holds the other end of `scrapes` answers. An address that cannot
-    /// be had is tried again: enforcement does not wait for it.
-    pub(super) fn serve(address: Option<SocketAddr>, scrapes: mpsc::Sender<Scrape>) -> Self {
+    /// Begins to serve, if an address is given; whoever holds the other end of `scrapes` answers. Who connects from here on
+    /// is served. An address that cannot be had is tried again: enforcement does not wait for it.
+    pub(super) async fn serve(address: Option<SocketAddr>, scrapes: mpsc::Sender<Scrape>) -> Self {
         let fault = Arc::new(Mutex::new(None));
-        let told = Arc::clone(&fault);
-        let task = address.map(|address| tokio::spawn(server::serve(address, scrapes, told)));
-        Self { fault, task }
+        let Some(address) = address else { return Self { fault, task: None } };
+        let listener = server::listen(address, &fault).await;
+        let task = tokio::spawn(server::serve(listener, address, scrapes, Arc::clone(&fault)));
+        Self { fault, task: Some(task) }
     }
 
     /// What the operator should look after.

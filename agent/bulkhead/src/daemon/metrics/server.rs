@@ -44,13 +44,17 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 type Answer = Response<Full<Bytes>>;
 
-/// Serves for ever.
+/// Serves for ever. `listener`: none if the address could not be had at once.
 pub(super) async fn serve(
+    listener: Option<TcpListener>,
     address: SocketAddr,
     scrapes: mpsc::Sender<Scrape>,
     fault: Arc<Mutex<Option<String>>>,
 ) {
-    let listener = listen(address, &fault).await;
+    let listener = match listener {
+        Some(listener) => listener,
+        None => listen_some_time(address, &fault).await,
+    };
     let free = Arc::new(Semaphore::new(CONNECTIONS));
     while let Ok(place) = Arc::clone(&free).acquire_owned().await {
         match listener.accept().await {
@@ -69,26 +73,26 @@ pub(super) async fn serve(
     }
 }
 
-async fn listen(address: SocketAddr, fault: &Mutex<Option<String>>) -> TcpListener {
-    let note = |new: Option<String>| {
-        let mut fault = fault.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (None, Some(why)) = (&*fault, &new) {
-            tracing::error!("{why}");
-        }
-        *fault = new;
-    };
+async fn listen_some_time(address: SocketAddr, fault: &Mutex<Option<String>>) -> TcpListener {
     loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => {
-                note(None);
-                return listener;
-            }
-            Err(error) => {
-                note(Some(format!("metrics are not served, since {address} cannot be had: {error}")));
-                sleep(PAUSE).await;
-            }
+        sleep(PAUSE).await;
+        if let Some(listener) = listen(address, fault).await {
+            return listener;
         }
     }
+}
+
+/// Takes the address, if it is free.
+pub(super) async fn listen(address: SocketAddr, fault: &Mutex<Option<String>>) -> Option<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    let why = listener.as_ref().err();
+    let why = why.map(|error| format!("metrics are not served, since {address} cannot be had: {error}"));
+    let mut fault = fault.lock().unwrap_or_else(PoisonError::into_inner);
+    if let (None, Some(why)) = (&*fault, &why) {
+        tracing::error!("{why}");
+    }
+    *fault = why;
+    listener.ok()
 }
 
 async fn answer(stream: TcpStream, scrapes: mpsc::Sender<Scrape>) {
