@@ -23,10 +23,14 @@ pub(crate) struct Visited {
     pub(crate) unreadable_namespaces: usize,
 }
 
-/// Lists the sockets of each network namespace, and visits all that a process of this host holds; counts those of which
-/// `each` says yes.
+/// Lists the sockets of each network namespace, and visits those `wanted` that a process of this host holds; counts
+/// those of which `each` says yes.
+///
+/// No other socket is opened: one that its process closes while it is visited stays open, and its port taken, until the
+/// visit is over.
 pub(crate) fn visit_all(
     mut listed: impl FnMut(&Listed) -> Result<(), DatapathError>,
+    wanted: impl Fn(&sock_diag::Socket) -> bool,
     mut each: impl FnMut(&OwnedFd, &sock_diag::Socket) -> bool,
 ) -> Result<Visited, DatapathError> {
     let mut visited = Visited::default();
@@ -36,29 +40,31 @@ pub(crate) fn visit_all(
             continue;
         };
         listed(&sockets)?;
-        let mut seen = HashSet::new();
+        let mut left: HashSet<u32> =
+            sockets.values().filter(|socket| wanted(socket)).map(|socket| socket.inode).collect();
         for pid in pids {
-            visited.sockets += visit_process(pid, &sockets, &mut each, &mut seen);
+            visited.sockets += visit_process(pid, &sockets, &mut each, &mut left);
         }
     }
     Ok(visited)
 }
 
-/// A process that ends meanwhile, or a descriptor that is closed, is skipped: its socket is gone or held by others.
+/// Visits what is `left` of a namespace's sockets by their inodes. A process that ends meanwhile, or a descriptor that is
+/// closed, is skipped: its socket is gone or held by others.
 fn visit_process(
     pid: u32,
     sockets: &Listed,
     each: &mut impl FnMut(&OwnedFd, &sock_diag::Socket) -> bool,
-    seen: &mut HashSet<u32>,
+    left: &mut HashSet<u32>,
 ) -> usize {
     let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return 0 };
     let Ok(process) = pidfd_open(process, PidfdFlags::empty()) else { return 0 };
     let mut yes = 0;
     for (number, inode) in sockets_held(pid) {
-        if !seen.contains(&inode)
+        if left.contains(&inode)
             && let Ok(socket) = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())
         {
-            seen.insert(inode);
+            left.remove(&inode);
             let known =
                 rustix::net::sockopt::socket_cookie(&socket).ok().and_then(|cookie| sockets.get(&cookie));
             yes += usize::from(known.is_some_and(|known| each(&socket, known)));

@@ -77,10 +77,14 @@ impl Sockets {
                 .try_for_each(|(cookie, _)| older.insert(cookie, 0, 0))
                 .map_err(DatapathError::map("note the connections that are there already"))
         };
-        visit_all(note, |socket, known| {
-            let state = fresh(known.cgroup, anchor(known.cgroup), places, known.listens);
-            storage.insert(socket, Wire(state), NO_EXIST).is_ok()
-        })
+        visit_all(
+            note,
+            |_| true,
+            |socket, known| {
+                let state = fresh(known.cgroup, anchor(known.cgroup), places, known.listens);
+                storage.insert(socket, Wire(state), NO_EXIST).is_ok()
+            },
+        )
     }
 
     /// Puts right the tags of sockets whose identity comes from another cgroup now than under the policy before.
@@ -95,6 +99,7 @@ impl Sockets {
         let storage = &mut self.storage;
         visit_all(
             |_| Ok(()),
+            |socket| anchor(socket.cgroup).is_some(),
             |socket, known| {
                 let (Some(anchor), Ok(Wire(state))) = (anchor(known.cgroup), storage.get(socket, 0)) else {
                     return false;
