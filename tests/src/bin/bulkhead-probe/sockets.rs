@@ -6,6 +6,7 @@ use std::{
     io::{self, IoSlice},
     net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4},
     os::{fd::AsRawFd as _, unix::net::UnixListener},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -55,7 +56,7 @@ impl Sockets {
                     // Connections that an earlier test has closed may still be waiting for their last packets.
                     socket.set_reuse_address(true)?;
                 }
-                socket.bind(&to.into())?;
+                bind(socket, &to.into())?;
                 Ok(Done::Address(local(socket)?))
             }
             Request::Address { socket } => Ok(Done::Address(local(&self.held(socket)?.socket)?)),
@@ -247,6 +248,20 @@ fn send_many(socket: &Socket, to: &[SocketAddr], bytes: &[u8]) -> io::Result<u32
     let mut headers = MultiHeaders::preallocate(to.len(), None);
     let sent = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, &to, [], MsgFlags::empty())?;
     Ok(u32::try_from(sent.count()).unwrap_or(u32::MAX))
+}
+
+/// An agent that starts beside this test looks at every socket of the machine: one that is closed in this very moment
+/// keeps its port until the agent has let go of it, too.
+fn bind(socket: &Socket, to: &SockAddr) -> io::Result<()> {
+    let until = Instant::now() + Duration::from_secs(1);
+    loop {
+        match socket.bind(to) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
 }
 
 fn set(socket: &Socket, setting: Setting) -> io::Result<()> {
