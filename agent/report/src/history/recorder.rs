@@ -28,6 +28,8 @@ use crate::{Denial, Feed, Policies, clock};
 const PERIOD: Duration = Duration::from_secs(2);
 /// and less often where it takes long to read the counters: at most one in so many parts of the time.
 const SHARE: u32 = 100;
+/// When so many denials wait they are written, whenever the rest is due.
+const MANY: usize = 2048;
 /// So many denials wait for a disk that takes none. More are lost, and counted.
 const WAITING: usize = 4096;
 /// So many kinds that are no longer counted wait with them; those beyond are told apart by subject only.
@@ -109,6 +111,10 @@ impl Recorder {
                     } else {
                         self.history.loses(denial.count);
                     }
+                    // Where that fails they wait until the next time that something is due.
+                    if self.denials.len() == MANY && self.write_denials().is_err() {
+                        due = due.min(Instant::now() + PAUSE);
+                    }
                 }
                 Ok(Message::Write(reply)) => {
                     let written;
@@ -139,8 +145,36 @@ impl Recorder {
 
     /// Writes what is new; if that fails, it is new the next time as well.
     fn write(&mut self) -> Result<Reached, HistoryError> {
+        self.attempt(Self::write_all)
+    }
+
+    /// Writes the denials that wait. To read the counters as well may take longer than others take to be refused as often
+    /// again.
+    fn write_denials(&mut self) -> Result<(), HistoryError> {
+        self.attempt(|recorder| {
+            let batch = Batch { denials: recorder.denials_as_json(), ..Batch::default() };
+            // It is opened with the counters.
+            let Some(store) = &mut recorder.store else { return recorder.write_all().map(drop) };
+            store.write(&batch, Timestamp::now())?;
+            recorder.are_written();
+            Ok(())
+        })
+    }
+
+    fn denials_as_json(&self) -> Vec<String> {
+        self.denials.iter().map(|denial| denial.to_json()).collect()
+    }
+
+    fn are_written(&mut self) {
+        self.history.writes(self.denials.drain(..).map(|denial| denial.count).sum());
+    }
+
+    fn attempt<T>(
+        &mut self,
+        write: impl FnOnce(&mut Self) -> Result<T, HistoryError>,
+    ) -> Result<T, HistoryError> {
         // A damaged file may fail an assertion.
-        let written = catch_unwind(AssertUnwindSafe(|| self.write_all()));
+        let written = catch_unwind(AssertUnwindSafe(|| write(self)));
         let written = written.unwrap_or_else(|_| Err(HistoryError::Damaged("writing to it fails".into())));
         match &written {
             Ok(_) => self.history.recovers(),
@@ -160,6 +194,7 @@ impl Recorder {
 
     fn write_all(&mut self) -> Result<Reached, HistoryError> {
         let Counted { origin, counted, ended } = (self.count)().map_err(HistoryError::Counters)?;
+        let denials = self.denials_as_json();
         for (key, counter) in ended {
             let key = if self.ended.len() < ENDED { key } else { key.of_subject() };
             self.ended.entry(key).or_default().add(&counter);
@@ -191,7 +226,7 @@ impl Recorder {
         };
         changes.batch.hits.in_force =
             is_new.map(|policy| policy.rules.iter().map(|rule| rule.id.clone()).collect());
-        changes.batch.denials = self.denials.iter().map(|denial| denial.to_json()).collect();
+        changes.batch.denials = denials;
         for (key, counter) in &self.ended {
             changes.grown(key, counter, true);
         }
@@ -208,11 +243,12 @@ impl Recorder {
         for flow in flows {
             self.last_flow = self.flows.publish(&Arc::new(flow));
         }
-        self.history.writes(self.denials.drain(..).map(|denial| denial.count).sum());
+        let key = store.last();
+        self.are_written();
         self.ended.clear();
         self.in_force = in_force.as_ref().map(Arc::downgrade).unwrap_or_default();
         self.since = now;
-        Ok(Reached { denial: self.last, flow: self.last_flow, key: store.last() })
+        Ok(Reached { denial: self.last, flow: self.last_flow, key })
     }
 }
 

@@ -72,12 +72,16 @@ fn keep(folder: &TempDir, counters: &Counters, limits: Limits) -> Kept {
 
 /// Keeps it as an agent does that has put the policy in force under this generation.
 fn keep_under(generation: u32, folder: &TempDir, counters: &Counters, limits: Limits) -> Kept {
+    let counters = counters.clone();
+    keep_counting(generation, folder, Box::new(move || Ok(counters.read())), limits)
+}
+
+fn keep_counting(generation: u32, folder: &TempDir, count: Count, limits: Limits) -> Kept {
     let text = "[workload.web]\nselect = { systemd = \"web.service\" }\n[[allow]]\nid = \"all\"\nfrom = \"web\"\nto = \"any\"\n";
     let policy = load(&[Source::new("web.toml", text)]).unwrap().policy;
     let policies = Policies::default();
     policies.note(generation, Arc::new(policy), BTreeMap::new());
-    let (flows, counters) = (Feed::default(), counters.clone());
-    let count: Count = Box::new(move || Ok(counters.read()));
+    let flows = Feed::default();
     let (history, writing) =
         History::start(folder.path().join("state"), limits, policies, count, flows.clone()).unwrap();
     Kept { history, writing, flows }
@@ -175,6 +179,29 @@ fn the_next_agent_goes_on_where_one_has_ended() {
     counters.0.lock().unwrap().counted[0].1.packets = 5;
     let kept = keep(&folder, &counters, ROOMY);
     assert_eq!(kept.packets(), 40);
+    kept.finish();
+}
+
+#[test]
+fn denials_do_not_wait_for_counters_that_take_long_to_read() {
+    const EACH: u64 = 1_000;
+    let folder = TempDir::new().unwrap();
+    // Not to take more than a hundredth of the time, they are read every 20 s.
+    let count: Count = Box::new(|| {
+        thread::sleep(Duration::from_millis(200));
+        Ok(Counted { origin: "this boot".into(), ..Counted::default() })
+    });
+    let kept = keep_counting(7, &folder, count, ROOMY);
+    kept.write().unwrap();
+    let denial = Arc::new(Denial { count: 1, ..denial() });
+    for number in 1..=12 * EACH {
+        kept.history.add(number, &denial);
+        if number % EACH == 0 {
+            thread::sleep(Duration::from_millis(250));
+        }
+    }
+    assert_eq!((kept.history.lost(), kept.history.failing()), (0, None));
+    assert_eq!(kept.denials(Wanted::default()).len() as u64, 12 * EACH);
     kept.finish();
 }
 
