@@ -107,6 +107,16 @@ impl Launch {
         self
     }
 
+    /// May open no more than so many files: where it needs another, something fails.
+    pub fn with_files(self, most: u32) -> Self {
+        let Self { command: alone, .. } = &self;
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={most}")).arg(alone.get_program()).args(alone.get_args());
+        command.envs(alone.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { command, ..self }
+    }
+
     /// With more in its agent.toml.
     pub fn settings(self, toml: &str) -> Result<Self> {
         let path = config(&self.files);

@@ -45,7 +45,7 @@ pub struct Attached {
 impl Datapath {
     /// Attaches all programs, those that judge to the cgroup root, and tags the sockets that are already open. Where pinned
     /// programs are attached, each is replaced at once by the one of its name, and only tags that are of another policy are
-    /// put right.
+    /// put right. What another version has left attached judges on, too, until it is [dismissed](Self::dismiss_others).
     ///
     /// Install a generation first: until there is one, nothing is refused. `anchor` tells the cgroup whose entry holds
     /// for another: itself or the nearest above it that has one.
@@ -75,9 +75,6 @@ impl Datapath {
         let watches_programs = self.attach_tracepoint("exec", "sched_process_exec", false).is_ok();
         let unwatched = self.attach_departure().err();
         let unguarded = security::attach(self.programs.loaded()?, self.pins.as_ref()).err();
-        if let Some(pins) = &self.pins {
-            pins.detach_other_versions()?;
-        }
         let Visited { sockets, unreadable_namespaces } = tagged;
         Ok(Attached {
             taken_over,
@@ -88,6 +85,11 @@ impl Datapath {
             unwatched,
             unguarded,
         })
+    }
+
+    /// Removes what other versions have left attached: these programs are shown to refuse.
+    pub fn dismiss_others(&self) -> Result<(), DatapathError> {
+        self.pins.as_ref().map_or(Ok(()), |pins| pins.detach_other_versions().map(drop))
     }
 
     fn carry_over(&mut self) -> Result<(), DatapathError> {

@@ -281,6 +281,12 @@ impl Datapath {
         self.pins.as_ref().map_or(Ok(()), |pins| pins.detach().map(drop))
     }
 
+    /// Removes what this version has pinned; the rest goes with the value. What another has left attached goes on, if it is not
+    /// [dismissed](Self::dismiss_others).
+    pub fn withdraw(self) -> Result<(), DatapathError> {
+        self.pins.as_ref().map_or(Ok(()), |pins| pins.detach_own_version().map(drop))
+    }
+
     /// Tells what a cgroup is to a generation, if it is not what the one above it is, and where it stands among the
     /// selectors: nothing is written where the programs have found the same. After an error [renew](Self::renew) it.
     pub fn identify(

@@ -159,6 +159,55 @@ fn another_versions_agent_takes_over_and_traffic_does_not_notice() -> Result<()>
 }
 
 #[test]
+fn agents_that_fail_as_they_start_open_nothing_and_cut_nothing() -> Result<()> {
+    let host = Host::new()?;
+    in_the_midst_of_traffic(&host, |first| {
+        first.kill()?;
+        fail_again_and_again(&host)
+    })?;
+    host.detach()?;
+    ensure!(host.attached()? == 0, "{} programs are still attached", host.attached()?);
+    Ok(())
+}
+
+#[test]
+fn agents_that_fail_beside_another_versions_pins_open_nothing_and_cut_nothing() -> Result<()> {
+    let host = Host::new()?;
+    in_the_midst_of_traffic(&host, |first| {
+        first.kill()?;
+        host.lab.in_office(&["sh", "-c", "mv $0/bulkhead/v* $0/bulkhead/v999"])?;
+        fail_again_and_again(&host)?;
+        host.lab.in_office(&["sh", "-c", "! test -e $0/bulkhead/v999"]).map(drop)
+    })?;
+    host.detach()?;
+    ensure!(host.attached()? == 0, "{} programs are still attached", host.attached()?);
+    Ok(())
+}
+
+/// Starts agents that run out of files, each a few later than the one before, until one starts.
+fn fail_again_and_again(host: &Host) -> Result<()> {
+    let mut failures = 0;
+    for most in (8..1_000).step_by(7) {
+        match host.lab.agent(POLICY)?.kept()?.with_files(most).start() {
+            Ok(agent) => {
+                ensure!(failures > 10, "{failures} agents have failed");
+                refused("ci to db", host.ci.tcp(host.to)?)?;
+                allowed("web to db", host.web.tcp(host.to)?)?;
+                return agent.kill();
+            }
+            Err(error) => {
+                let said = format!("{error:#}");
+                ensure!(!said.contains("panicked"), "with {most} files: {said}");
+                failures += 1;
+            }
+        }
+        refused(&format!("ci to db, after one with {most} files"), host.ci.tcp(host.to)?)?;
+        allowed(&format!("web to db, after one with {most} files"), host.web.tcp(host.to)?)?;
+    }
+    anyhow::bail!("no agent has started")
+}
+
+#[test]
 fn counts_go_on_over_agents_that_are_killed() -> Result<()> {
     let host = Host::new()?;
     let first = host.start()?;

@@ -155,6 +155,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
         enforcement.withdraw()?;
         return Err(error.into());
     }
+    enforcement.dismiss_others()?;
     let started = Instant::now();
     announce(&enforcement, settings, output, &notify);
     beginning.keep(&mut keeper);

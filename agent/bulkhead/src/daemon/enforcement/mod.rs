@@ -164,7 +164,12 @@ impl Enforcement {
 
     /// Gives up what this agent has begun to enforce; what it has taken over goes on.
     pub(super) fn withdraw(self) -> Result<(), DatapathError> {
-        if self.taken_over { Ok(()) } else { self.detach() }
+        if self.taken_over { Ok(()) } else { self.datapath.withdraw() }
+    }
+
+    /// From here on nobody judges beside this agent's programs: they have been shown to refuse.
+    pub(super) fn dismiss_others(&self) -> Result<(), DatapathError> {
+        self.datapath.dismiss_others()
     }
 
     /// Makes a cgroup of the agent's own the [canary](super::canary), isolated or not, whatever the policy says of it.
