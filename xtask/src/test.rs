@@ -50,6 +50,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     tests(args.filter.as_deref())
 }
 
+fn is_ci() -> bool {
+    env::var_os("CI").is_some()
+}
+
+/// How everything is built: in CI as for the emulated machines, so that nothing is built twice.
+fn profile() -> &'static str {
+    if is_ci() { workspace::EMULATED } else { "dev" }
+}
+
 fn format() -> Result<()> {
     succeed(cargo().args(["fmt", "--all", "--check"]))?;
     for workspace in [PROGRAMS, FUZZ] {
@@ -59,7 +68,9 @@ fn format() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
-    succeed(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--all-features"]).args(DENY))
+    let mut clippy = cargo();
+    clippy.args(["clippy", "--quiet", "--workspace", "--all-targets", "--all-features"]);
+    succeed(clippy.args(["--profile", profile()]).args(DENY))
 }
 
 /// Apart from the rest: another compiler, another target, and code that differs by feature.
@@ -80,19 +91,21 @@ fn clippy_programs() -> Result<()> {
 
 fn documentation() -> Result<()> {
     let flags = "-D warnings";
-    succeed(cargo().args(["doc", "--quiet", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", flags))
+    let mut doc = cargo();
+    doc.args(["doc", "--quiet", "--workspace", "--no-deps", "--profile", profile()]);
+    succeed(doc.env("RUSTDOCFLAGS", flags))
 }
 
 fn documentation_tests() -> Result<()> {
-    succeed(cargo().args(["test", "--quiet", "--workspace", "--doc"]))
+    succeed(cargo().args(["test", "--quiet", "--workspace", "--doc", "--profile", profile()]))
 }
 
 fn tests(filter: Option<&str>) -> Result<()> {
     // Otherwise the first end-to-end test builds the agent, and all the others wait for it until their time is up.
-    succeed(cargo().args(["build", "--quiet", "--package", "bulkhead"]))?;
+    succeed(cargo().args(["build", "--quiet", "--package", "bulkhead", "--profile", profile()]))?;
     let mut nextest = cargo();
-    nextest.args(["nextest", "run", "--workspace"]);
-    if env::var_os("CI").is_some() {
+    nextest.args(["nextest", "run", "--workspace", "--cargo-profile", profile()]);
+    if is_ci() {
         nextest.args(["--profile", "ci"]);
     }
     // A test's error says what was expected of whom; the harness's own frames would only bury it.

@@ -15,6 +15,9 @@ pub(crate) const PROGRAMS: &str = "ebpf/programs";
 /// The workspace of the fuzz targets, below [`root`].
 pub(crate) const FUZZ: &str = "fuzz";
 
+/// The profile for what runs in emulated machines.
+pub(crate) const EMULATED: &str = "emulated";
+
 /// The folder of the outer Cargo.toml.
 pub(crate) fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))

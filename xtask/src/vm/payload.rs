@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::{archive::Archive, kernels::Kernel};
 use crate::{
     console,
-    workspace::{cargo, succeed},
+    workspace::{EMULATED, cargo, succeed},
 };
 
 /// Tools of this host that the tests call.
@@ -116,7 +116,7 @@ struct Target {
 fn artifact(arguments: &[&str], name: &str) -> Result<PathBuf> {
     let output = cargo()
         .args(arguments)
-        .args(["--profile", "emulated"])
+        .args(["--profile", EMULATED])
         .args(["--quiet", "--message-format=json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()
