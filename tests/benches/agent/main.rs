@@ -112,7 +112,9 @@ fn idle() -> Result<()> {
     let lab = Lab::new()?;
     for workloads in [100, 1_000] {
         let sites = (0..workloads).map(|n| lab.cgroup(&format!("/site/w{n}"))).collect::<Result<Vec<_>>>()?;
-        let agent = as_service(&lab, &policy(workloads, 10 * workloads, 443))?.start()?;
+        // Room for all that is written to it.
+        let roomy = "[history]\nmax-size = \"256 MiB\"\n";
+        let agent = as_service(&lab, &policy(workloads, 10 * workloads, 443))?.settings(roomy)?.start()?;
         thread::sleep(Duration::from_secs(10));
         let before = processor_time(&agent)?;
         thread::sleep(Duration::from_mins(1));
@@ -123,10 +125,11 @@ fn idle() -> Result<()> {
         if workloads == 100 { memory.at_most(25.0) } else { memory }.print()?;
         Figure::new(&format!("processor time, idle: {what}"), used, "%", 2).at_most(0.2).print()?;
         if workloads == 1_000 {
-            fill_history(&lab)?;
+            fill_history(&lab, &agent)?;
             // Before anybody reads them.
             let memory = resident(&agent)?;
-            let what = format!("resident memory with {} refusals of history", kept_refusals(&agent)?);
+            let [flows, denials] = [kept(&agent, "flows")?, kept(&agent, "denials")?];
+            let what = format!("resident memory with {flows} flows and {denials} refusals of history");
             Figure::new(&what, memory, "MB", 1).at_most(60.0).print()?;
         }
         agent.stop()?;
@@ -135,26 +138,26 @@ fn idle() -> Result<()> {
     Ok(())
 }
 
-/// Has a hundred workloads refused a thousand ports each.
-fn fill_history(lab: &Lab) -> Result<()> {
-    const EACH: u16 = 1_000;
-    /// So many kinds of refusals are told apart at a time.
-    const PAUSE: Duration = Duration::from_millis(1_100);
-    let peers: Vec<_> = (1..=EACH).map(|port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
-    for n in 0..100 {
-        let caller = lab.probe(&format!("/site/w{n}"))?;
-        let socket = caller.open(Kind::Udp, Family::V4)?;
-        let taken = socket.repeat(&peers, vec![0; 32], u32::from(EACH))?;
-        ensure!(taken == 0, "{taken} forbidden datagrams were taken");
-        thread::sleep(PAUSE);
+/// Has a hundred workloads refused a hundred ports each, ten times.
+fn fill_history(lab: &Lab, agent: &Agent) -> Result<()> {
+    let peers: Vec<_> = (1..=100).map(|port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
+    for _ in 0..10 {
+        for n in 0..100 {
+            let caller = lab.probe(&format!("/site/w{n}"))?;
+            let socket = caller.open(Kind::Udp, Family::V4)?;
+            let taken = socket.repeat(&peers, vec![0; 32], u32::try_from(peers.len())?)?;
+            ensure!(taken == 0, "{taken} forbidden datagrams were taken");
+        }
+        // Repeats that are held back are told after a second; to ask for flows has all that there are written.
+        thread::sleep(Duration::from_secs(3));
+        agent.tell(&["flows", "--limit", "1"])?;
     }
-    // What is due is written.
-    thread::sleep(Duration::from_secs(5));
     Ok(())
 }
 
-fn kept_refusals(agent: &Agent) -> Result<usize> {
-    let told = agent.tell(&["denials", "--limit", "1000000", "--output", "json"])?;
+/// How many records of this kind the history holds.
+fn kept(agent: &Agent, kind: &str) -> Result<usize> {
+    let told = agent.tell(&[kind, "--limit", "1000000", "--output", "json"])?;
     ensure!(told.status.success(), "{told:?}");
     Ok(told.stdout.split(|byte| *byte == b'\n').count() - 1)
 }

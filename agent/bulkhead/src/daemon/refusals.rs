@@ -135,7 +135,8 @@ struct Drain {
     events: Events,
     enricher: Enricher,
     outlets: Outlets,
-    coalescer: Coalescer<Option<Denial>>,
+    /// Its table has room for more kinds than there mostly are.
+    coalescer: Coalescer<Option<Box<Denial>>>,
     counters: Arc<Counters>,
     looked: Instant,
     /// Records that were due and could not be made, as of the last look.
@@ -177,7 +178,7 @@ impl Drain {
         }
         let Self { events, mut coalescer, outlets, .. } = self;
         coalescer
-            .finish(|kind| counted(&events, kind), |denial, told| hand_on(&outlets, denial.as_ref(), told));
+            .finish(|kind| counted(&events, kind), |denial, told| hand_on(&outlets, denial.as_deref(), told));
         outlets
     }
 
@@ -241,8 +242,8 @@ impl Drain {
             coalescer.take(
                 &event,
                 Instant::now(),
-                || enricher.look_up(&event),
-                |denial, told| hand_on(outlets, denial.as_ref(), told),
+                || enricher.look_up(&event).map(Box::new),
+                |denial, told| hand_on(outlets, denial.as_deref(), told),
             );
             pacer.pace();
         });
@@ -270,7 +271,7 @@ impl Drain {
         coalescer.due(
             now,
             |kind| counted(events, kind),
-            |denial, told| hand_on(outlets, denial.as_ref(), told),
+            |denial, told| hand_on(outlets, denial.as_deref(), told),
         );
         self.lost.all = events.lost()?;
         if coalescer.is_crowded() || self.lost.calls_for_room(now) {
