@@ -143,7 +143,9 @@ impl History {
         *self.account.database.lock().unwrap_or_else(PoisonError::into_inner) = database;
     }
 
-    fn writes(&self, refusals: u64) {
+    /// These are written.
+    fn writes(&self, denials: &mut Vec<Arc<Denial>>) {
+        let refusals = denials.drain(..).map(|denial| denial.count).sum();
         self.account.written.fetch_add(refusals, Ordering::Relaxed);
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
@@ -34,6 +35,8 @@ const MANY: usize = 2048;
 const WAITING: usize = 4096;
 /// So many kinds that are no longer counted wait with them; those beyond are told apart by subject only.
 const ENDED: usize = 32_768;
+/// Of very many kinds so many are written together: what is in memory meanwhile is of these only.
+const AT_ONCE: usize = 2048;
 /// A disk that takes nothing is tried this often.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -156,17 +159,13 @@ impl Recorder {
             // It is opened with the counters.
             let Some(store) = &mut recorder.store else { return recorder.write_all().map(drop) };
             store.write(&batch, Timestamp::now())?;
-            recorder.are_written();
+            recorder.history.writes(&mut recorder.denials);
             Ok(())
         })
     }
 
     fn denials_as_json(&self) -> Vec<String> {
         self.denials.iter().map(|denial| denial.to_json()).collect()
-    }
-
-    fn are_written(&mut self) {
-        self.history.writes(self.denials.drain(..).map(|denial| denial.count).sum());
     }
 
     fn attempt<T>(
@@ -216,39 +215,45 @@ impl Recorder {
         let now = Timestamp::now();
         let in_force = self.policies.latest();
         let is_new = in_force.as_ref().filter(|policy| self.in_force.as_ptr() != Arc::as_ptr(policy));
-        let mut changes = Changes {
-            policies: &self.policies,
-            store,
-            since: self.since,
-            now,
-            batch: Batch::default(),
-            flows: Vec::new(),
-        };
-        changes.batch.hits.in_force =
+        let mut batch = Batch { denials, ..Batch::default() };
+        batch.hits.in_force =
             is_new.map(|policy| policy.rules.iter().map(|rule| rule.id.clone()).collect());
-        changes.batch.denials = denials;
-        for (key, counter) in &self.ended {
-            changes.grown(key, counter, true);
-        }
+        let ended = self.ended.iter().map(|(key, counter)| (*key, *counter, true));
         // What has begun again since is another counter.
-        for (key, counter) in counted {
-            if !self.ended.contains_key(&key) {
-                changes.grown(&key, &counter, false);
+        let counted = counted.into_iter().filter(|(key, _)| !self.ended.contains_key(key));
+        let kinds: Vec<_> = ended.chain(counted.map(|(key, counter)| (key, counter, false))).collect();
+        let mut parts = kinds.chunks(AT_ONCE);
+        loop {
+            let part = parts.next().unwrap_or_default();
+            let mut changes = Changes {
+                policies: &self.policies,
+                store,
+                since: self.since,
+                now,
+                batch: mem::take(&mut batch),
+                flows: Vec::new(),
+            };
+            for (key, counter, has_ended) in part {
+                changes.grown(key, counter, *has_ended);
+            }
+            let Changes { batch, flows, .. } = changes;
+            if !batch.is_empty() {
+                store.write(&batch, now)?;
+            }
+            for flow in flows {
+                self.last_flow = self.flows.publish(&Arc::new(flow));
+            }
+            for (key, ..) in part.iter().filter(|(.., has_ended)| *has_ended) {
+                self.ended.remove(key);
+            }
+            self.history.writes(&mut self.denials);
+            if parts.len() == 0 {
+                break;
             }
         }
-        let Changes { batch, flows, .. } = changes;
-        if !batch.is_empty() {
-            store.write(&batch, now)?;
-        }
-        for flow in flows {
-            self.last_flow = self.flows.publish(&Arc::new(flow));
-        }
-        let key = store.last();
-        self.are_written();
-        self.ended.clear();
         self.in_force = in_force.as_ref().map(Arc::downgrade).unwrap_or_default();
         self.since = now;
-        Ok(Reached { denial: self.last, flow: self.last_flow, key })
+        Ok(Reached { denial: self.last, flow: self.last_flow, key: store.last() })
     }
 }
 
