@@ -169,7 +169,7 @@ mod tests {
         drop(state);
         let read = StateDir::open(folder.path()).unwrap().read().unwrap();
         assert_eq!(read, policies);
-        let texts = [read.confirmed, read.previous].map(|kept| kept.unwrap().sources()[0].text.clone());
+        let texts = [read.confirmed, read.previous].map(|kept| kept.unwrap().sources()[0].text.to_string());
         assert_eq!(texts, ["ab", "a"], "the same policy again is not gone back to");
     }
 

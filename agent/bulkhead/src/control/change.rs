@@ -1,6 +1,9 @@
 //! What is asked of an agent that is to change its policy, and what it answers.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use bulkhead_policy::{Difference, Source};
 use bulkhead_report::plain;
@@ -14,7 +17,8 @@ use utoipa::ToSchema;
 pub(crate) struct File {
     /// As reports name it.
     pub(crate) name: String,
-    pub(crate) text: String,
+    #[schema(value_type = String)]
+    pub(crate) text: Arc<str>,
 }
 
 impl From<Source> for File {

@@ -239,7 +239,7 @@ impl<'d> Window<'d> {
     fn snippet(&self, source: &'d Source) -> Option<Snippet<'d, Annotation<'d>>> {
         /// Between the ends of a window and its marks, in bytes.
         const LONGEST: usize = 4_096;
-        let text = source.text.as_str();
+        let text = &*source.text;
         let spans = || self.marks.iter().map(|(place, ..)| place.span());
         let first = spans().map(|s| s.start).min()?;
         let last = spans().map(|s| s.start).max()?;

@@ -5,17 +5,15 @@ use std::{fmt, ops::Range, sync::Arc};
 pub struct Source {
     /// Its name as reports show it, such as the path that was given on the command line.
     pub name: String,
-    /// Its content.
-    pub text: String,
+    /// Its content, shared by all clones.
+    pub text: Arc<str>,
 }
 
 impl Source {
     /// A file of this name and content. A byte order mark is none of its characters.
-    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
-        let mut text = text.into();
-        if text.starts_with('\u{feff}') {
-            text.drain(..'\u{feff}'.len_utf8());
-        }
+    pub fn new(name: impl Into<String>, text: impl Into<Arc<str>>) -> Self {
+        let text = text.into();
+        let text = text.strip_prefix('\u{feff}').map_or_else(|| Arc::clone(&text), Arc::from);
         Self { name: name.into(), text }
     }
 }
@@ -129,7 +127,7 @@ mod tests {
     fn a_byte_order_mark_takes_no_column() {
         let source = Source::new("a.toml", "\u{feff}x = 1\n");
         assert_eq!(Lines::new(&source).place(0..1).column, 1);
-        assert_eq!(source.text, "x = 1\n");
+        assert_eq!(&*&*source.text, "x = 1\n");
     }
 
     #[test]

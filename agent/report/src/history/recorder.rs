@@ -216,8 +216,7 @@ impl Recorder {
         let in_force = self.policies.latest();
         let is_new = in_force.as_ref().filter(|policy| self.in_force.as_ptr() != Arc::as_ptr(policy));
         let mut batch = Batch { denials, ..Batch::default() };
-        batch.hits.in_force =
-            is_new.map(|policy| policy.rules.iter().map(|rule| rule.id.clone()).collect());
+        batch.hits.in_force = is_new.map(|policy| policy.rules.iter().map(|rule| rule.id.clone()).collect());
         let ended = self.ended.iter().map(|(key, counter)| (*key, *counter, true));
         // What has begun again since is another counter.
         let counted = counted.into_iter().filter(|(key, _)| !self.ended.contains_key(key));
