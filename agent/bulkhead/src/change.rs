@@ -55,18 +55,22 @@ pub(crate) async fn apply(
     output: Output,
 ) -> anyhow::Result<Outcome> {
     let sources = policy_files::read(&arguments.policy.paths).map_err(InputError::from)?;
-    let (policy, warnings) = match compile(&sources, output) {
-        Ok(compiled) => compiled,
-        Err(outcome) => return Ok(outcome),
-    };
     let proposal = Proposal {
-        policy: files(sources),
+        policy: files(sources.clone()),
         confirm_within: arguments.confirm_within.map(|time| time.as_secs_f64()),
         force: arguments.force,
     };
+    // The agent compiles it, too, and what it says counts; what is wrong with it nobody has to ask an agent for.
+    let compiled = tokio::task::spawn_blocking(move || compile(&sources, output));
     let done = post(socket, APPLY, &proposal).await;
-    let count =
-        format!("{} and {}", plural(policy.workloads.len(), "workload"), plural(policy.rules.len(), "rule"));
+    let (count, warnings) = match compiled.await? {
+        Err(outcome) if done.is_err() => return Ok(outcome),
+        Err(_) => ("a policy that this version of bulkhead cannot read".to_owned(), String::new()),
+        Ok((policy, warnings)) => {
+            let (workloads, rules) = (policy.workloads.len(), policy.rules.len());
+            (format!("{} and {}", plural(workloads, "workload"), plural(rules, "rule")), warnings)
+        }
+    };
     tell(done, output, |applied| {
         let mut text = warnings;
         let Applied { generation, confirm_within, .. } = applied;

@@ -6,7 +6,9 @@ use aya::{
     Ebpf,
     maps::{Array, ArrayOfMaps, HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
 };
-use bulkhead_common::{Crowded, Endpoint, NameEntry, NameKey, STATE_DEAD};
+use bulkhead_common::{
+    Crowded, Endpoint, FIRST_LIST, NameEntry, NameKey, PLACES, STATE_DEAD, mark_of_states,
+};
 
 use crate::{DatapathError, tables::take, together::both, wire::Wire};
 
@@ -55,11 +57,27 @@ pub(crate) struct CgroupTables {
 pub(crate) struct CgroupTable {
     slot: u32,
     room: usize,
+    mark: Mark,
     /// What had found no room in the tables before these.
     missing: Crowded,
     endpoints: Endpoints,
     followed: Followed,
     names: Arc<Names>,
+}
+
+/// What the states of a generation's cgroups bear, so that they are told from those of others: see [`PLACES`].
+#[derive(Clone, Copy, Debug)]
+struct Mark(u32);
+
+impl Mark {
+    fn on(self, state: u32) -> u32 {
+        if state == STATE_DEAD || state >= FIRST_LIST { state } else { state | self.0 }
+    }
+
+    /// The entry of the table of endpoints.
+    fn entry(self) -> Wire<Endpoint> {
+        Wire(Endpoint { flags: self.0, ..Endpoint::UNMATCHED })
+    }
 }
 
 impl CgroupTables {
@@ -72,25 +90,34 @@ impl CgroupTables {
         })
     }
 
-    /// Tables for a slot that is not in use, to be [shown](Self::set).
-    pub(crate) fn fill(&mut self, slot: u32, cgroups: Cgroups<'_>) -> Result<CgroupTable, MapError> {
+    /// Tables for a slot that is not in use, to be [shown](Self::set). `places`: what the cgroups are, as a number.
+    pub(crate) fn fill(
+        &mut self,
+        slot: u32,
+        places: u32,
+        cgroups: Cgroups<'_>,
+    ) -> Result<CgroupTable, MapError> {
+        let mark = Mark(mark_of_states(places));
         let Cgroups { endpoints, followed, names } = cgroups;
         let room = 2 * endpoints.len().max(followed.len()) + CGROUPS_TO_COME;
-        let (endpoint_table, followed_table) = hashes(room)?;
+        let (endpoint_table, followed_table) = hashes(room, mark)?;
         let mut name_table = Names::create(size(names.len().max(1)), GROWS)?;
         for (length, name, entry) in names {
-            name_table.insert(&Key::new(*length, Wire(*name)), Wire(*entry), ANY)?;
+            let name = NameKey { of: mark.on(name.of), ..*name };
+            let entry = NameEntry { next: mark.on(entry.next), ..*entry };
+            name_table.insert(&Key::new(*length, Wire(name)), Wire(entry), ANY)?;
         }
         let mut new = CgroupTable {
             slot,
             room,
+            mark,
             missing: Crowded::default(),
             endpoints: endpoint_table,
             followed: followed_table,
             names: Arc::new(name_table),
         };
         for (cgroup, state) in followed {
-            new.followed.insert(cgroup, state, ANY)?;
+            new.followed.insert(cgroup, mark.on(*state), ANY)?;
         }
         for (cgroup, endpoint) in endpoints {
             new.endpoints.insert(cgroup, Wire(*endpoint), ANY)?;
@@ -111,11 +138,11 @@ impl CgroupTables {
     /// until it is copied, or until the agent tells.
     pub(crate) fn larger(&mut self, slot: u32, old: &CgroupTable) -> Result<CgroupTable, MapError> {
         let room = 2 * old.room;
-        let (endpoints, followed) = hashes(room)?;
+        let (endpoints, followed) = hashes(room, old.mark)?;
         let before = self.crowded.get(&old.slot, 0)?;
         self.crowded.set(slot, Wire(Crowded { unfollowed: 1, ..Crowded::default() }), 0)?;
         let names = Arc::clone(&old.names);
-        Ok(CgroupTable { slot, room, missing: before.0, endpoints, followed, names })
+        Ok(CgroupTable { slot, room, mark: old.mark, missing: before.0, endpoints, followed, names })
     }
 
     /// Fills what has been shown with the entries of the tables before.
@@ -132,15 +159,12 @@ impl CgroupTables {
         self.crowded.set(new.slot, Wire(new.missing), 0)
     }
 
-    /// Lets the programs see the tables of a slot. They write them once they see its names.
+    /// Lets the programs see the tables of a slot.
     pub(crate) fn set(&mut self, slot: u32, tables: &CgroupTable) -> Result<(), MapError> {
-        let Self { endpoints, followed, .. } = self;
-        both(|| endpoints.set(slot, &tables.endpoints, 0), || followed.set(slot, &tables.followed, 0))
-    }
-
-    /// After [`Self::set`].
-    pub(crate) fn set_names(&mut self, slot: u32, tables: &CgroupTable) -> Result<(), MapError> {
-        self.names.set(slot, &tables.names, 0)
+        let Self { endpoints, followed, names, .. } = self;
+        let cgroups =
+            || both(|| endpoints.set(slot, &tables.endpoints, 0), || followed.set(slot, &tables.followed, 0));
+        both(cgroups, || names.set(slot, &tables.names, 0))
     }
 
     /// Has something found no room in these tables?
@@ -172,15 +196,17 @@ impl CgroupTable {
         state: u32,
     ) -> Result<bool, MapError> {
         // First where it stands: what is made in it meanwhile is told by that.
-        let state = (state != STATE_DEAD).then_some(state);
+        let state = (state != STATE_DEAD).then(|| self.mark.on(state));
         correct(&mut self.followed, cgroup, state, |a, b| a == b)?;
         correct(&mut self.endpoints, cgroup, endpoint.map(Wire), |a, b| a.0 == b.0)
     }
 }
 
 /// The tables that the programs write, with room for so many cgroups each.
-fn hashes(room: usize) -> Result<(Endpoints, Followed), MapError> {
-    Ok((Endpoints::create(size(room), ALLOCATED)?, Followed::create(size(room), ALLOCATED)?))
+fn hashes(room: usize, mark: Mark) -> Result<(Endpoints, Followed), MapError> {
+    let mut endpoints = Endpoints::create(size(room), ALLOCATED)?;
+    endpoints.insert(PLACES, mark.entry(), NEW)?;
+    Ok((endpoints, Followed::create(size(room), ALLOCATED)?))
 }
 
 /// Makes the entry of a cgroup what it should be; true if it was not. An entry that the kernel holds is never set anew

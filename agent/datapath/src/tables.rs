@@ -17,7 +17,7 @@ use crate::{
     clock::{Clock, now_ms},
     prefixes::{OfPeers, OfPolicy, Prefixes, Shown},
     standing::Standing,
-    together::both,
+    together::together,
     wire::Wire,
 };
 
@@ -149,12 +149,10 @@ impl Tables {
     pub(crate) fn prepare(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
         let slot = self.free_slot();
         let fill = DatapathError::map("fill the tables of the new generation");
-        let peers = fill_peers(generation.peers).map_err(&fill)?;
-        let policy = fill_policy(generation.policy).map_err(&fill)?;
-        let cgroups = self.shown.cgroups.fill(slot, generation.cgroups).map_err(&fill)?;
         self.places += 1;
         let (number, places) = (generation.number, self.places);
-        self.shown.set(slot, &cgroups, &peers, &policy)?;
+        let cgroups = self.shown.cgroups.fill(slot, places, generation.cgroups).map_err(&fill)?;
+        let (peers, policy) = self.shown.fill_and_set(slot, &cgroups, generation.peers, generation.policy)?;
         self.number(slot, number, places)?;
         self.held.push(Held { number, slot, places, cgroups, peers, policy });
         Ok(())
@@ -205,19 +203,17 @@ impl Tables {
         let at = self.position(of)?;
         let slot = self.free_slot();
         let fill = DatapathError::map("fill larger tables");
-        let (peers, policy) =
-            (fill_peers(renewal.peers).map_err(&fill)?, fill_policy(renewal.policy).map_err(&fill)?);
         let Self { held, shown, .. } = self;
         let old = &held[at];
-        let grown = if renewal.grows {
+        let (peers, policy) = (renewal.peers, renewal.policy);
+        let (grown, (peers, policy)) = if renewal.grows {
             let mut larger = shown.cgroups.larger(slot, &old.cgroups).map_err(&fill)?;
-            shown.set(slot, &larger, &peers, &policy)?;
+            let filled = shown.fill_and_set(slot, &larger, peers, policy)?;
             shown.cgroups.copy(&old.cgroups, &mut larger).map_err(&fill)?;
-            Some(larger)
+            (Some(larger), filled)
         } else {
             shown.cgroups.share(slot, &old.cgroups).map_err(&fill)?;
-            shown.set(slot, &old.cgroups, &peers, &policy)?;
-            None
+            (None, shown.fill_and_set(slot, &old.cgroups, peers, policy)?)
         };
         let (number, places) = (renewal.number, old.places);
         self.number(slot, number, places)?;
@@ -383,19 +379,24 @@ impl Tables {
 }
 
 impl ShownTables {
-    /// Puts tables into a slot that is not in use. The names of cgroups come last: without them the programs write nothing.
-    fn set(
+    /// Puts tables into a slot that is not in use, all at once: the kernel lets each exchange wait (see [`both`]), and those of
+    /// peers and rules are made meanwhile.
+    fn fill_and_set(
         &mut self,
         slot: u32,
         cgroups: &CgroupTable,
-        peers: &Peers,
-        policy: &Policy,
-    ) -> Result<(), DatapathError> {
+        peers: &[(Address, u32, PeerEntry)],
+        policy: &[(u32, PolicyKey, PolicyValue)],
+    ) -> Result<(Peers, Policy), DatapathError> {
         let Self { cgroups: cgroups_shown, peers: peers_shown, policy: policy_shown, .. } = self;
-        let addresses_and_rules = || both(|| peers_shown.set(slot, peers), || policy_shown.set(slot, policy));
-        both(addresses_and_rules, || cgroups_shown.set(slot, cgroups))
-            .and_then(|()| self.cgroups.set_names(slot, cgroups))
-            .map_err(DatapathError::map("show the programs a new generation"))
+        let addresses = || fill_peers(peers).and_then(|peers| peers_shown.set(slot, &peers).map(|()| peers));
+        let rules =
+            || fill_policy(policy).and_then(|policy| policy_shown.set(slot, &policy).map(|()| policy));
+        let ((peers, policy), shown) =
+            together(|| together(addresses, rules), || cgroups_shown.set(slot, cgroups));
+        let failed = DatapathError::map("fill the tables of a new generation and show them to the programs");
+        shown.map_err(&failed)?;
+        Ok((peers.map_err(&failed)?, policy.map_err(&failed)?))
     }
 
     fn number(

@@ -52,8 +52,25 @@ pub const STATE_LOST: u32 = 2;
 /// Marks the state of a directory in which somebody other than root may choose names.
 pub const STATE_DELEGATED: u32 = 1;
 
+/// States are below this power of two. Above lies [what tells](PLACES) those of one generation from those of others.
+pub const STATE_BITS: u32 = 18;
+/// Lists of endings, which only the table of names knows that holds them, are numbered from here on.
+pub const FIRST_LIST: u32 = 1 << 31;
+
 /// Stands in the table of endpoints for every cgroup for which it had no room.
 pub const UNPLACED: u64 = u64::MAX;
+
+/// Stands in the table of endpoints for no cgroup: its flags are what the generation's states have above [`STATE_BITS`].
+///
+/// Tables are put into a slot one by one, and some of them may be in force already: programs that find those of several
+/// generations write nothing.
+pub const PLACES: u64 = u64::MAX - 1;
+
+/// What states of a generation have above [`STATE_BITS`], by [its places](crate::GenerationInfo::places). It comes again after
+/// thousands of generations.
+pub const fn mark_of_states(places: u32) -> u32 {
+    places << STATE_BITS & (FIRST_LIST - 1)
+}
 
 /// From which cgroup on the tables of a slot had no room for what is new: ids only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]

@@ -28,7 +28,8 @@ mod state;
 
 pub use address::Address;
 pub use birth::{
-    CgroupLayout, Crowded, NAME_BYTES, NameEntry, NameKey, STATE_DEAD, STATE_DELEGATED, STATE_LOST, UNPLACED,
+    CgroupLayout, Crowded, FIRST_LIST, NAME_BYTES, NameEntry, NameKey, PLACES, STATE_BITS, STATE_DEAD,
+    STATE_DELEGATED, STATE_LOST, UNPLACED, mark_of_states,
 };
 pub use counter::{COUNTERS, Counter, CounterKey, OTHER};
 pub use create::{NewSocket, Unseen, decide_socket};

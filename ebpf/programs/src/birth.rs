@@ -13,7 +13,8 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use bulkhead_common::{
-    MAX_CGROUP_LEVEL, NAME_BYTES, NameEntry, NameKey, SLOTS, STATE_DEAD, STATE_DELEGATED, STATE_LOST,
+    Endpoint, MAX_CGROUP_LEVEL, NAME_BYTES, NameEntry, NameKey, PLACES, SLOTS, STATE_BITS, STATE_DEAD,
+    STATE_DELEGATED, STATE_LOST,
 };
 
 use crate::{
@@ -70,21 +71,25 @@ extern "C" fn place(slot: u32, id: u64, parent: u64, about: u64) -> i32 {
 
 #[inline(always)]
 fn place_in(slot: u32, id: u64, parent: u64, length: u32, delegated: bool) -> Option<()> {
-    let followed = FOLLOWED.get(slot)?;
+    let (followed, endpoints) = (FOLLOWED.get(slot)?, ENDPOINTS.get(slot)?);
     // SAFETY: a map's value, whose words are read and written whole.
     let crowded = unsafe { CROWDED.get_ptr_mut(slot)?.as_mut()? };
+    // SAFETY: the types of `ENDPOINTS`.
+    let places = unsafe { endpoints.get::<u64, Endpoint>(&PLACES) }?.flags;
     // SAFETY: the types of `FOLLOWED`.
     let state = match unsafe { followed.get::<u64, u32>(&parent) } {
-        Some(state) => *state,
+        Some(state) if *state >> STATE_BITS == places >> STATE_BITS => *state,
+        // The tables are not of one generation.
+        Some(_) => return None,
         // Nothing below that directory can be matched, unless it has found no room.
-        None if crowded.unfollowed != 0 && parent >= crowded.unfollowed => STATE_LOST,
+        None if crowded.unfollowed != 0 && parent >= crowded.unfollowed => STATE_LOST | places,
         None => return None,
     };
     let mark = if delegated { STATE_DELEGATED } else { state & STATE_DELEGATED };
     let entry = look_up(slot, state | mark, length)?;
     if entry.flags & NameEntry::PLACE != 0 {
-        // SAFETY: the types of `ENDPOINTS`.
-        let placed = ENDPOINTS.get(slot).is_some_and(|table| unsafe { table.insert(&id, &entry.endpoint) });
+        // SAFETY: as above.
+        let placed = unsafe { endpoints.insert(&id, &entry.endpoint) };
         if !placed && crowded.unplaced == 0 {
             crowded.unplaced = id;
         }

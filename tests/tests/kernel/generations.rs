@@ -7,12 +7,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use bulkhead_common::{CounterKey, Direction, Protocol, RuleId, Verdict};
+use bulkhead_common::{
+    CounterKey, Direction, Endpoint, NAME_BYTES, NameEntry, NameKey, PeerId, Protocol, RuleId, STATE_DEAD,
+    SubjectId, Verdict,
+};
 use bulkhead_datapath::{Cgroups, Datapath, DatapathError, Generation, Renewal};
 use bulkhead_policy::{Compiled, compile};
 use bulkhead_tests::{
     Lab, Probe, Socket,
-    pace::until,
+    pace::{fewer, until},
     probe::{Family, Kind},
     verdicts::{allowed, at, refused},
 };
@@ -20,8 +23,10 @@ use bulkhead_worlds::World;
 
 use crate::{Case, site::Site, verifier};
 
-pub(crate) const CASES: &[Case] =
-    &[("generations::one_is_compared_and_one_ends_at_its_deadline", compared_and_ended)];
+pub(crate) const CASES: &[Case] = &[
+    ("generations::one_is_compared_and_one_ends_at_its_deadline", compared_and_ended),
+    ("generations::a_new_cgroup_is_nothing_by_names_of_another", born_under_new_tables),
+];
 
 /// The port that the shop's rule opens.
 const PORT: u16 = 443;
@@ -191,4 +196,54 @@ fn ended(shop: &mut Shop, web: &Probe, to: SocketAddr) -> Result<()> {
 /// How many of many datagrams are taken.
 fn send(client: &Socket<'_>) -> Result<u32> {
     client.repeat(&[], vec![0; 10], MANY)
+}
+
+/// Tables that are in force, and which the programs write, are shown in another slot. That one last held a generation by
+/// which cgroups of the same name may do anything.
+fn born_under_new_tables(_: &Site) -> Result<()> {
+    const VISITS: u32 = 2_000;
+    let lab = Lab::new()?;
+    let (site, home) = (lab.cgroup("/site")?, lab.cgroup("/home")?);
+    let to = at(Ipv4Addr::LOCALHOST, PORT);
+    let server = lab.probe("/home")?;
+    server.serve(Kind::Tcp, to)?;
+    let caller = lab.probe("/home")?;
+    let mut datapath = Datapath::load(lab.root()?.path(), None)?;
+    datapath.attach(|_| None)?;
+    let place = site.id()?;
+    let prepare = |datapath: &mut Datapath, number, flags| {
+        let endpoint = Endpoint { subject: SubjectId(1), peer: PeerId::NONE, flags };
+        let mut name = [0; NAME_BYTES];
+        name[..5].copy_from_slice(b"born-");
+        datapath.prepare(&Generation {
+            number,
+            cgroups: Cgroups {
+                endpoints: &[],
+                followed: &[(place, 1)],
+                names: &[(
+                    NameKey::prefix_len(5),
+                    NameKey { of: 1, name },
+                    NameEntry { endpoint, next: STATE_DEAD, flags: NameEntry::PLACE },
+                )],
+            },
+            peers: &[],
+            policy: &[],
+        })
+    };
+    prepare(&mut datapath, 1, Endpoint::ISOLATE_EGRESS)?;
+    datapath.put_in_force(1)?;
+    thread::scope(|scope| {
+        let (site, home) = (&site, &home);
+        let visits = scope.spawn(move || caller.visit((site, "born-", ""), fewer(VISITS), home, to));
+        let mut number = 1;
+        while !visits.is_finished() {
+            prepare(&mut datapath, number + 1, 0)?;
+            datapath.renew(number, &Renewal { number: number + 2, grows: false, peers: &[], policy: &[] })?;
+            number += 2;
+        }
+        let (through, refused) = visits.join().expect("no panic")?;
+        ensure!(through == 0 && refused == fewer(VISITS), "{through} got through, {refused} were refused");
+        ensure!(number > 10, "too few tables: {number}");
+        Ok(())
+    })
 }

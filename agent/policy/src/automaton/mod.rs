@@ -15,7 +15,7 @@ mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 
-use bulkhead_common::{NAME_BYTES, STATE_DEAD, STATE_DELEGATED, STATE_LOST};
+use bulkhead_common::{FIRST_LIST, NAME_BYTES, STATE_BITS, STATE_DEAD, STATE_DELEGATED, STATE_LOST};
 
 use self::{
     names::{Name, SLICE, Starred, overlaps},
@@ -65,8 +65,7 @@ const LOST: Target = Target { identity: Some(Identity::Unidentified), state: STA
 /// The first state with a number of its own: those before it are dead or lost.
 const FIRST: u32 = 4;
 
-/// Lists of endings are numbered from here on.
-const ENDINGS: u32 = 1 << 31;
+const _: () = assert!(FIRST as usize + 2 * MAX_STATES <= 1 << STATE_BITS);
 
 impl Automaton {
     /// The automaton of a policy's selectors.
@@ -79,7 +78,7 @@ impl Automaton {
             states: Vec::new(),
             numbers: HashMap::new(),
             edges: HashMap::new(),
-            endings: ENDINGS,
+            endings: FIRST_LIST,
         };
         automaton.root = automaton.target(Some(root));
         for state in [STATE_LOST, STATE_LOST | STATE_DELEGATED] {

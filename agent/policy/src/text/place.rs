@@ -127,7 +127,7 @@ mod tests {
     fn a_byte_order_mark_takes_no_column() {
         let source = Source::new("a.toml", "\u{feff}x = 1\n");
         assert_eq!(Lines::new(&source).place(0..1).column, 1);
-        assert_eq!(&*&*source.text, "x = 1\n");
+        assert_eq!(&*source.text, "x = 1\n");
     }
 
     #[test]
