@@ -75,16 +75,18 @@ fn place_in(slot: u32, id: u64, parent: u64, length: u32, delegated: bool) -> Op
     // SAFETY: a map's value, whose words are read and written whole.
     let crowded = unsafe { CROWDED.get_ptr_mut(slot)?.as_mut()? };
     // SAFETY: the types of `ENDPOINTS`.
-    let places = unsafe { endpoints.get::<u64, Endpoint>(&PLACES) }?.flags;
+    let own_mark = unsafe { endpoints.get::<u64, Endpoint>(&PLACES) }?.flags;
     // SAFETY: the types of `FOLLOWED`.
     let state = match unsafe { followed.get::<u64, u32>(&parent) } {
-        Some(state) if *state >> STATE_BITS == places >> STATE_BITS => *state,
-        // The tables are not of one generation.
-        Some(_) => return None,
+        Some(state) => *state,
         // Nothing below that directory can be matched, unless it has found no room.
-        None if crowded.unfollowed != 0 && parent >= crowded.unfollowed => STATE_LOST | places,
+        None if crowded.unfollowed != 0 && parent >= crowded.unfollowed => STATE_LOST | own_mark,
         None => return None,
     };
+    if state >> STATE_BITS != own_mark >> STATE_BITS {
+        // The tables are not of one generation.
+        return None;
+    }
     let mark = if delegated { STATE_DELEGATED } else { state & STATE_DELEGATED };
     let entry = look_up(slot, state | mark, length)?;
     if entry.flags & NameEntry::PLACE != 0 {
