@@ -187,10 +187,10 @@ fn agents_that_fail_beside_another_versions_pins_open_nothing_and_cut_nothing() 
 /// Starts agents that run out of files, each a few later than the one before, until one starts.
 fn fail_again_and_again(host: &Host) -> Result<()> {
     let mut failures = 0;
-    for most in (8..1_000).step_by(7) {
+    for most in (8..1_000).step_by(6) {
         match host.lab.agent(POLICY)?.kept()?.with_files(most).start() {
             Ok(agent) => {
-                ensure!(failures > 10, "{failures} agents have failed");
+                ensure!(failures > 8, "{failures} agents have failed");
                 refused("ci to db", host.ci.tcp(host.to)?)?;
                 allowed("web to db", host.web.tcp(host.to)?)?;
                 return agent.kill();
