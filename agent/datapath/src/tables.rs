@@ -379,7 +379,7 @@ impl Tables {
 }
 
 impl ShownTables {
-    /// Puts tables into a slot that is not in use, all at once: the kernel lets each exchange wait (see [`both`]), and those of
+    /// Puts tables into a slot that is not in use, all at once: the kernel lets each exchange wait (see `crate::together`), and those of
     /// peers and rules are made meanwhile.
     fn fill_and_set(
         &mut self,
