@@ -152,8 +152,9 @@ impl Tables {
         self.places += 1;
         let (number, places) = (generation.number, self.places);
         let cgroups = self.shown.cgroups.fill(slot, places, generation.cgroups).map_err(&fill)?;
-        let (peers, policy) = self.shown.fill_and_set(slot, &cgroups, generation.peers, generation.policy)?;
+        // First of all: whoever comes after an agent that was killed here takes other numbers than its tables bear.
         self.number(slot, number, places)?;
+        let (peers, policy) = self.shown.fill_and_set(slot, &cgroups, generation.peers, generation.policy)?;
         self.held.push(Held { number, slot, places, cgroups, peers, policy });
         Ok(())
     }
