@@ -160,22 +160,23 @@ fn another_versions_agent_takes_over_and_traffic_does_not_notice() -> Result<()>
 
 #[test]
 fn agents_that_fail_as_they_start_open_nothing_and_cut_nothing() -> Result<()> {
-    let host = Host::new()?;
-    in_the_midst_of_traffic(&host, |first| {
-        first.kill()?;
-        fail_again_and_again(&host)
-    })?;
-    host.detach()?;
-    ensure!(host.attached()? == 0, "{} programs are still attached", host.attached()?);
-    Ok(())
+    while_agents_fail(|_| Ok(()))
 }
 
 #[test]
 fn agents_that_fail_beside_another_versions_pins_open_nothing_and_cut_nothing() -> Result<()> {
+    while_agents_fail(|host| {
+        host.lab.in_office(&["sh", "-c", "mv $0/bulkhead/v* $0/bulkhead/v999"]).map(drop)
+    })
+}
+
+/// Nothing is opened or cut by agents that fail, nor by the one that starts in the end. `before` has its way with what the
+/// agent before them has left.
+fn while_agents_fail(before: impl FnOnce(&Host) -> Result<()>) -> Result<()> {
     let host = Host::new()?;
     in_the_midst_of_traffic(&host, |first| {
         first.kill()?;
-        host.lab.in_office(&["sh", "-c", "mv $0/bulkhead/v* $0/bulkhead/v999"])?;
+        before(&host)?;
         fail_again_and_again(&host)?;
         host.lab.in_office(&["sh", "-c", "! test -e $0/bulkhead/v999"]).map(drop)
     })?;
