@@ -1,5 +1,6 @@
 //! `cargo xtask setup`: from a machine with rustup's stable toolchain to one that builds and tests Bulkhead.
 
+mod backports;
 mod facts;
 mod kernel;
 mod packages;
@@ -141,6 +142,13 @@ fn agree() -> Result<()> {
 }
 
 fn carry_out(step: &Step) -> Result<()> {
+    match step {
+        Step::Packages(packages) => backports::install(packages),
+        _ => run_lines(step),
+    }
+}
+
+fn run_lines(step: &Step) -> Result<()> {
     for line in step.lines() {
         console::step(&line);
         workspace::succeed(&mut line.command()).with_context(|| format!("{} is missing", names(step)))?;

@@ -7,21 +7,23 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bulkhead_tests::mirror::{self, Mirrors};
 
 use super::vmlinux;
-use crate::workspace::succeed;
+use crate::{
+    apt::{Apt, Archive},
+    workspace::succeed,
+};
 
 /// The newest kernel that the suites hold.
 const NEWEST: &str = "newest";
 
-/// Suites with kernels, and whether the security mirror has them.
-const SUITES: [(&str, bool); 5] = [
-    ("bookworm-backports", false),
-    ("trixie-backports", false),
-    ("bullseye-security", true),
-    ("bookworm-security", true),
-    ("trixie-security", true),
+/// Suites with kernels.
+const SUITES: [(&str, Archive); 5] = [
+    ("bookworm-backports", Archive::Main),
+    ("trixie-backports", Archive::Main),
+    ("bullseye-security", Archive::Security),
+    ("bookworm-security", Archive::Security),
+    ("trixie-security", Archive::Security),
 ];
 
 /// Built for virtual machines: all that is needed, and little else.
@@ -76,10 +78,10 @@ impl Source {
         }
         let apt = match &mut self.apt {
             Some(apt) => apt,
-            none => none.insert(Apt::new(&self.cache)?),
+            none => none.insert(Apt::new(&self.cache.join("apt"), &SUITES)?),
         };
-        let release = apt.newest(series)?;
-        let packages = apt.packages(&release)?;
+        let release = newest(apt, series)?;
+        let packages = packages(apt, &release)?;
         let kernel = self.kernel(&release);
         if !kernel.vmlinux().exists() {
             self.unpack(&kernel, &packages).with_context(|| format!("kernel {release}"))?;
@@ -141,83 +143,34 @@ fn find(directory: &Path, prefix: &str) -> Result<PathBuf> {
     bail!("the packages hold no {prefix}")
 }
 
-/// apt with sources and state of its own.
-#[derive(Debug)]
-struct Apt {
-    options: Vec<String>,
-}
-
-impl Apt {
-    fn new(cache: &Path) -> Result<Self> {
-        let state = cache.join("apt");
-        fs::create_dir_all(state.join("lists/partial"))?;
-        fs::create_dir_all(state.join("cache/archives/partial"))?;
-        let sources = state.join("sources.list");
-        fs::write(&sources, source_lines(&mirror::mirrors()?)?)?;
-        let options = [
-            ("Dir::Etc::sourcelist", sources),
-            ("Dir::Etc::sourceparts", "/dev/null".into()),
-            ("Dir::Etc::preferencesparts", "/dev/null".into()),
-            ("Dir::State::Lists", state.join("lists")),
-            ("Dir::Cache", state.join("cache")),
-            ("APT::Sandbox::User", "root".into()),
-            ("Acquire::Languages", "none".into()),
-        ];
-        let options =
-            options.into_iter().map(|(name, value)| format!("--option={name}={}", value.display())).collect();
-        let apt = Self { options };
-        succeed(apt.command("apt-get").arg("update"))?;
-        Ok(apt)
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        command.args(&self.options).arg("--quiet=2").env("LC_ALL", "C");
-        command
-    }
-
-    /// The release of the newest kernel of a series whose packages are all there.
-    fn newest(&self, series: &str) -> Result<String> {
-        let output =
-            self.command("apt-cache").args(["search", "--names-only", "^linux-image-[0-9]"]).output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let mut releases: Vec<_> = releases(&text, series).collect();
-        releases.sort_by_key(|release| numbers(release));
-        for release in releases.iter().rev() {
-            // A superseded backport may have lost a part.
-            if self.packages(release).is_ok() {
-                return Ok((*release).to_owned());
-            }
+/// The release of the newest kernel of a series whose packages are all there.
+fn newest(apt: &Apt, series: &str) -> Result<String> {
+    let output = apt.command("apt-cache").args(["search", "--names-only", "^linux-image-[0-9]"]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut releases: Vec<_> = releases(&text, series).collect();
+    releases.sort_by_key(|release| numbers(release));
+    for release in releases.iter().rev() {
+        // A superseded backport may have lost a part.
+        if packages(apt, release).is_ok() {
+            return Ok((*release).to_owned());
         }
-        bail!("no kernel of the series {series} is on this host's mirror")
     }
-
-    /// The packages that make up a kernel: one, or since Linux 6.19 several.
-    fn packages(&self, release: &str) -> Result<Vec<String>> {
-        let name = |part: &str| format!("linux-{part}-{release}");
-        let parts = ["image", "binary", "modules", "base"].map(name);
-        let there: Vec<_> = parts.into_iter().filter(|package| self.offers(package)).collect();
-        let split = there.contains(&name("binary"));
-        ensure!(there.contains(&name("image")), "linux-image-{release} is not on the mirror");
-        ensure!(!split || there.contains(&name("modules")), "linux-modules-{release} is not on the mirror");
-        Ok(there)
-    }
-
-    fn offers(&self, package: &str) -> bool {
-        let output = self.command("apt-cache").args(["madison", package]).output();
-        output.is_ok_and(|output| !output.stdout.is_empty())
-    }
+    bail!("no kernel of the series {series} is on this host's mirror")
 }
 
-fn source_lines(mirrors: &Mirrors) -> Result<String> {
-    const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    ensure!(Path::new(KEYS).exists(), "{KEYS} is missing (package debian-archive-keyring)");
-    let security = mirrors.security.as_ref().context("apt's sources name no mirror of security updates")?;
-    let line = |(suite, secure): (&str, bool)| {
-        let mirror = if secure { security } else { &mirrors.main };
-        format!("deb [signed-by={KEYS}] {mirror} {suite} main\n")
+/// The packages that make up a kernel: one, or since Linux 6.19 several.
+fn packages(apt: &Apt, release: &str) -> Result<Vec<String>> {
+    let offers = |package: &String| {
+        let output = apt.command("apt-cache").args(["madison", package]).output();
+        output.is_ok_and(|output| !output.stdout.is_empty())
     };
-    Ok(SUITES.into_iter().map(line).collect())
+    let name = |part: &str| format!("linux-{part}-{release}");
+    let parts = ["image", "binary", "modules", "base"].map(name);
+    let there: Vec<_> = parts.into_iter().filter(offers).collect();
+    let split = there.contains(&name("binary"));
+    ensure!(there.contains(&name("image")), "linux-image-{release} is not on the mirror");
+    ensure!(!split || there.contains(&name("modules")), "linux-modules-{release} is not on the mirror");
+    Ok(there)
 }
 
 /// The releases of a series in what `apt-cache search` lists.
