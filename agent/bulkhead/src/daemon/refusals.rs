@@ -247,6 +247,9 @@ impl Drain {
             );
             pacer.pace();
         });
+        if drained < BATCH {
+            coalescer.caught_up();
+        }
         counters
             .refusals
             .store(coalescer.taken() + counters.dropped.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -274,7 +277,7 @@ impl Drain {
             |denial, told| hand_on(outlets, denial.as_deref(), told),
         );
         self.lost.all = events.lost()?;
-        if coalescer.is_crowded() || self.lost.calls_for_room(now) {
+        if coalescer.may_begin_anew() && (coalescer.is_crowded() || self.lost.calls_for_room(now)) {
             coalescer.begin_anew(events.count_anew()?, now);
         }
         counters.dropped.store(self.lost.all, Ordering::Relaxed);

@@ -42,6 +42,15 @@ struct Known<R> {
     queued: bool,
 }
 
+/// An entry of a table that has been replaced, as it was in the end.
+#[derive(Clone, Copy, Debug)]
+struct OutOfUse {
+    born: u64,
+    total: u64,
+    /// How many of its refusals have been taken in.
+    taken: u64,
+}
+
 /// Holds back repeats. `R` is what is known of a refusal once it has been looked up: that is done for those to be
 /// reported only, and at once.
 #[derive(Debug)]
@@ -50,8 +59,8 @@ pub struct Coalescer<R> {
     /// When which entry is looked at; the numbers tell those of one moment apart.
     queue: BTreeMap<(Instant, u64), RefusalKey>,
     queued: u64,
-    /// What entries held whose first record was still on its way as they were taken out of use.
-    last_totals: HashMap<RefusalKey, Refusal>,
+    /// Entries that were taken out of use, for as long as records of them may be on their way.
+    out_of_use: HashMap<RefusalKey, OutOfUse>,
     /// Entries that the kernel's table has.
     entries: usize,
     taken: u64,
@@ -63,7 +72,7 @@ impl<R> Default for Coalescer<R> {
             kinds: HashMap::new(),
             queue: BTreeMap::new(),
             queued: 0,
-            last_totals: HashMap::new(),
+            out_of_use: HashMap::new(),
             entries: 0,
             taken: 0,
         }
@@ -81,24 +90,29 @@ impl<R> Coalescer<R> {
         report: impl FnMut(&R, Told),
     ) {
         let kind = RefusalKey::from(event);
-        let last = self.last_totals.get(&kind).filter(|last| last.born == event.born).copied();
-        if last.is_some() {
-            self.last_totals.remove(&kind);
+        let left = self.out_of_use.get_mut(&kind).filter(|old| old.born == event.born).map(OutOfUse::take_in);
+        if left == Some(0) {
+            return;
         }
-        let total = last.map_or(event.total, |last| last.total.max(event.total));
         let known = if let Some(known) = self.kinds.get_mut(&kind) {
-            self.entries += usize::from(known.born < event.born && last.is_none());
             let repeats = known.pending.count > 0;
-            self.taken += known.take_in(event.born, total, event.time);
+            self.taken += if let Some(left) = left {
+                known.add(left, event.time)
+            } else {
+                self.entries += usize::from(known.born < event.born);
+                known.take_in(event.born, event.total, event.time)
+            };
             if !repeats && known.pending.count > 0 {
                 known.refusal = look_up();
             }
             known
         } else {
-            self.entries += usize::from(event.born != 0 && last.is_none());
-            self.taken += total;
-            let pending = Told { count: total, last: event.time };
-            self.kinds.entry(kind).or_insert(Known::new(look_up(), event.born, pending, now))
+            // Of an entry that is out of use nothing more comes: the next one counts from its beginning.
+            let (born, count) = left.map_or((event.born, event.total), |left| (0, left));
+            self.entries += usize::from(born != 0);
+            self.taken += count;
+            let pending = Told { count, last: event.time };
+            self.kinds.entry(kind).or_insert(Known::new(look_up(), born, pending, now))
         };
         known.show(now, report);
         known.settled = now + INTERVAL;
@@ -145,16 +159,28 @@ impl<R> Coalescer<R> {
         self.entries >= CROWD
     }
 
+    /// There was no record left to be taken in.
+    pub fn caught_up(&mut self) {
+        self.out_of_use = HashMap::new();
+    }
+
+    /// May the kernel's table be replaced? Not before all records are taken in that may be of the one before it.
+    pub fn may_begin_anew(&self) -> bool {
+        self.out_of_use.is_empty()
+    }
+
     /// The kernel's table has been replaced by an empty one. `last` is what was in the old one; what is not going to be
     /// reported is forgotten.
     pub fn begin_anew(&mut self, last: impl Iterator<Item = (RefusalKey, Refusal)>, now: Instant) {
         self.entries = 0;
-        self.last_totals.clear();
         for (kind, entry) in last {
-            match self.kinds.get_mut(&kind) {
-                Some(known) if known.born == entry.born => self.taken += known.look(Some(entry)),
-                _ => drop(self.last_totals.insert(kind, entry)),
-            }
+            let known = self.kinds.get_mut(&kind).filter(|known| known.born == entry.born);
+            let taken = known.map_or(0, |known| {
+                self.taken += known.look(Some(entry));
+                entry.total
+            });
+            let Refusal { born, total, .. } = entry;
+            self.out_of_use.insert(kind, OutOfUse { born, total, taken });
         }
         self.look_at_all(now);
         let Self { kinds, queue, .. } = self;
@@ -213,6 +239,11 @@ impl<R> Known<R> {
             self.taken += new;
             new
         };
+        self.add(new, last)
+    }
+
+    /// Takes in so many more.
+    fn add(&mut self, new: u64, last: u64) -> u64 {
         if new > 0 {
             self.pending.count += new;
             self.pending.last = self.pending.last.max(last);
@@ -243,6 +274,15 @@ impl<R> Known<R> {
             self.pending.count = 0;
             self.shown = Some(now);
         }
+    }
+}
+
+impl OutOfUse {
+    /// Takes in what is left: how many refusals that are.
+    const fn take_in(&mut self) -> u64 {
+        let left = self.total - self.taken;
+        self.taken = self.total;
+        left
     }
 }
 

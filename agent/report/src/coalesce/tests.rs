@@ -1,4 +1,4 @@
-use std::array;
+use std::{array, mem};
 
 use bulkhead_common::Command;
 use bytemuck::Zeroable;
@@ -41,13 +41,16 @@ impl Host {
             let report = |port: &u16, told: Told| self.lines.push((ms, *port, told.count));
             self.coalescer.take(&event, now, || event.port, report);
         }
+        self.coalescer.caught_up();
         let table = &self.table;
         let report = |port: &u16, told: Told| self.lines.push((ms, *port, told.count));
         self.coalescer.due(now, |kind| table.get(kind).copied(), report);
     }
 
     fn replace_table(&mut self, now: Instant) {
-        self.coalescer.begin_anew(self.table.drain(), now);
+        if self.coalescer.may_begin_anew() {
+            self.coalescer.begin_anew(self.table.drain(), now);
+        }
     }
 
     fn reported(&self) -> u64 {
@@ -184,6 +187,25 @@ fn nothing_is_lost_or_doubled_when_the_table_is_replaced() {
         let next = host.lines[n + 1..].iter().find(|(_, other, _)| other == port);
         assert!(next.is_none_or(|(next, ..)| next - ms >= 1_000), "port {port} at {ms} and {next:?}");
     }
+}
+
+#[test]
+fn a_record_that_comes_after_its_entry_was_looked_at_and_forgotten_counts_nothing() {
+    let start = Instant::now();
+    let at = |ms| start + Duration::from_millis(ms);
+    let mut host = Host::default();
+    host.refuse(refusal(80, 0));
+    host.drain(at(0), 0);
+    host.refuse(refusal(80, 1_001));
+    let under_way = mem::take(&mut host.ring);
+    host.drain(at(1_050), 1_050);
+    host.replace_table(at(1_100));
+    assert!(host.coalescer.kinds.is_empty() && !host.coalescer.may_begin_anew());
+    host.ring = under_way;
+    host.refuse(refusal(80, 1_150));
+    host.drain(at(1_200), 1_200);
+    assert_eq!(host.lines, [(0, 80, 1), (1_050, 80, 1), (1_200, 80, 1)]);
+    assert_eq!(host.coalescer.taken(), 3);
 }
 
 #[test]
