@@ -218,6 +218,10 @@ fn own_version() -> String {
 
 /// First the links: a program that is still attached has its maps to the end.
 fn detach_root(root: &Path) -> Result<usize, DatapathError> {
+    for path in entries(&root.join(LINKS))? {
+        // Those that cannot be ended so end soon after their pins.
+        let _ = sys::open_pin(&path).and_then(|link| sys::detach_link(&link));
+    }
     let detached = remove_files(&root.join(LINKS))?;
     remove_files(&root.join(MAPS))?;
     remove_folder(root)?;

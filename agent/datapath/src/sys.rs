@@ -1,5 +1,5 @@
-//! The calls that no library offers: of bpf(2) to open and to make pins, and to put another program behind a link; and whether
-//! the clock is set by anybody.
+//! The calls that no library offers: of bpf(2) to open and to make pins, to put another program behind a link, and to end what a
+//! link attaches; and whether the clock is set by anybody.
 
 use std::{
     ffi::CString,
@@ -16,6 +16,7 @@ use std::{
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_LINK_DETACH: libc::c_int = 34;
 
 /// What `BPF_OBJ_GET` and `BPF_OBJ_PIN` take of `union bpf_attr`.
 #[repr(C)]
@@ -32,6 +33,12 @@ struct Update {
     new_prog_fd: RawFd,
     flags: u32,
     old_prog_fd: u32,
+}
+
+/// What `BPF_LINK_DETACH` takes.
+#[repr(C)]
+struct Detach {
+    link_fd: RawFd,
 }
 
 /// Opens what is pinned at `path`.
@@ -57,6 +64,12 @@ pub(crate) fn update_link(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Result
     bpf(BPF_LINK_UPDATE, &Update { link_fd, new_prog_fd, flags: 0, old_prog_fd: 0 }).map(drop)
 }
 
+/// Ends what `link` attaches, at once: a link that is only given up goes when the kernel gets around to it. Minimum kernel:
+/// 5.9, for links to cgroups; others have no such end (`EOPNOTSUPP`).
+pub(crate) fn detach_link(link: &OwnedFd) -> io::Result<()> {
+    bpf(BPF_LINK_DETACH, &Detach { link_fd: link.as_raw_fd() }).map(drop)
+}
+
 /// Does the kernel's clock follow another one (adjtimex(2))?
 pub(crate) fn clock_is_synchronised() -> io::Result<bool> {
     let mut clock = MaybeUninit::<libc::timex>::zeroed();
@@ -66,7 +79,7 @@ pub(crate) fn clock_is_synchronised() -> io::Result<bool> {
 }
 
 fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<RawFd> {
-    // SAFETY: the kernel reads as many bytes as it is told, all initialised (no padding in either structure), and takes
+    // SAFETY: the kernel reads as many bytes as it is told, all initialised (no padding in any structure), and takes
     // those that are missing for zero.
     let done =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };

@@ -40,5 +40,6 @@ fn killed_and_followed(_: &Site) -> Result<()> {
     ensure!(detached.status.success(), "{}", String::from_utf8_lossy(&detached.stderr));
     let left = agent::attached(lab.root()?.path())?;
     ensure!(left.is_empty(), "programs are left attached: {left:?}");
+    // At once: whoever detaches takes the command's word for it.
     allowed("ci to db", ci.tcp(to)?)
 }
