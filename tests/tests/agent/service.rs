@@ -162,7 +162,11 @@ fn end_of_a_robbed_agent(lab: &Lab, launch: Launch, links: &str) -> Result<Strin
 
 #[test]
 fn an_agent_whose_canary_passes_ends_and_leaves_nothing() -> Result<()> {
-    for (links, passes) in [("*", "a packet to 127.0.0.1"), ("connect4", "a connection to 127.0.0.1")] {
+    for (links, passes) in [
+        ("*", "a packet to 127.0.0.1"),
+        ("connect4", "a connection to 127.0.0.1"),
+        ("ingress", "a packet from 127.0.0.1"),
+    ] {
         let (lab, manager) = (Lab::new()?, Manager::new()?);
         let said = end_of_a_robbed_agent(&lab, manager.of(lab.agent(POLICY)?.kept()?), links)?;
         for part in [passes, "bpftool cgroup tree", "doctor --self-test"] {

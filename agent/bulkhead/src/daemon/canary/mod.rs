@@ -2,13 +2,15 @@
 //! of its own, which the tables in force isolate for a moment. The same in a dry run, which refuses nobody else.
 //!
 //! The canary first opens sockets while it may do anything, so that there are some whose packets can be refused later, and so
-//! that it is known to be the programs that refuse.
+//! that it is known to be the programs that refuse. It is sent a packet then, and another one when it is isolated, which it
+//! must not get.
 
 mod process;
 
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Write as _},
+    net::{SocketAddr, UdpSocket},
     os::unix::{fs::MetadataExt as _, process::CommandExt as _},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
@@ -20,7 +22,7 @@ use rustix::{
     io::Errno,
 };
 
-use self::process::{IN_PLACE, NAME, OPENED, REFUSED};
+use self::process::{AFTER, BEFORE, IN_PLACE, NAME, OPENED, REFUSED};
 pub(crate) use self::process::{be_canary, is_canary};
 use super::{enforcement::Enforcement, notify};
 use crate::own_cgroup::OwnCgroup;
@@ -59,13 +61,25 @@ pub(super) fn is_refused(enforcement: &mut Enforcement) -> Result<(), CanaryErro
     canary.expect(IN_PLACE)?;
     enforcement.make_canary(id, false)?;
     canary.go_on()?;
-    canary.expect(OPENED)?;
+    let receivers = canary.receivers()?;
+    send(&receivers, BEFORE);
     enforcement.make_canary(id, true)?;
+    send(&receivers, AFTER);
     canary.go_on()?;
     canary.expect(REFUSED)?;
     drop((canary, cgroup));
     tracing::debug!(took = ?started.elapsed(), "the canary was refused");
     Ok(())
+}
+
+/// Sends each of them this, from a socket of its own. Where the machine does not let it, nothing arrives, which shows nothing.
+fn send(receivers: &[SocketAddr], text: &[u8]) {
+    for receiver in receivers {
+        let sent = UdpSocket::bind((receiver.ip(), 0)).and_then(|socket| socket.send_to(text, receiver));
+        if let Err(error) = sent {
+            tracing::debug!(%receiver, %error, "the canary is not sent anything");
+        }
+    }
 }
 
 fn failed(what: &'static str) -> impl Fn(io::Error) -> CanaryError {
@@ -97,16 +111,31 @@ impl Canary {
 
     /// Waits for this word.
     fn expect(&mut self, word: &str) -> Result<(), CanaryError> {
-        let said = self.line().map_err(failed("the canary does not answer"))?;
+        let said = self.line()?;
+        if said == word { Ok(()) } else { Err(CanaryError::Passed(said)) }
+    }
+
+    /// Waits until it has opened its sockets, and says which of them can be sent to.
+    fn receivers(&mut self) -> Result<Vec<SocketAddr>, CanaryError> {
+        let said = self.line()?;
+        let mut words = said.split(' ');
+        if words.next() != Some(OPENED) {
+            return Err(CanaryError::Passed(said));
+        }
+        Ok(words.filter_map(|word| word.parse().ok()).collect())
+    }
+
+    /// What it says next; something, for one that has ended says nothing.
+    fn line(&mut self) -> Result<String, CanaryError> {
+        let said = self.read().map_err(failed("the canary does not answer"))?;
         match said.trim_end() {
-            said if said == word => Ok(()),
             "" => Err(failed("the canary ended at once")(io::ErrorKind::UnexpectedEof.into())),
-            said => Err(CanaryError::Passed(said.to_owned())),
+            said => Ok(said.to_owned()),
         }
     }
 
     /// What it says next. It says one line at a time, whole.
-    fn line(&mut self) -> io::Result<String> {
+    fn read(&mut self) -> io::Result<String> {
         let end = Instant::now() + PATIENCE;
         loop {
             let left = end.saturating_duration_since(Instant::now());

@@ -15,11 +15,15 @@ use rustix::io::Errno;
 /// What it calls itself.
 pub(super) const NAME: &str = "bulkhead-canary";
 
-/// What it says: it is in its cgroup; it has opened its sockets; all that it then tried was refused. Anything else is what was
-/// not.
+/// What it says: it is in its cgroup; it has opened its sockets, and those that can be sent to, after a space each; all that it
+/// then tried was refused. Anything else is what was not.
 pub(super) const IN_PLACE: &str = "in place";
 pub(super) const OPENED: &str = "opened";
 pub(super) const REFUSED: &str = "refused";
+
+/// What it is sent while it may be asked, and when it may not.
+pub(super) const BEFORE: &[u8] = b"before";
+pub(super) const AFTER: &[u8] = b"after";
 
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
@@ -50,13 +54,11 @@ fn sing(cgroup: &Path) -> io::Result<()> {
     fs::write(cgroup.join("cgroup.procs"), "0")?;
     say(IN_PLACE)?;
     wait()?;
-    let mut ways = Vec::new();
-    for address in LOOPBACK {
-        ways.push((address, open(address)?));
-    }
-    say(OPENED)?;
+    let ways = LOOPBACK.into_iter().map(Way::open).collect::<io::Result<Vec<_>>>()?;
+    let own = ways.iter().filter_map(|way| way.receiver.as_ref()?.local_addr().ok());
+    say(&own.fold(OPENED.to_owned(), |said, own| format!("{said} {own}")))?;
     wait()?;
-    say(passed(&ways).as_deref().unwrap_or(REFUSED))
+    say(ways.iter().find_map(Way::passed).as_deref().unwrap_or(REFUSED))
 }
 
 fn say(word: &str) -> io::Result<()> {
@@ -70,25 +72,35 @@ fn wait() -> io::Result<()> {
     io::stdin().read_line(&mut String::new()).map(drop)
 }
 
-/// A socket whose packets go to this address, which sends nothing yet; none where the machine does not have the address.
-fn open(address: IpAddr) -> io::Result<Option<UdpSocket>> {
-    let opened = UdpSocket::bind((address, 0)).and_then(|socket| {
-        socket.connect((address, DISCARD))?;
-        Ok(socket)
-    });
-    match opened {
-        // Before it is isolated: others would be taken for the programs.
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(error),
-        opened => Ok(opened.ok()),
-    }
+/// A way out, and in.
+struct Way {
+    address: IpAddr,
+    /// Its packets go to the address; it sends nothing yet. None where the machine does not have the address.
+    sender: Option<UdpSocket>,
+    /// Packets that are sent to it come from the address.
+    receiver: Option<UdpSocket>,
 }
 
-/// What was not refused, if anything was not: each way out, by each family of addresses.
-fn passed(ways: &[(IpAddr, Option<UdpSocket>)]) -> Option<String> {
-    ways.iter().find_map(|(address, socket)| {
-        let packet = socket.as_ref().map(|socket| ("a packet to", socket.send(b"canary").map(drop)));
+impl Way {
+    fn open(address: IpAddr) -> io::Result<Self> {
+        let sender = UdpSocket::bind((address, 0)).and_then(|socket| {
+            socket.connect((address, DISCARD))?;
+            Ok(socket)
+        });
+        let receiver = UdpSocket::bind((address, 0)).and_then(|socket| {
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        });
+        Ok(Self { address, sender: unless_refused(sender)?, receiver: unless_refused(receiver)? })
+    }
+
+    /// What was not refused, if anything was not: each way out, and then the way in. On loopback the kernel hands a packet
+    /// over before the call that sends it returns (`loopback_xmit` in drivers/net/loopback.c), unless it is overloaded.
+    fn passed(&self) -> Option<String> {
+        let Self { address, sender, receiver } = self;
+        let packet = sender.as_ref().map(|socket| ("a packet to", socket.send(b"canary").map(drop)));
         let connection = TcpStream::connect_timeout(&(*address, DISCARD).into(), PATIENCE).map(drop);
-        packet.into_iter().chain([("a connection to", connection)]).find_map(|(what, outcome)| {
+        let out = packet.into_iter().chain([("a connection to", connection)]).find_map(|(what, outcome)| {
             let how = match outcome {
                 Ok(()) => "passed".to_owned(),
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => return None,
@@ -97,6 +109,31 @@ fn passed(ways: &[(IpAddr, Option<UdpSocket>)]) -> Option<String> {
                 Err(error) => format!("was not refused ({error})"),
             };
             Some(format!("{what} {address} {how}"))
+        });
+        out.or_else(|| {
+            is_in(receiver.as_ref()?, AFTER).then(|| format!("a packet from {address} was received"))
         })
-    })
+    }
+}
+
+/// Has this arrived?
+fn is_in(socket: &UdpSocket, text: &[u8]) -> bool {
+    let mut buffer = [0; BEFORE.len()];
+    // What was sent before is at most one packet, and others may send some: it is not read for ever.
+    for _ in 0..16 {
+        match socket.recv(&mut buffer) {
+            Ok(length) if buffer[..length] == *text => return true,
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+/// Before it is isolated: others would be taken for the programs.
+fn unless_refused<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
+    match opened {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(error),
+        opened => Ok(opened.ok()),
+    }
 }
