@@ -10,7 +10,10 @@ use crate::control::{Drafted, Status};
 /// Everything that is shown.
 #[derive(Debug, Default)]
 pub(super) struct Model {
+    /// What is known now.
     pub(super) rows: Rows,
+    /// What was known when the picture was held, if it is.
+    pub(super) held: Option<Box<Rows>>,
     pub(super) status: Option<Box<Status>>,
     /// Why nothing comes from the agent now.
     pub(super) trouble: Option<String>,
@@ -20,7 +23,6 @@ pub(super) struct Model {
     pub(super) ascending: bool,
     pub(super) filter: String,
     pub(super) only_refused: bool,
-    pub(super) paused: bool,
     pub(super) selected: Option<Key>,
     pub(super) screen: Screen,
     /// Drafts to be printed in the end.
@@ -112,11 +114,24 @@ pub(super) enum DraftState {
 }
 
 impl Model {
+    /// What is shown: what is known now, or was known when the picture was held.
+    pub(super) fn shown(&self) -> &Rows {
+        self.held.as_deref().unwrap_or(&self.rows)
+    }
+
+    /// Holds the picture, or lets it go on with all that has come meanwhile.
+    pub(super) fn hold_or_go_on(&mut self) {
+        self.held = match self.held {
+            None => Some(Box::new(self.rows.clone())),
+            Some(_) => None,
+        };
+    }
+
     /// The rows that are shown, in their order.
     pub(super) fn visible(&self) -> Vec<(&Key, &Row)> {
         let filter = self.filter.to_lowercase();
         let mut rows: Vec<_> = self
-            .rows
+            .shown()
             .iter()
             .filter(|(_, row)| !self.only_refused || row.refused > 0)
             .filter(|(key, row)| holds(key, row, &filter))

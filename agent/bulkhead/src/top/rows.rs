@@ -88,7 +88,7 @@ impl Row {
 }
 
 /// All rows.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Rows {
     known: HashMap<Key, Row>,
     /// What each kind had come to, and when.

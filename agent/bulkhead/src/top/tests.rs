@@ -298,15 +298,20 @@ fn any_number_of_addresses_takes_bounded_memory() {
 }
 
 #[test]
-fn a_picture_that_is_held_does_not_change() {
+fn a_picture_that_is_held_does_not_change_and_misses_nothing() {
     let mut desk = busy();
+    let mut watched_all_the_time = busy();
     desk.press(KeyCode::Char(' '));
     let held = desk.screen(110, 8);
     assert!(held.contains("PAUSED"));
-    desk.traffic(3, vec![flow(1_000)]);
-    desk.refusal("192.0.2.77", None);
-    desk.see(Event::Tick);
+    for desk in [&mut desk, &mut watched_all_the_time] {
+        desk.traffic(3, vec![flow(1_000)]);
+        desk.refusal("192.0.2.77", None);
+        desk.see(Event::Tick);
+    }
     assert_eq!(desk.screen(110, 8), held);
+    desk.press(KeyCode::Char(' '));
+    assert_eq!(desk.screen(110, 8), watched_all_the_time.screen(110, 8));
 }
 
 #[test]

@@ -53,16 +53,15 @@ impl Model {
         match event {
             Event::Key(key) => return self.press(key),
             Event::Stop => return Some(Effect::Quit),
-            Event::Tick if !self.paused => self.rows.tick(),
+            Event::Tick => self.rows.tick(),
             Event::Traffic(traffic) => {
                 self.trouble = None;
-                if !self.paused {
-                    self.rows.take_traffic(traffic);
-                }
+                self.rows.take_traffic(traffic);
             }
-            Event::Denial(denial) if !self.paused => {
+            Event::Denial(denial) => {
                 let is_new = now.duration_since(denial.time).as_secs() <= NEW;
-                if let Screen::Detail { key, chosen } = &mut self.screen
+                if self.held.is_none()
+                    && let Screen::Detail { key, chosen } = &mut self.screen
                     && *chosen > 0
                     && *key == Key::of_denial(&denial)
                 {
@@ -71,8 +70,8 @@ impl Model {
                 }
                 self.rows.take_denial(*denial, is_new);
             }
-            // A picture that is held does not change; one that is resized is drawn anyway.
-            Event::Tick | Event::Denial(_) | Event::Resized => {}
+            // It is drawn after every event.
+            Event::Resized => {}
             Event::Missed(count) => self.missed += count,
             Event::Status(status) => self.status = Some(status),
             Event::Lost(why) => {
@@ -126,7 +125,7 @@ impl Model {
             KeyCode::Right | KeyCode::Char('>') => self.sort = self.sort.beside(1),
             KeyCode::Char('i') => self.ascending = !self.ascending,
             KeyCode::Char('d') => self.only_refused = !self.only_refused,
-            KeyCode::Char(' ') => self.paused = !self.paused,
+            KeyCode::Char(' ') => self.hold_or_go_on(),
             KeyCode::Char('/') => self.screen = Screen::Filter,
             KeyCode::Char('?' | 'h') | KeyCode::F(1) => self.screen = Screen::Help,
             KeyCode::Esc => self.filter.clear(),
@@ -158,7 +157,7 @@ impl Model {
     }
 
     fn press_in_detail(&mut self, code: KeyCode, row: Key, chosen: usize) -> Option<Effect> {
-        let last = self.rows.denials_of(&row).count().saturating_sub(1);
+        let last = self.shown().denials_of(&row).count().saturating_sub(1);
         let chosen = match code {
             KeyCode::Char('q') => return Some(Effect::Quit),
             KeyCode::Esc | KeyCode::Enter | KeyCode::Backspace => return None,
@@ -180,7 +179,7 @@ impl Model {
 
     /// Asks for a rule that would allow one of a row's refusals. A row without any stays as it is.
     fn ask(&mut self, row: &Key, chosen: usize, from: Option<(Key, usize)>) -> Option<Effect> {
-        let denial = self.rows.denials_of(row).nth(chosen)?;
+        let denial = self.shown().denials_of(row).nth(chosen)?;
         let (draft, effect) = match refused(denial) {
             Ok(refused) => (DraftState::Asked, Some(Effect::Draft(refused))),
             Err(why) => (DraftState::None(why), None),

@@ -86,13 +86,13 @@ impl View {
                 first.push(Span::raw(format!("  {} refusals in no report", status.events.dropped)));
             }
         }
-        if model.paused {
+        if model.held.is_some() {
             first.push(Span::styled("  PAUSED", self.paint(Color::Yellow).add_modifier(Modifier::BOLD)));
         }
         if model.missed > 0 {
             first.push(Span::raw(format!("  {} reports missed", model.missed)));
         }
-        let rates = model.rows.total;
+        let rates = model.shown().total;
         let second = match &model.trouble {
             Some(why) => Line::styled(
                 format!("{} (asking again)", plain(why)),
@@ -103,7 +103,7 @@ impl View {
                 rate(rates.connections),
                 rate(rates.packets),
                 bytes(rates.bytes),
-                rate(model.rows.refusals)
+                rate(model.shown().refusals)
             )),
         };
         vec![Line::from(first), second]
@@ -231,8 +231,8 @@ impl View {
 }
 
 fn draw_detail(frame: &mut Frame<'_>, area: Rect, model: &Model, key: &Key, chosen: usize) {
-    let mut text = vec![Line::styled(in_words(key, model.rows.get(key)), View::bold())];
-    if let Some(row) = model.rows.get(key) {
+    let mut text = vec![Line::styled(in_words(key, model.shown().get(key)), View::bold())];
+    if let Some(row) = model.shown().get(key) {
         text.push(Line::raw(format!(
             "{} connections/s, {} packets/s, {}/s; {} refused",
             rate(row.rates.connections),
@@ -247,7 +247,7 @@ fn draw_detail(frame: &mut Frame<'_>, area: Rect, model: &Model, key: &Key, chos
     text.push(Line::raw(""));
     let before = text.len();
     let mut at = 0;
-    for (n, denial) in model.rows.denials_of(key).enumerate() {
+    for (n, denial) in model.shown().denials_of(key).enumerate() {
         let style = if n == chosen { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
         if n == chosen {
             at = text.len();
