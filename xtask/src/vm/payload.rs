@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde::Deserialize;
 
 use super::{archive::Archive, kernels::Kernel};
@@ -37,17 +37,11 @@ impl Payload {
     /// Builds the tests and the agent and finds the tools. `directory` holds copies without debug information.
     pub(super) fn build(directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory)?;
-        let programs = [
-            (artifact(&["build", "--package", "bulkhead"], "bulkhead")?, "bulkhead/bulkhead"),
-            (
-                artifact(&["build", "--package", "bulkhead-tests", "--bins"], "bulkhead-probe")?,
-                "bulkhead/bulkhead-probe",
-            ),
-            (
-                artifact(&["test", "--no-run", "--package", "bulkhead-tests", "--test", "kernel"], "kernel")?,
-                TESTS,
-            ),
-        ];
+        // As the whole workspace's tests are built: what these depend on is compiled once for both.
+        let tests = ["test", "--no-run", "--workspace", "--test", "kernel"];
+        let [kernel, probe] = artifacts(&tests, ["kernel", "bulkhead-probe"])?;
+        let [agent] = artifacts(&["build", "--package", "bulkhead"], ["bulkhead"])?;
+        let programs = [(agent, "bulkhead/bulkhead"), (probe, "bulkhead/bulkhead-probe"), (kernel, TESTS)];
         let mut files = Vec::new();
         for (built, path) in programs {
             let stripped = directory.join(built.file_name().context("an executable has a name")?);
@@ -112,8 +106,8 @@ struct Target {
     name: String,
 }
 
-/// Builds, and returns the executable of the target `name`.
-fn artifact(arguments: &[&str], name: &str) -> Result<PathBuf> {
+/// Builds, and returns the executables of the targets called `names`.
+fn artifacts<const N: usize>(arguments: &[&str], names: [&str; N]) -> Result<[PathBuf; N]> {
     let output = cargo()
         .args(arguments)
         .args(["--profile", EMULATED])
@@ -123,9 +117,14 @@ fn artifact(arguments: &[&str], name: &str) -> Result<PathBuf> {
         .context("cargo cannot be started")?;
     ensure!(output.status.success(), "cargo {} failed", arguments.join(" "));
     let text = String::from_utf8(output.stdout)?;
-    let messages = text.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
-    let mut built = messages.filter(|m| m.target.as_ref().is_some_and(|target| target.name == name));
-    built.find_map(|message| message.executable).with_context(|| format!("cargo built no {name}"))
+    let built: Vec<Message> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let executable = |name: &str| {
+        let mut of_target =
+            built.iter().filter(|m| m.target.as_ref().is_some_and(|target| target.name == name));
+        of_target.find_map(|m| m.executable.clone()).with_context(|| format!("cargo built no {name}"))
+    };
+    let found = names.into_iter().map(executable).collect::<Result<Vec<_>>>()?;
+    found.try_into().map_err(|_| anyhow!("an executable for each name"))
 }
 
 fn which(tool: &str) -> Option<PathBuf> {
