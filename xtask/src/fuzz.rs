@@ -9,6 +9,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -21,8 +22,8 @@ use crate::{
 /// Feed arbitrary policies and records to their readers, beginning with those in fuzz/corpus
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How long each reader is fed
-    #[arg(long, value_name = "N", default_value_t = 30)]
+    /// How long the readers are fed, all at once
+    #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u64,
     /// Make fuzz/corpus the few inputs that reach most, of those in it and those found
     #[arg(long)]
@@ -53,18 +54,24 @@ const LIMITS: [&str; 3] = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=16384"
 /// The most inputs of one reader that are kept under version control.
 const MOST_KEPT: usize = 90;
 
-/// Stops at the first finding.
+/// Feeds them all to the end, and tells of the first finding.
 pub(crate) fn run(args: Args) -> Result<()> {
     setup::ensure(args.yes)?;
     console::step("build");
     let programs = build()?;
-    for name in TARGETS {
-        let target = Target::new(name, &programs)?;
-        console::step(format!("{name}: {} s", args.seconds));
-        target.feed(args.seconds)?;
-        if args.keep {
-            target.keep()?;
-        }
+    let targets = TARGETS.iter().map(|name| Target::new(name, &programs)).collect::<Result<Vec<_>>>()?;
+    console::step(format!("{}: {} s", TARGETS.join(", "), args.seconds));
+    let fed: Vec<_> = thread::scope(|scope| {
+        let feeding: Vec<_> =
+            targets.iter().map(|target| scope.spawn(|| target.feed(args.seconds))).collect();
+        feeding
+            .into_iter()
+            .map(|one| one.join().unwrap_or_else(|_| bail!("its thread has panicked")))
+            .collect()
+    });
+    fed.into_iter().collect::<Result<()>>()?;
+    if args.keep {
+        targets.iter().try_for_each(Target::keep)?;
     }
     Ok(())
 }
