@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The version, and the fingerprint of its layouts.
-const KNOWN: (u32, u64) = (1, 5_030_802_392_149_617_437);
+const KNOWN: (u32, u64) = (1, 3_331_558_720_989_944_449);
 
 /// Name, size, and fields with their offsets.
 macro_rules! layout {
@@ -38,7 +38,7 @@ fn another_layout_is_another_version() {
         Process { pid uid comm }
         SocketState { owner anchor peer introduced origin reported process seal passes passed }
         PeerFlowKey { cookie address port protocol reserved }
-        PeerFlow { last_seen peer port direction reserved }
+        PeerFlow { last_seen peer port direction on_loopback reserved }
         Source { owner comm uid reserved }
         RefusalKey { source address peer_subject port protocol direction what generation }
         Refusal { born reported last total }

@@ -39,17 +39,21 @@ pub unsafe fn answered(
     Some(*known)
 }
 
-/// Goes on with an exchange that went `way` before; false: there is none to go on with.
+/// Goes on with an exchange that was `opened` so before; false: there is none to go on with. What came from elsewhere once
+/// may be answered there, whatever came by loopback since.
 ///
 /// # Safety
 /// As for [`answered`].
 #[inline(always)]
-pub unsafe fn goes_on(known: *mut PeerFlow, way: Direction, port: u16, peer: u64, now: u64) -> bool {
+pub unsafe fn goes_on(known: *mut PeerFlow, opened: &PeerFlow) -> bool {
     // SAFETY: the caller vouches for it.
     let Some(known) = (unsafe { known.as_mut() }) else { return false };
-    let same = known.direction == way as u8 && known.port == port && known.peer == peer;
+    let same = known.direction == opened.direction
+        && known.port == opened.port
+        && known.peer == opened.peer
+        && known.on_loopback <= opened.on_loopback;
     if same {
-        known.last_seen = now;
+        known.last_seen = opened.last_seen;
     }
     same
 }
@@ -57,8 +61,7 @@ pub unsafe fn goes_on(known: *mut PeerFlow, way: Direction, port: u16, peer: u64
 /// Remembers a datagram as one that may be answered. A table that is full of busy exchanges forgets one of them, which is then
 /// decided anew.
 #[inline(always)]
-pub fn remember(key: &PeerFlowKey, way: Direction, port: u16, peer: u64, now: u64) {
-    let opened = PeerFlow { last_seen: now, peer, port, direction: way as u8, reserved: [0; 5] };
+pub fn remember(key: &PeerFlowKey, opened: &PeerFlow) {
     let _busy = PEER_FLOWS.insert(key, opened, 0);
 }
 

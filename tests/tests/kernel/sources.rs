@@ -15,6 +15,7 @@ pub(crate) const CASES: &[Case] = &[
     ("sources::a_foreign_source_address_opens_nothing", foreign_source),
     ("sources::another_machines_address_opens_nothing", another_machines_address),
     ("sources::nobody_is_another_machine_on_loopback", nobody_is_another_machine),
+    ("sources::who_was_asked_on_loopback_answers_nobody_elsewhere", answers_nobody_elsewhere),
 ];
 
 /// A workload that sends from somebody else's address is still itself.
@@ -76,6 +77,35 @@ fn nobody_is_another_machine(site: &Site) -> Result<()> {
         socket.bind(foreign)?;
         allowed("the sending itself", socket.send(Some(at(own, PORT)))?)?;
         blocked(&format!("a datagram as from {foreign} ({setting:?})"), server.receive()?)?;
+    }
+    Ok(())
+}
+
+/// ci sends itself a datagram as from a machine that it may not reach, to answer that machine.
+fn answers_nobody_elsewhere(site: &Site) -> Result<()> {
+    let lab = site.lab();
+    let (ci, far) = (lab.probe("/ci")?, lab.stranger(site.stranger())?);
+    let (v4, v6) = ((site.stranger().v4, lab.host().v4), (site.stranger().v6, lab.host().v6));
+    for ((foreign, own), setting) in [(v4, Setting::Transparent), (v6, Setting::ForeignAddress)] {
+        let (target, family) = (at(foreign, PORT), Family::of(at(foreign, PORT)));
+        let theirs = far.open(Kind::Udp, family)?;
+        theirs.bind(target)?;
+        let socket = ci.open(Kind::Udp, family)?;
+        let place = socket.bind(at(own, 0))?;
+        let answers_nobody = |what: &str| {
+            let sent = socket.send(Some(target))?;
+            blocked(&format!("{target}: {what}, there"), theirs.receive()?)?;
+            refused(&format!("{target}: {what}"), sent)
+        };
+        answers_nobody("a datagram")?;
+        let poser = ci.open(Kind::Udp, family)?;
+        poser.set(setting)?;
+        poser.bind(target)?;
+        allowed("a datagram of ci's to itself", poser.send(Some(place))?)?;
+        allowed("the same, as it comes", socket.receive()?)?;
+        answers_nobody(&format!("an answer to a socket that poses as it ({setting:?})"))?;
+        drop(poser);
+        answers_nobody(&format!("an answer to one that has ({setting:?})"))?;
     }
     Ok(())
 }

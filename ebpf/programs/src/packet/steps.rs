@@ -1,7 +1,7 @@
 //! What is asked of one packet, step by step.
 
 use aya_ebpf::bindings::bpf_sock;
-use bulkhead_common::{Decision, Direction, Origin, Outcome, PeerEntry, PeerId, Reason, RuleId};
+use bulkhead_common::{Decision, Direction, Origin, Outcome, PeerEntry, PeerFlow, PeerId, Reason, RuleId};
 
 use super::passage::Passage;
 use crate::{
@@ -155,6 +155,10 @@ pub(super) fn answered<const NOTES: bool>(passage: &mut Passage<NOTES>, port: u1
     let Some(opened) = (unsafe { exchange::answered(passage.known, protocol, passage.way, port) }) else {
         return 0;
     };
+    if opened.on_loopback != 0 && !passage.on_loopback.holds() {
+        // On loopback a process may send from any address. Who really has it has not asked.
+        return 0;
+    }
     passage.flow.direction = passage.way.reverse();
     passage.flow.port = opened.port;
     if !passage.found.holds()
@@ -172,15 +176,22 @@ pub(super) fn answered<const NOTES: bool>(passage: &mut Passage<NOTES>, port: u1
 /// `CLOCK_BOOTTIME`.
 #[inline(never)]
 pub(super) fn remember<const NOTES: bool>(passage: &mut Passage<NOTES>, port: u16) -> u64 {
-    let (way, peer, now) = (passage.way, passage.peer_cgroup, boot_ns());
+    let opened = PeerFlow {
+        last_seen: boot_ns(),
+        peer: passage.peer_cgroup,
+        port,
+        direction: passage.way as u8,
+        on_loopback: passage.on_loopback.bits() as u8,
+        reserved: [0; 4],
+    };
     // SAFETY: found in this run, or null.
-    if !unsafe { exchange::goes_on(passage.known, way, port, peer, now) } {
+    if !unsafe { exchange::goes_on(passage.known, &opened) } {
         // SAFETY: as above.
         let known = unsafe { passage.known.as_ref() };
-        passage.packet.opens = Fact::of(known.is_none_or(|known| known.direction != way as u8));
-        exchange::remember(&passage.exchange(), way, port, peer, now);
+        passage.packet.opens = Fact::of(known.is_none_or(|known| known.direction != opened.direction));
+        exchange::remember(&passage.exchange(), &opened);
     }
-    now
+    opened.last_seen
 }
 
 /// See [`cached::keep`].
