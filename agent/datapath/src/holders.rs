@@ -111,6 +111,23 @@ pub(crate) fn sockets_held(pid: u32) -> impl Iterator<Item = (i32, u32)> {
     })
 }
 
+/// The raw sockets of a network namespace that processes among `pids` hold, all of which are in it. Few kernels list them
+/// over netlink (CONFIG_INET_RAW_DIAG); those that the kernel keeps for itself are not among them.
+pub(crate) fn raw_sockets(pids: &[u32]) -> impl Iterator<Item = OwnedFd> {
+    let list = |name| pids.iter().find_map(|pid| fs::read_to_string(format!("/proc/{pid}/net/{name}")).ok());
+    let inodes: HashSet<u32> =
+        ["raw", "raw6"].into_iter().filter_map(list).flat_map(|list| inodes_of(&list)).collect();
+    // Mostly there are none, and then no process's files need be looked through.
+    let held = if inodes.is_empty() { HashMap::new() } else { holders(pids, &inodes) };
+    held.into_values().map(|held| held.socket)
+}
+
+/// The inodes in a list as of /proc/net/raw (`raw_sock_seq_show` in net/ipv4/raw.c).
+fn inodes_of(list: &str) -> Vec<u32> {
+    const INODE: usize = 9;
+    list.lines().skip(1).filter_map(|line| line.split_whitespace().nth(INODE)?.parse().ok()).collect()
+}
+
 /// Process ids by network namespace. Kernel threads and processes that end meanwhile are left out.
 pub(crate) fn processes_by_namespace() -> HashMap<String, Vec<u32>> {
     let mut found: HashMap<String, Vec<u32>> = HashMap::new();

@@ -17,7 +17,7 @@ use bytemuck::Zeroable as _;
 
 use crate::{
     DatapathError,
-    holders::{Listed, Visited, visit_all},
+    holders::{Listed, Visited, processes_by_namespace, raw_sockets, visit_all},
     tables::take,
     wire::Wire,
 };
@@ -60,9 +60,21 @@ impl Sockets {
         anchor: &impl Fn(u64) -> Option<u64>,
         places: u32,
     ) -> Result<Visited, DatapathError> {
+        self.tag_raw();
         let first = self.tag_once(anchor, places)?;
         let second = self.tag_once(anchor, places)?;
         Ok(Visited { sockets: first.sockets + second.sockets, ..second })
+    }
+
+    /// Tells raw sockets from the kernel's own, which have no tag and may always discover neighbours. Nobody knows whose they
+    /// are; their packets are judged by the cgroup that the kernel knows of them.
+    fn tag_raw(&mut self) {
+        for pids in processes_by_namespace().into_values() {
+            for socket in raw_sockets(&pids) {
+                // Fails for what has a tag, and for what nobody can tag: see docs/security.md.
+                let _ = self.storage.insert(&socket, Wire(SocketState::zeroed()), NO_EXIST);
+            }
+        }
     }
 
     fn tag_once(

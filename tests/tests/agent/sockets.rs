@@ -62,3 +62,25 @@ fn a_ping_socket_made_before_the_agent_is_held_to_the_policy() -> Result<()> {
     agent.stop()?;
     Ok(())
 }
+
+#[test]
+fn a_raw_socket_made_before_the_agent_is_not_taken_for_the_kernels_own() -> Result<()> {
+    /// A redirect without options, to ::1 (RFC 4861 section 4.5): what the kernel itself may always send.
+    const REDIRECT: [u8; 40] = {
+        let mut message = [0; 40];
+        (message[0], message[23]) = (137, 1);
+        message
+    };
+    /// All nodes of a link (RFC 4291 section 2.7.1).
+    let everybody = at("ff02::1".parse::<std::net::IpAddr>()?, 0);
+    let lab = Lab::new()?;
+    let _elsewhere = lab.network()?;
+    let ci = lab.probe("/ci")?;
+    let raw = ci.open(Kind::RawIcmp, Family::V6)?;
+    raw.limit_hops(255)?;
+    allowed("without an agent", raw.send_bytes(everybody, REDIRECT.to_vec())?)?;
+    let agent = lab.agent(POLICY)?.start()?;
+    refused("a raw socket older than the agent", raw.send_bytes(everybody, REDIRECT.to_vec())?)?;
+    agent.stop()?;
+    Ok(())
+}
