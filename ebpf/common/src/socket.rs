@@ -125,8 +125,8 @@ pub struct PeerFlow {
     pub port: u16,
     /// [`crate::Direction`] of the opening packet.
     pub direction: u8,
-    /// 1: the opening packet stayed in its network namespace, and so do its answers; 0: it came from elsewhere or went there,
-    /// or an agent noted it that did not tell them apart.
+    /// 1: the opening packet stayed in its network namespace, and so do its answers, on loopback; 0: it came from elsewhere or
+    /// went there, or an agent noted it that did not tell them apart.
     pub on_loopback: u8,
     /// Reserved, 0.
     pub reserved: [u8; 4],

@@ -75,6 +75,18 @@ ports = ["tcp/8080", "udp/8080"]
 from = "ci"
 to = "web"
 ports = ["tcp/9998", "udp/9998"]
+
+[workload.herald]
+environment = "prod"
+select = { cgroup = "/herald" }
+[[allow]]
+from = "herald"
+to = "ff15::78"
+ports = ["udp/5353"]
+[[allow]]
+from = "any"
+to = "herald"
+ports = ["udp/5353"]
 "#;
 
 /// A lab with an agent over it that all tests share: to verify the programs takes an emulated machine half a minute.

@@ -1,6 +1,6 @@
 //! Source addresses that are not the sender's own.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 use bulkhead_tests::{
@@ -16,6 +16,7 @@ pub(crate) const CASES: &[Case] = &[
     ("sources::another_machines_address_opens_nothing", another_machines_address),
     ("sources::nobody_is_another_machine_on_loopback", nobody_is_another_machine),
     ("sources::who_was_asked_on_loopback_answers_nobody_elsewhere", answers_nobody_elsewhere),
+    ("sources::who_was_asked_in_a_group_on_this_host_answers_nobody_elsewhere", answers_nobody_of_a_group),
 ];
 
 /// A workload that sends from somebody else's address is still itself.
@@ -108,4 +109,33 @@ fn answers_nobody_elsewhere(site: &Site) -> Result<()> {
         answers_nobody(&format!("an answer to one that has ({setting:?})"))?;
     }
     Ok(())
+}
+
+/// herald, which may send to a group and be asked by anybody, asks itself by the group as from a machine that it may not reach.
+fn answers_nobody_of_a_group(site: &Site) -> Result<()> {
+    /// What herald may send to the group, and hear from anybody.
+    const ASKED: u16 = 5353;
+    let lab = site.lab();
+    let (herald, far) = (lab.probe("/herald")?, lab.stranger(site.stranger())?);
+    let (group, target) = ("ff15::78".parse()?, at(site.stranger().v6, PORT));
+    let theirs = far.open(Kind::Udp, Family::V6)?;
+    theirs.bind(target)?;
+    let socket = herald.open(Kind::Udp, Family::V6)?;
+    socket.bind(at(Ipv6Addr::UNSPECIFIED, ASKED))?;
+    socket.set(Setting::Group(group, Ipv4Addr::UNSPECIFIED))?;
+    let poser = herald.open(Kind::Udp, Family::V6)?;
+    poser.set(Setting::ForeignAddress)?;
+    poser.bind(target)?;
+    allowed("a datagram of herald's to a group", poser.send(Some(at(group, ASKED)))?)?;
+    allowed("the same, as it comes", socket.receive()?)?;
+    let sent = socket.send(Some(target))?;
+    blocked(&format!("an answer to what came as from {target}, there"), theirs.receive()?)?;
+    refused(&format!("an answer to what came as from {target}"), sent)?;
+    let nobody = lab.probe("/other")?;
+    let asker = nobody.open(Kind::Udp, Family::V6)?;
+    let place = asker.bind(lab.host().v6)?;
+    allowed("a question to the group", asker.send(Some(at(group, ASKED)))?)?;
+    allowed("the same, at herald", socket.receive()?)?;
+    allowed("herald's answer", socket.send(Some(place))?)?;
+    allowed("the same, at who asked", asker.receive()?)
 }

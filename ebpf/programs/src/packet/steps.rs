@@ -156,7 +156,7 @@ pub(super) fn answered<const NOTES: bool>(passage: &mut Passage<NOTES>, port: u1
         return 0;
     };
     if opened.on_loopback != 0 && !passage.on_loopback.holds() {
-        // On loopback a process may send from any address. Who really has it has not asked.
+        // On its own host a process may send from any address. Who really has it has not asked.
         return 0;
     }
     passage.flow.direction = passage.way.reverse();
@@ -176,12 +176,16 @@ pub(super) fn answered<const NOTES: bool>(passage: &mut Passage<NOTES>, port: u1
 /// `CLOCK_BOOTTIME`.
 #[inline(never)]
 pub(super) fn remember<const NOTES: bool>(passage: &mut Passage<NOTES>, port: u16) -> u64 {
+    /// This host's own copy of what it sends to a group or network (include/uapi/linux/if_packet.h).
+    const PACKET_LOOPBACK: u32 = 5;
+    // SAFETY: the program's context. Volatile: in one piece, as the verifier wants it.
+    let kind = unsafe { (&raw const (*passage.skb).pkt_type).read_volatile() };
     let opened = PeerFlow {
         last_seen: boot_ns(),
         peer: passage.peer_cgroup,
         port,
         direction: passage.way as u8,
-        on_loopback: passage.on_loopback.bits() as u8,
+        on_loopback: (passage.on_loopback.bits() | Fact::equal(kind, PACKET_LOOPBACK).bits()) as u8,
         reserved: [0; 4],
     };
     // SAFETY: found in this run, or null.
