@@ -71,7 +71,7 @@ fn a_raw_socket_made_before_the_agent_is_not_taken_for_the_kernels_own() -> Resu
         (message[0], message[23]) = (137, 1);
         message
     };
-    /// All nodes of a link (RFC 4291 section 2.7.1).
+    // All nodes of a link (RFC 4291 section 2.7.1).
     let everybody = at("ff02::1".parse::<std::net::IpAddr>()?, 0);
     let lab = Lab::new()?;
     let _elsewhere = lab.network()?;
