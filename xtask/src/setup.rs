@@ -143,7 +143,7 @@ fn agree() -> Result<()> {
 
 fn carry_out(step: &Step) -> Result<()> {
     match step {
-        Step::Packages(packages) => backports::install(packages),
+        Step::Packages(packages) => run_lines(step).or_else(|refused| backports::install(packages, &refused)),
         _ => run_lines(step),
     }
 }

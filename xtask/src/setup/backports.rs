@@ -5,7 +5,7 @@
 
 use std::process::Stdio;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use bulkhead_tests::mirror;
 
 use super::{
@@ -17,10 +17,10 @@ use crate::{
     console, workspace,
 };
 
-/// Installs packages from this machine's sources, and the one or other that these cannot bring from the backports.
-pub(super) fn install(packages: &[Wanted]) -> Result<()> {
-    let Err(together) = run_lines(&Step::Packages(packages.to_vec())) else { return Ok(()) };
-    console::note(format!("{together:#}: one by one"));
+/// Installs packages that were `refused` together: one by one, and those that this machine's sources cannot bring alone either
+/// from the backports.
+pub(super) fn install(packages: &[Wanted], refused: &Error) -> Result<()> {
+    console::note(format!("{refused:#}: one by one"));
     let mut apt = None;
     for package in packages {
         let Err(error) = run_lines(&Step::Packages(vec![package.clone()])) else { continue };
