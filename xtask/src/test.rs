@@ -23,11 +23,12 @@ pub(crate) struct Args {
 /// A check: what it is called, and what it does.
 type Check = (&'static str, fn() -> Result<()>);
 
-const CHECKS: [Check; 6] = [
+const CHECKS: [Check; 7] = [
     ("format", format),
     ("tidy", tidy::check),
     ("clippy", clippy),
     ("clippy of the BPF programs", clippy_programs),
+    ("the agent alone", agent_alone),
     ("documentation", documentation),
     ("documentation's tests", documentation_tests),
 ];
@@ -100,14 +101,19 @@ fn documentation_tests() -> Result<()> {
     succeed(cargo().args(["test", "--quiet", "--workspace", "--doc", "--profile", profile()]))
 }
 
+/// With what the tests' libraries add to those of the agent it might build where the agent alone does not.
+fn agent_alone() -> Result<()> {
+    succeed(cargo().args(["check", "--quiet", "--package", "bulkhead", "--profile", profile()]))
+}
+
 fn tests(filter: Option<&str>) -> Result<()> {
-    // Otherwise the first end-to-end test builds the agent, and all the others wait for it until their time is up.
-    succeed(cargo().args(["build", "--quiet", "--package", "bulkhead", "--profile", profile()]))?;
     let mut nextest = cargo();
     nextest.args(["nextest", "run", "--workspace", "--cargo-profile", profile()]);
     if is_ci() {
         nextest.args(["--profile", "ci"]);
     }
+    // The agent is built with them, for tests of its command line: otherwise it would be built once more.
+    nextest.env("BULKHEAD_BIN", workspace::programs(profile()).join("bulkhead"));
     // A test's error says what was expected of whom; the harness's own frames would only bury it.
     succeed(nextest.args(filter).env("RUST_LIB_BACKTRACE", "0"))
 }

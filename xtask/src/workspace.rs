@@ -40,6 +40,11 @@ pub(crate) fn target_directory() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |target| root().join(target))
 }
 
+/// Where the programs of a profile are.
+pub(crate) fn programs(profile: &str) -> PathBuf {
+    target_directory().join(if profile == "dev" { "debug" } else { profile })
+}
+
 /// Runs a command to its end; an error tells which one failed and how.
 pub(crate) fn succeed(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {}", shown(command)))?;

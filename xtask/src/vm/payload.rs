@@ -37,10 +37,7 @@ impl Payload {
     /// Builds the tests and the agent and finds the tools. `directory` holds copies without debug information.
     pub(super) fn build(directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory)?;
-        // As the whole workspace's tests are built: what these depend on is compiled once for both.
-        let tests = ["test", "--no-run", "--workspace", "--test", "kernel"];
-        let [kernel, probe] = artifacts(&tests, ["kernel", "bulkhead-probe"])?;
-        let [agent] = artifacts(&["build", "--package", "bulkhead"], ["bulkhead"])?;
+        let [kernel, probe, agent] = artifacts(["kernel", "bulkhead-probe", "bulkhead"])?;
         let programs = [(agent, "bulkhead/bulkhead"), (probe, "bulkhead/bulkhead-probe"), (kernel, TESTS)];
         let mut files = Vec::new();
         for (built, path) in programs {
@@ -106,16 +103,18 @@ struct Target {
     name: String,
 }
 
-/// Builds, and returns the executables of the targets called `names`.
-fn artifacts<const N: usize>(arguments: &[&str], names: [&str; N]) -> Result<[PathBuf; N]> {
+/// Builds as the whole workspace's tests are built, so that what they depend on is compiled once for both; returns the
+/// executables of the targets called `names`.
+fn artifacts<const N: usize>(names: [&str; N]) -> Result<[PathBuf; N]> {
     let output = cargo()
-        .args(arguments)
-        .args(["--profile", EMULATED])
+        .args(["test", "--no-run", "--workspace", "--profile", EMULATED])
+        // The agent is built for a test of its own command line.
+        .args(["--test", "kernel", "--test", "cli"])
         .args(["--quiet", "--message-format=json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()
         .context("cargo cannot be started")?;
-    ensure!(output.status.success(), "cargo {} failed", arguments.join(" "));
+    ensure!(output.status.success(), "the tests do not build");
     let text = String::from_utf8(output.stdout)?;
     let built: Vec<Message> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let executable = |name: &str| {
