@@ -33,6 +33,9 @@ const CHECKS: [Check; 7] = [
     ("documentation's tests", documentation_tests),
 ];
 
+/// The variable by which tests are told of an agent that is built already.
+const AGENT: &str = "BULKHEAD_BIN";
+
 /// For clippy: a warning is a failure.
 const DENY: [&str; 3] = ["--", "-D", "warnings"];
 
@@ -113,7 +116,8 @@ fn tests(filter: Option<&str>) -> Result<()> {
         nextest.args(["--profile", "ci"]);
     }
     // The agent is built with them, for tests of its command line: otherwise it would be built once more.
-    nextest.env("BULKHEAD_BIN", workspace::programs(profile()).join("bulkhead"));
+    let built = || workspace::programs(profile()).join("bulkhead").into();
+    nextest.env(AGENT, env::var_os(AGENT).unwrap_or_else(built));
     // A test's error says what was expected of whom; the harness's own frames would only bury it.
     succeed(nextest.args(filter).env("RUST_LIB_BACKTRACE", "0"))
 }
