@@ -14,7 +14,7 @@ pub(super) struct Document {
     pub(super) rules: Vec<Rule>,
     pub(super) forbids: Vec<Forbid>,
     pub(super) tests: Vec<Test>,
-    /// A file has syntax errors: it may declare more than what is here.
+    /// A file has syntax errors, or declares by a misspelt kind: it may declare more than what is here.
     pub(super) unreadable: bool,
 }
 
@@ -87,7 +87,9 @@ pub(super) fn decode(sources: &[Source], findings: &mut Findings) -> Document {
 
 impl Document {
     fn read(&mut self, r: &mut Reader<'_>, root: Table<'_>) {
-        r.known_keys(root, "a policy", &["environment", "workload", "peer", "allow", "forbid", "test"]);
+        let known = ["environment", "workload", "peer", "allow", "forbid", "test"];
+        r.known_keys(root, "a policy", &known);
+        self.unreadable |= root.has_named_tables_beside(&known);
         for (name, table) in r.named_tables(root, "environment") {
             self.environments.push(environment(r, name, table));
         }

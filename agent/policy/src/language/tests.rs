@@ -98,6 +98,20 @@ fn a_misread_file_makes_no_name_unknown() {
 }
 
 #[test]
+fn a_misspelt_kind_makes_no_name_unknown() {
+    let rule = "[[allow]]\nfrom = \"web\"\nto = \"nobody\"\n";
+    let codes = |text: &str| {
+        let found = load(&[Source::new("a", text)]).unwrap_err();
+        found.iter().map(|d| d.code.name()).collect::<Vec<_>>()
+    };
+    assert_eq!(codes(&format!("[workloads.web]\n{rule}")), ["unknown-key"]);
+    assert_eq!(
+        codes(&format!("[agent]\nreload = 1\n{rule}")),
+        ["unknown-key", "unknown-name", "unknown-name"]
+    );
+}
+
+#[test]
 fn a_finding_shows_the_line_that_it_is_about() {
     let files = [Source::new("shop.toml", format!("{WEB}[[allow]]\nform = \"web\"\nto = \"any\"\n"))];
     let text = load(&files).unwrap_err().render(&files, false);

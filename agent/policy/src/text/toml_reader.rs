@@ -34,6 +34,13 @@ impl Table<'_> {
         self.content.get(key).is_some()
     }
 
+    /// Are there tables with names, `[kind.NAME]`, of a kind that is none of `known`?
+    pub(crate) fn has_named_tables_beside(self, known: &[&str]) -> bool {
+        let others = self.content.iter().filter(|(key, _)| !known.contains(&key.get_ref().as_ref()));
+        let mut tables = others.filter_map(|(_, value)| value.get_ref().as_table());
+        tables.any(|table| table.values().any(|value| value.get_ref().is_table()))
+    }
+
     /// Is the value at `key` a list of nothing?
     pub(crate) fn is_empty_list(self, key: &str) -> bool {
         self.content.get(key).and_then(|v| v.get_ref().as_array()).is_some_and(|a| a.is_empty())
