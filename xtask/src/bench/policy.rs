@@ -39,8 +39,10 @@ pub(super) fn measure() -> Result<Table> {
     console::step("compile");
     bench.compile(&mut table)?;
     console::step("simulate");
-    bench.simulate(&mut table, "host", "100 workloads of one host, any port and address")?;
-    bench.simulate(&mut table, "site", "all workloads of a site, any port and address")?;
+    bench.simulate(&mut table, "flows", "host", "the flows of one host")?;
+    bench.simulate(&mut table, "flows", "site", "the flows of a site")?;
+    bench.simulate(&mut table, "denials", "host", "refusals of one host, any port and address")?;
+    bench.simulate(&mut table, "denials", "site", "refusals of a site, any port and address")?;
     console::step("check");
     bench.check(&mut table)?;
     Ok(table)
@@ -111,10 +113,12 @@ impl Bench {
     }
 
     /// Time is the process's own on a processor, less what it takes for a single flow: reading the policy.
-    fn simulate(&self, table: &mut Table, mix: &str, what: &str) -> Result<()> {
-        let policy = self.made_up(&format!("{mix}.toml"), &["policy", mix])?;
-        let flows =
-            |count: u32| self.made_up(&format!("{mix}-{count}.jsonl"), &["flows", mix, &count.to_string()]);
+    fn simulate(&self, table: &mut Table, records: &str, site: &str, what: &str) -> Result<()> {
+        let policy = self.made_up(&format!("{site}.toml"), &["policy", site])?;
+        let flows = |count: u32| {
+            let name = format!("{site}-{records}-{count}.jsonl");
+            self.made_up(&name, &[records, site, &count.to_string()])
+        };
         let files = [flows(1)?, flows(FLOWS / 4)?, flows(FLOWS)?];
         let mut taken: [Vec<Taken>; 3] = Default::default();
         for _ in 0..ROUNDS {

@@ -47,7 +47,7 @@ const PROGRAMS: [(&str, &str, u32); 30] = [
 ];
 
 /// Denials without end, hardly two of which are alike; the same ones every time.
-pub(crate) struct Records<'p> {
+pub(crate) struct Denials<'p> {
     policy: &'p Policy,
     compiled: Compiled,
     near: NearRules,
@@ -55,7 +55,7 @@ pub(crate) struct Records<'p> {
     time: Timestamp,
 }
 
-impl<'p> Records<'p> {
+impl<'p> Denials<'p> {
     pub(crate) fn new(policy: &'p Policy) -> Self {
         Self {
             policy,
@@ -153,7 +153,7 @@ impl<'p> Records<'p> {
     }
 }
 
-impl Iterator for Records<'_> {
+impl Iterator for Denials<'_> {
     type Item = Denial;
 
     fn next(&mut self) -> Option<Denial> {

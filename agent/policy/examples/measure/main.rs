@@ -1,10 +1,11 @@
 //! What `cargo xtask bench policy` measures within a process, and the files that it measures with:
 //!
 //! - `measure policy host|site`: prints the policy of one host or of a large site.
-//! - `measure flows host|site N`: prints N lines as its agents would record them.
+//! - `measure denials|flows host|site N`: prints N lines as its agents would record them.
 //! - `measure compile POLICY`: reads and compiles a policy, and prints what that took, as JSON.
 
-mod records;
+mod denials;
+mod flows;
 mod site;
 
 use std::{
@@ -17,19 +18,23 @@ use std::{
 use bulkhead_policy::{Compiler, End, Inventory, Policy, Source, WorkloadId, compile, load};
 use rustix::time::{ClockId, clock_gettime};
 
-use records::Records;
+use denials::Denials;
+use flows::Flows;
 use site::Site;
+
+const USAGE: &str =
+    "usage: measure policy host|site | denials host|site N | flows host|site N | compile POLICY";
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
-        ["policy", "host"] => io::stdout().write_all(Site::HOST.policy().as_bytes()),
-        ["policy", "site"] => io::stdout().write_all(Site::LARGE.policy().as_bytes()),
-        ["flows", "host", count] => flows(Site::HOST, count),
-        ["flows", "site", count] => flows(Site::LARGE, count),
+        ["policy", site] => {
+            Site::named(site).and_then(|site| io::stdout().write_all(site.policy().as_bytes()))
+        }
+        [kind @ ("denials" | "flows"), site, count] => print(kind, site, count),
         ["compile", policy] => measure_compile(policy),
-        _ => Err(io::Error::other("usage: measure policy host|site | flows host|site N | compile POLICY")),
+        _ => Err(io::Error::other(USAGE)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -40,13 +45,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn flows(site: Site, count: &str) -> io::Result<()> {
+/// So many records of one kind.
+fn print(kind: &str, site: &str, count: &str) -> io::Result<()> {
     let count: usize = count.parse().map_err(io::Error::other)?;
-    let source = [Source::new("site.toml", site.policy())];
+    let source = [Source::new("site.toml", Site::named(site)?.policy())];
     let loaded = load(&source).map_err(|e| io::Error::other(e.render(&source, false)))?;
+    let policy = &loaded.policy;
+    let lines: Box<dyn Iterator<Item = String>> = match kind {
+        "denials" => Box::new(Denials::new(policy).map(|denial| denial.to_json())),
+        _ => Box::new(Flows::new(policy).map(|flow| flow.to_json())),
+    };
     let mut out = BufWriter::new(io::stdout().lock());
-    for record in Records::new(&loaded.policy).take(count) {
-        writeln!(out, "{}", record.to_json())?;
+    for line in lines.take(count) {
+        writeln!(out, "{line}")?;
     }
     out.flush()
 }

@@ -1,6 +1,6 @@
 //! The policy of a large site, or of one of its hosts.
 
-use std::fmt::Write;
+use std::{fmt::Write, io};
 
 const ENVIRONMENTS: u64 = 20;
 
@@ -24,9 +24,17 @@ impl Numbers {
 
 impl Site {
     /// One busy host.
-    pub(crate) const HOST: Self = Self { workloads: 100, rules: 2_000 };
+    const HOST: Self = Self { workloads: 100, rules: 2_000 };
     /// Many of them under one policy.
-    pub(crate) const LARGE: Self = Self { workloads: 10_000, rules: 100_000 };
+    const LARGE: Self = Self { workloads: 10_000, rules: 100_000 };
+
+    pub(crate) fn named(name: &str) -> io::Result<Self> {
+        match name {
+            "host" => Ok(Self::HOST),
+            "site" => Ok(Self::LARGE),
+            other => Err(io::Error::other(format!("{other} is no site: host, site"))),
+        }
+    }
 
     /// Workloads in 20 environments, and rules between workloads or, three in ten, to an address range.
     pub(crate) fn policy(self) -> String {

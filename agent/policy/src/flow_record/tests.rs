@@ -1,6 +1,6 @@
 use std::{fmt::Write as _, net::Ipv4Addr};
 
-use bulkhead_report::{Denial, NearestRule, Process, Rule};
+use bulkhead_report::{Denial, Flow, FlowEnd, FlowKind, FlowPeer, NearestRule, Process, Rule};
 use proptest::{
     collection::vec,
     option,
@@ -66,6 +66,50 @@ fn denial() -> impl Strategy<Value = Denial> {
     )
 }
 
+/// A flow of the agent, with whatever may differ between two of them.
+fn flow() -> impl Strategy<Value = Flow> {
+    let text = || prop_oneof![9 => "[ !#-\\[\\]-~]{0,40}", 1 => ".{0,40}"];
+    let name = || option::of(text());
+    let rule = ("[a-z0-9-]{1,12}", text(), any::<u32>()).prop_map(|(id, file, line)| Rule { id, file, line });
+    let like = option::of(prop_oneof![
+        any::<[u8; 4]>().prop_map(IpAddr::from),
+        any::<[u8; 16]>().prop_map(IpAddr::from)
+    ]);
+    let peer = (name(), name(), option::of(vec(text(), 0..4)), like);
+    let words = (select(&["allowed", "denied", "would-deny"][..]), select(&["egress", "ingress"][..]));
+    let service = prop_oneof![
+        any::<u16>().prop_map(|port| ("tcp".to_owned(), format!("tcp/{port}"))),
+        any::<u16>().prop_map(|port| ("udp".to_owned(), format!("udp/{port}"))),
+        any::<(u8, u8)>().prop_map(|(kind, code)| ("icmp".to_owned(), format!("icmp/{kind}.{code}"))),
+        Just(("47".to_owned(), "47".to_owned())),
+    ];
+    let number = || prop_oneof![any::<u64>(), 0..100_000_u64];
+    let kind = (words, service, (name(), name()), peer, option::of(rule), any::<u32>());
+    let kind = kind.prop_map(|(words, service, workload, peer, rule, generation)| FlowKind {
+        verdict: words.0,
+        direction: words.1,
+        protocol: service.0,
+        service: service.1,
+        workload: FlowEnd { name: workload.0, environment: workload.1 },
+        peer: FlowPeer { name: peer.0, environment: peer.1, is: peer.2, like: peer.3, ..FlowPeer::default() },
+        rule,
+        reason: "rule",
+        generation,
+    });
+    (kind, number(), number(), number()).prop_map(|(kind, count, packets, bytes)| Flow {
+        time: jiff::Timestamp::UNIX_EPOCH,
+        since: jiff::Timestamp::UNIX_EPOCH,
+        kind,
+        count,
+        calls: count,
+        packets,
+        bytes,
+        connections: count,
+        first_seen: jiff::Timestamp::UNIX_EPOCH,
+        last_seen: jiff::Timestamp::UNIX_EPOCH,
+    })
+}
+
 /// Of a line that nothing came before.
 fn parse(line: &[u8]) -> Result<Option<FlowRecord<'_>>, RecordError> {
     let read = FlowRecord::parse(line, &mut Passages::<()>::default())?;
@@ -85,15 +129,31 @@ proptest! {
         prop_assert_eq!(format!("udp/{}", record.port), denial.service);
     }
 
-    /// Passages are remembered from line to line: of denials that differ little, and of lines that are none.
     #[test]
-    fn denials_and_damaged_ones_are_read_the_same_both_ways(
-        denials in vec(denial(), 1..4),
+    fn a_flow_is_read_as_it_was_written(flow in flow()) {
+        let line = flow.to_json();
+        let record = parse(line.as_bytes()).unwrap();
+        prop_assert_eq!(record.is_none(), flow.kind.peer.is.is_none() && flow.kind.peer.like.is_none());
+        let Some(record) = record else { return Ok(()) };
+        let FlowPeer { name, like, .. } = flow.kind.peer;
+        let is_told = like.is_some() || name.is_some();
+        let workload = flow.kind.workload.name.filter(|_| is_told);
+        prop_assert_eq!(record.workload.as_deref(), workload.as_deref().map(str::as_bytes));
+        prop_assert_eq!(record.peer_name.as_deref(), name.as_deref().map(str::as_bytes));
+        prop_assert_eq!(record.peer_address, like.unwrap_or(IpAddr::from([0; 16])).into());
+        prop_assert_eq!(Some(record.port), port(&flow.kind.service));
+        prop_assert_eq!((record.count, Some(record.protocol)), (flow.count, protocol(&flow.kind.protocol)));
+    }
+
+    /// Passages are remembered from line to line: of records that differ little, and of lines that are none.
+    #[test]
+    fn records_and_damaged_ones_are_read_the_same_both_ways(
+        records in vec(prop_oneof![denial().prop_map(|d| d.to_json()), flow().prop_map(|f| f.to_json())], 1..4),
         lines in vec((any::<Index>(), vec((any::<Index>(), any::<Index>(), select(&PIECES[..])), 0..3)), 1..8),
     ) {
         let mut passages = Passages::<()>::default();
-        for (denial, edits) in lines {
-            let mut line = denial.get(&denials).to_json().into_bytes();
+        for (record, edits) in lines {
+            let mut line = record.get(&records).clone().into_bytes();
             for (at, length, piece) in edits {
                 let start = at.index(line.len() + 1);
                 let end = (start + length.index(4)).min(line.len());
@@ -145,6 +205,40 @@ fn the_agents_form_is_known() {
     let expired = Denial { rule: Some(rule()), reason: "expired", ..denial.clone() };
     for denial in [denial, without_process, expired] {
         let line = denial.to_json();
+        assert!(Passages::<()>::default().read(line.as_bytes()).is_some(), "{line}");
+    }
+}
+
+#[test]
+fn the_form_of_flows_is_known() {
+    let flow = Flow {
+        time: jiff::Timestamp::UNIX_EPOCH,
+        since: jiff::Timestamp::UNIX_EPOCH,
+        kind: FlowKind {
+            verdict: "allowed",
+            direction: "egress",
+            protocol: "tcp".into(),
+            service: "tcp/443".into(),
+            workload: FlowEnd { name: Some("ci".into()), environment: None },
+            peer: FlowPeer { is: Some(Vec::new()), ..FlowPeer::default() },
+            rule: None,
+            reason: "rule",
+            generation: 1,
+        },
+        count: 1,
+        calls: 0,
+        packets: 3,
+        bytes: 180,
+        connections: 1,
+        first_seen: jiff::Timestamp::UNIX_EPOCH,
+        last_seen: jiff::Timestamp::UNIX_EPOCH,
+    };
+    let mut ruled = flow.clone();
+    ruled.kind.rule = Some(Rule { id: "web-db".into(), file: "shop.toml".into(), line: 31 });
+    ruled.kind.peer.is = Some(vec!["env:prod".into(), "10.0.0.0/8".into()]);
+    ruled.kind.peer.like = Some([10, 0, 0, 0].into());
+    for flow in [flow, ruled] {
+        let line = flow.to_json();
         assert!(Passages::<()>::default().read(line.as_bytes()).is_some(), "{line}");
     }
 }

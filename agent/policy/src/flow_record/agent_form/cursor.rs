@@ -80,6 +80,14 @@ impl<'l> Cursor<'l> {
         last_digits(before.last_chunk()?, length)
     }
 
+    /// The text that is all that comes, but for its quote and the end of the line.
+    #[inline(always)]
+    pub(super) fn last_text(&self) -> Option<&'l [u8]> {
+        let (text, b"\"}") = self.rest.split_last_chunk()? else { return None };
+        let is_plain = text.iter().all(|b| (b' '..0x80).contains(b) && *b != b'"' && *b != b'\\');
+        is_plain.then_some(text)
+    }
+
     #[inline(always)]
     pub(super) fn address(&mut self) -> Option<Address> {
         if let Some((octets, length)) = self.rest.first_chunk().and_then(octets) {

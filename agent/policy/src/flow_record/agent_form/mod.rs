@@ -1,4 +1,5 @@
-//! The one form in which the agent writes a record, read in a fraction of the time that any JSON takes.
+//! The forms in which the agent writes a record, read in a fraction of the time that any JSON takes: what it was refused or
+//! allowed there and then, and a [flow](flow) of its history.
 //!
 //! Fields in the agent's order, no white space, plain ASCII: each step either finds what the agent would have written
 //! next, or the line is left to the general reader. What is read here, it reads the same.
@@ -7,6 +8,7 @@
 //! at once where the same bytes come again at the same place.
 
 mod cursor;
+mod flow;
 mod memo;
 mod numbers;
 
@@ -25,6 +27,7 @@ pub(crate) struct Passages<N> {
     programs: Memo<(), 118>,
     peers: Memo<Named<N>, 48>,
     causes: Memo<(), 182>,
+    of_flows: flow::Passages<N>,
 }
 
 /// What a record is about.
@@ -45,6 +48,8 @@ struct Named<N> {
 /// Which passages name the ends of a record, if they are remembered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ends {
+    /// Whose passages are remembered apart.
+    is_flow: bool,
     workload: Option<usize>,
     peer: Option<usize>,
 }
@@ -53,13 +58,15 @@ impl<N: Copy> Passages<N> {
     /// The note on the name of a record's workload.
     #[inline(always)]
     pub(crate) fn workload(&mut self, ends: Ends) -> Option<&mut Option<N>> {
-        Some(&mut self.workloads.value(ends.workload?)?.note)
+        let workloads = if ends.is_flow { &mut self.of_flows.workloads } else { &mut self.workloads };
+        Some(&mut workloads.value(ends.workload?)?.note)
     }
 
     /// The note on the name of a record's peer.
     #[inline(always)]
     pub(crate) fn peer(&mut self, ends: Ends) -> Option<&mut Option<N>> {
-        Some(&mut self.peers.value(ends.peer?)?.note)
+        let peers = if ends.is_flow { &mut self.of_flows.peers } else { &mut self.peers };
+        Some(&mut peers.value(ends.peer?)?.note)
     }
 
     /// The record of a line in the agent's form; none of any other line, and none of one that is at fault.
@@ -68,6 +75,9 @@ impl<N: Copy> Passages<N> {
         let at = &mut Cursor::new(line);
         at.pass(b"{\"time\":\"")?;
         let time = at.text()?;
+        if at.pass(b"\",\"since\":\"").is_some() {
+            return self.of_flows.read(at, time);
+        }
         let (Head { verdict, direction, protocol }, _) = self.heads.pass(at, [13, 29, 51, 71], head)?;
         let from_workload = *at;
         let (workload, workload_passage) = self.workloads.pass(at, [0, 8, 16, 24], workload)?;
@@ -99,7 +109,7 @@ impl<N: Copy> Passages<N> {
             count,
             time: Cow::Borrowed(time),
         };
-        Some((record, Ends { workload: workload_passage, peer: peer_passage }))
+        Some((record, Ends { is_flow: false, workload: workload_passage, peer: peer_passage }))
     }
 }
 
@@ -111,6 +121,7 @@ impl<N: Copy> Default for Passages<N> {
             programs: Memo::new(1 << 6),
             peers: Memo::new(1 << 9),
             causes: Memo::new(1 << 8),
+            of_flows: flow::Passages::default(),
         }
     }
 }
@@ -139,14 +150,25 @@ impl<N> Named<N> {
 /// From the end of the time to the name of the workload.
 fn head(at: &mut Cursor<'_>) -> Option<Head> {
     at.pass(b"\",\"verdict\":\"")?;
-    let verdict = match at.text()? {
+    let verdict = verdict(at)?;
+    at.pass(b"\",\"mode\":\"")?;
+    at.text()?;
+    let (direction, protocol) = way(at)?;
+    at.pass(b"\",\"workload\":{\"name\":")?;
+    Some(Head { verdict, direction, protocol })
+}
+
+fn verdict(at: &mut Cursor<'_>) -> Option<Verdict> {
+    Some(match at.text()? {
         b"denied" => Verdict::Denied,
         b"allowed" => Verdict::Allowed,
         b"would-deny" => Verdict::WouldDeny,
         _ => return None,
-    };
-    at.pass(b"\",\"mode\":\"")?;
-    at.text()?;
+    })
+}
+
+/// Direction and protocol, up to the quote after them.
+fn way(at: &mut Cursor<'_>) -> Option<(Direction, Protocol)> {
     at.pass(b"\",\"direction\":\"")?;
     let direction = match at.text()? {
         b"egress" => Direction::Egress,
@@ -154,9 +176,7 @@ fn head(at: &mut Cursor<'_>) -> Option<Head> {
         _ => return None,
     };
     at.pass(b"\",\"protocol\":\"")?;
-    let protocol = protocol(str::from_utf8(at.text()?).ok()?)?;
-    at.pass(b"\",\"workload\":{\"name\":")?;
-    Some(Head { verdict, direction, protocol })
+    Some((direction, protocol(str::from_utf8(at.text()?).ok()?)?))
 }
 
 /// From the name of the workload to the process.
@@ -258,7 +278,5 @@ fn service(at: &mut Cursor<'_>, protocol: Protocol) -> Option<u16> {
 #[inline(never)]
 fn any_service(at: &mut Cursor<'_>) -> Option<u16> {
     at.pass(b",\"service\":\"")?;
-    let (service, b"\"}") = at.rest.split_last_chunk()? else { return None };
-    let is_plain = service.iter().all(|b| (b' '..0x80).contains(b) && *b != b'"' && *b != b'\\');
-    port(str::from_utf8(service).ok().filter(|_| is_plain)?)
+    port(str::from_utf8(at.last_text()?).ok()?)
 }

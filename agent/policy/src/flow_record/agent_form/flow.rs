@@ -1,0 +1,161 @@
+//! A flow: all traffic of one kind in a stretch of time, as `bulkhead flows` tells it.
+
+use std::{borrow::Cow, net::IpAddr};
+
+use bulkhead_common::Address;
+
+use super::{Cursor, Ends, FlowRecord, Head, Memo, Named, port, rule, verdict, way};
+
+/// Passages of flows that were read before. Other records go on otherwise after the same beginnings.
+#[derive(Debug)]
+pub(super) struct Passages<N> {
+    heads: Memo<(Head, u16), 118>,
+    pub(super) workloads: Memo<Named<N>, 176>,
+    pub(super) peers: Memo<Named<N>, 48>,
+    classes: Memo<Class, 182>,
+    causes: Memo<(), 182>,
+}
+
+/// Who is at the other end, but for its name.
+#[derive(Clone, Copy, Debug)]
+struct Class {
+    /// It is known, if only by its name.
+    is_known: bool,
+    /// An address that the policy took for the same.
+    like: Option<Address>,
+}
+
+impl<N: Copy> Passages<N> {
+    /// The record of a flow, from the beginning of its stretch of time on.
+    #[inline(always)]
+    pub(super) fn read<'l>(&mut self, at: &mut Cursor<'l>, time: &'l [u8]) -> Option<(FlowRecord<'l>, Ends)> {
+        at.text()?;
+        let ((Head { verdict, direction, protocol }, port), _) =
+            self.heads.pass(at, [13, 35, 71, 77], head)?;
+        let from_workload = *at;
+        let (workload, workload_passage) = self.workloads.pass(at, [0, 8, 16, 24], workload)?;
+        let from_peer = *at;
+        let (peer, peer_passage) = self.peers.pass(at, [0, 8, 16, 24], peer)?;
+        let peer_name = peer.at(from_peer)?.map(Cow::Borrowed);
+        let (class, _) = self.classes.pass(at, [0, 8, 16, 24], class)?;
+        let (peer_address, is_told) = match class {
+            Class { like: Some(address), .. } => (address, true),
+            Class { is_known: true, like: None } => (UNKNOWN, peer_name.is_some()),
+            Class { is_known: false, like: None } => return None,
+        };
+        self.causes.pass(at, [6, 30, 54, 78], cause)?;
+        at.any_number()?;
+        at.pass(b",\"count\":")?;
+        let count = at.number()?;
+        traffic(at)?;
+        let record = FlowRecord {
+            verdict,
+            direction,
+            protocol,
+            port,
+            workload: workload.at(from_workload)?.filter(|_| is_told).map(Cow::Borrowed),
+            peer_name,
+            peer_address,
+            count,
+            time: Cow::Borrowed(time),
+        };
+        Some((record, Ends { is_flow: true, workload: workload_passage, peer: peer_passage }))
+    }
+}
+
+impl<N: Copy> Default for Passages<N> {
+    fn default() -> Self {
+        Self {
+            heads: Memo::new(1 << 8),
+            workloads: Memo::new(1 << 9),
+            peers: Memo::new(1 << 9),
+            classes: Memo::new(1 << 9),
+            causes: Memo::new(1 << 9),
+        }
+    }
+}
+
+/// The address of a peer that is known by its socket, or not at all.
+const UNKNOWN: Address = Address::from_words([0; 4]);
+
+/// From the end of the stretch to the name of the workload: what is counted together, and the port of its service.
+#[inline(always)]
+fn head(at: &mut Cursor<'_>) -> Option<(Head, u16)> {
+    at.pass(b"\",\"verdict\":\"")?;
+    let verdict = verdict(at)?;
+    let (direction, protocol) = way(at)?;
+    at.pass(b"\",\"service\":\"")?;
+    let port = port(str::from_utf8(at.text()?).ok()?)?;
+    at.pass(b"\",\"workload\":{\"name\":")?;
+    Some((Head { verdict, direction, protocol }, port))
+}
+
+/// From the name of the workload to that of the peer.
+#[inline(always)]
+fn workload<N>(at: &mut Cursor<'_>) -> Option<Named<N>> {
+    let name = at.text_or_null()?;
+    at.pass(b",\"environment\":")?;
+    at.text_or_null()?;
+    at.pass(b"},\"peer\":{\"address\":null,\"port\":null,\"name\":")?;
+    Named::new(name)
+}
+
+/// From the name of the peer to what it is.
+#[inline(always)]
+fn peer<N>(at: &mut Cursor<'_>) -> Option<Named<N>> {
+    let name = at.text_or_null()?;
+    at.pass(b",\"environment\":")?;
+    at.text_or_null()?;
+    at.pass(b",\"is\":")?;
+    Named::new(name)
+}
+
+/// From what the peer is to the rule.
+#[inline(always)]
+fn class(at: &mut Cursor<'_>) -> Option<Class> {
+    let is_known = at.pass(b"null").is_none();
+    if is_known && at.pass(b"[]").is_none() {
+        at.pass(b"[\"")?;
+        at.text()?;
+        while at.pass(b"\",\"").is_some() {
+            at.text()?;
+        }
+        at.pass(b"\"]")?;
+    }
+    at.pass(b",\"like\":")?;
+    let like = match at.text_or_null()? {
+        Some(address) => Some(str::from_utf8(address).ok()?.parse::<IpAddr>().ok()?.into()),
+        None => None,
+    };
+    at.pass(b"},\"rule\":")?;
+    Some(Class { is_known, like })
+}
+
+/// From the rule to the generation.
+#[inline(always)]
+fn cause(at: &mut Cursor<'_>) -> Option<()> {
+    if at.pass(b"null").is_none() {
+        rule(at)?;
+        at.pass(b"}")?;
+    }
+    at.pass(b",\"reason\":\"")?;
+    at.text()?;
+    at.pass(b"\",\"generation\":")
+}
+
+/// From the count to the end of the line.
+#[inline(always)]
+fn traffic(at: &mut Cursor<'_>) -> Option<()> {
+    at.pass(b",\"calls\":")?;
+    at.any_number()?;
+    at.pass(b",\"packets\":")?;
+    at.any_number()?;
+    at.pass(b",\"bytes\":")?;
+    at.any_number()?;
+    at.pass(b",\"connections\":")?;
+    at.any_number()?;
+    at.pass(b",\"first_seen\":\"")?;
+    at.text()?;
+    at.pass(b"\",\"last_seen\":\"")?;
+    at.last_text().map(|_| ())
+}
