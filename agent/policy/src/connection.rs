@@ -37,6 +37,17 @@ pub struct Connection {
     pub port: u16,
 }
 
+impl Connection {
+    /// Can a connection of this protocol be between these two? ICMP is spoken over IPv4 and ICMPv6 over IPv6.
+    pub(crate) fn is_possible(&self) -> bool {
+        [self.from, self.to].iter().all(|party| match (party, self.protocol) {
+            (Party::Address(ip), Protocol::ICMP) => ip.is_ipv4(),
+            (Party::Address(ip), Protocol::ICMPV6) => ip.is_ipv6(),
+            _ => true,
+        })
+    }
+}
+
 /// What one end's allowlist says of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndDecision {

@@ -328,6 +328,12 @@ mod tests {
     }
 
     #[test]
+    fn loopback_is_not_all_of_this_machine() {
+        let loopback = "[[allow]]\nfrom = \"a\"\nto = [\"127.0.0.0/8\", \"::1\"]\n";
+        assert_eq!(between(loopback, &allow("a", "host", "")), "+ a -> host: every protocol and port\n");
+    }
+
+    #[test]
     fn an_end_that_stays_closed_is_no_access() {
         assert_eq!(
             between("", &allow("any", "b", "ports = [\"tcp/80\"]"))

@@ -60,6 +60,9 @@ pub fn run_tests(policy: &Policy, inventory: &Inventory, now_ns: u64) -> Vec<Tes
         for (from, to) in from.iter().flat_map(|f| to.iter().map(move |t| (*f, *t))).filter(|(f, t)| f != t) {
             for (protocol, port) in &services {
                 let connection = Connection { from, to, protocol: Protocol(*protocol), port: *port };
+                if services.len() > 1 && !connection.is_possible() {
+                    continue;
+                }
                 // The nearest rule matters only of the few that are shown.
                 let found = explain_known(&compiled, &connection, [&[], &[]], now_ns, |_| None);
                 // Between two addresses nothing is decided on this host.
@@ -214,6 +217,25 @@ ports = ["tcp/443"]
         let first = |n: usize| result.failures[n].lines().next();
         assert_eq!(first(0), Some("would-deny: ci -> dns udp/54"));
         assert_eq!(first(1), Some("would-deny: ci -> deb.example.org udp/54"));
+    }
+
+    #[test]
+    fn this_machine_is_more_than_loopback() {
+        let test =
+            "[[test]]\nname = \"t\"\nfrom = \"ci\"\nto = \"host\"\nport = \"tcp/80\"\nexpect = \"allow\"\n";
+        let rule = |to: &str| format!("{SHOP}[[allow]]\nfrom = \"ci\"\nto = {to}\n{test}");
+        let passes = |to: &str| {
+            run_tests(&policy(&rule(to)), &Inventory::default(), 0).iter().all(|result| result.passed)
+        };
+        assert!(passes("\"host\"") && !passes("[\"127.0.0.0/8\", \"::1\"]"));
+    }
+
+    #[test]
+    fn an_echo_request_to_an_ipv4_address_is_none_of_icmpv6() {
+        let rule = "[[allow]]\nfrom = \"web\"\nto = \"192.0.2.1\"\nports = [\"icmp/8\"]\n";
+        let test = "[[test]]\nname = \"t\"\nfrom = \"web\"\nto = \"192.0.2.1\"\nport = \"icmp/echo-request\"\nexpect = \"allow\"\n";
+        let results = run_tests(&policy(&format!("{SHOP}{rule}{test}")), &Inventory::default(), 0);
+        assert!(results.iter().all(|result| result.passed && result.connections == 1), "{results:?}");
     }
 
     #[test]

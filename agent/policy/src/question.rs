@@ -72,7 +72,6 @@ pub fn ask(
     now_ns: u64,
 ) -> Result<Vec<Answer>, TooManyConnections> {
     let mut stand_ins = StandIns::new(among.iter().copied(), &Inventory::default());
-    stand_ins.add_host();
     let [from_name, to_name] = [from, to].map(|whom| whom.stand_in(policy, &mut stand_ins));
     let compiled = compile(policy, &stand_ins.inventory);
     let mut kinds = Addresses::new(among.iter().copied(), &stand_ins.inventory);
@@ -90,10 +89,11 @@ pub fn ask(
         Groups { policy, kinds: &kinds, stand_ins: &stand_ins, alike: Vec::new(), numbers: HashMap::new() };
     let several = from_all.len() > 1 || to_all.len() > 1;
     for (a, b) in from_all.iter().flat_map(|a| to_all.iter().map(move |b| (*a, *b))) {
-        for (protocol, port) in
-            services.iter().copied().filter(|s| services.len() == 1 || is_possible(a, b, s.0))
-        {
+        for (protocol, port) in services.iter().copied() {
             let connection = Connection { from: a, to: b, protocol, port };
+            if services.len() > 1 && !connection.is_possible() {
+                continue;
+            }
             let explanation =
                 explain_known(&compiled, &connection, [&known[0], &known[1]], now_ns, |asked| {
                     near.nearest(policy, asked)
@@ -104,15 +104,6 @@ pub fn ask(
         }
     }
     Ok(found.answers(from, to))
-}
-
-/// Can a connection of this protocol be between these two?
-fn is_possible(from: Party, to: Party, protocol: Protocol) -> bool {
-    [from, to].iter().all(|party| match (party, protocol) {
-        (Party::Address(ip), Protocol::ICMP) => ip.is_ipv4(),
-        (Party::Address(ip), Protocol::ICMPV6) => ip.is_ipv6(),
-        _ => true,
-    })
 }
 
 /// Connections that fare alike.

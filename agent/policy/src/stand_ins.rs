@@ -20,7 +20,7 @@ pub(crate) struct StandIns {
 }
 
 impl StandIns {
-    /// For the resolvers and each DNS name that `inventory` has no address for.
+    /// For the resolvers, this machine, and each DNS name that `inventory` has no address for.
     pub(crate) fn new<'p>(policies: impl IntoIterator<Item = &'p Policy>, inventory: &Inventory) -> Self {
         let mut all =
             Self { inventory: inventory.clone(), names: BTreeMap::new(), unused: 0xf000_0035..0xffff_ffff };
@@ -33,13 +33,11 @@ impl StandIns {
                 all.add_name(name, &[name]);
             }
         }
+        if inventory.local.is_empty() {
+            let stand_in = all.made_up("host");
+            all.inventory.local.extend(stand_in);
+        }
         all
-    }
-
-    /// Another one, for this machine.
-    pub(crate) fn add_host(&mut self) {
-        let stand_in = self.made_up("host");
-        self.inventory.local.extend(stand_in);
     }
 
     /// Another one, for a DNS name that the peers' names `patterns` hold.
