@@ -2,14 +2,14 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
-use bulkhead_common::Address;
+use bulkhead_common::{Address, Protocol};
 
 use super::{Cursor, Ends, FlowRecord, Head, Memo, Named, port, rule, verdict, way};
 
 /// Passages of flows that were read before. Other records go on otherwise after the same beginnings.
 #[derive(Debug)]
 pub(super) struct Passages<N> {
-    heads: Memo<(Head, u16), 118>,
+    heads: Memo<Head, 118>,
     pub(super) workloads: Memo<Named<N>, 176>,
     pub(super) peers: Memo<Named<N>, 48>,
     classes: Memo<Class, 182>,
@@ -30,8 +30,8 @@ impl<N: Copy> Passages<N> {
     #[inline(always)]
     pub(super) fn read<'l>(&mut self, at: &mut Cursor<'l>, time: &'l [u8]) -> Option<(FlowRecord<'l>, Ends)> {
         at.text()?;
-        let ((Head { verdict, direction, protocol }, port), _) =
-            self.heads.pass(at, [13, 35, 71, 77], head)?;
+        let (Head { verdict, direction, protocol }, _) = self.heads.pass(at, [13, 29, 37, 51], head)?;
+        let port = service(at, protocol)?;
         let from_workload = *at;
         let (workload, workload_passage) = self.workloads.pass(at, [0, 8, 16, 24], workload)?;
         let from_peer = *at;
@@ -66,7 +66,7 @@ impl<N: Copy> Passages<N> {
 impl<N: Copy> Default for Passages<N> {
     fn default() -> Self {
         Self {
-            heads: Memo::new(1 << 8),
+            heads: Memo::new(1 << 6),
             workloads: Memo::new(1 << 9),
             peers: Memo::new(1 << 9),
             classes: Memo::new(1 << 9),
@@ -78,16 +78,30 @@ impl<N: Copy> Default for Passages<N> {
 /// The address of a peer that is known by its socket, or not at all.
 const UNKNOWN: Address = Address::from_words([0; 4]);
 
-/// From the end of the stretch to the name of the workload: what is counted together, and the port of its service.
+/// From the end of the stretch to the service.
 #[inline(always)]
-fn head(at: &mut Cursor<'_>) -> Option<(Head, u16)> {
+fn head(at: &mut Cursor<'_>) -> Option<Head> {
     at.pass(b"\",\"verdict\":\"")?;
     let verdict = verdict(at)?;
     let (direction, protocol) = way(at)?;
     at.pass(b"\",\"service\":\"")?;
-    let port = port(str::from_utf8(at.text()?).ok()?)?;
+    Some(Head { verdict, direction, protocol })
+}
+
+/// The port of the service, up to the name of the workload.
+#[inline(always)]
+fn service(at: &mut Cursor<'_>, protocol: Protocol) -> Option<u16> {
+    let usual = match protocol {
+        Protocol::TCP => at.pass(b"tcp/"),
+        Protocol::UDP => at.pass(b"udp/"),
+        _ => None,
+    };
+    let port = match usual {
+        Some(()) => at.number()?.try_into().ok()?,
+        None => port(str::from_utf8(at.text()?).ok()?)?,
+    };
     at.pass(b"\",\"workload\":{\"name\":")?;
-    Some((Head { verdict, direction, protocol }, port))
+    Some(port)
 }
 
 /// From the name of the workload to that of the peer.
