@@ -76,7 +76,10 @@ pub fn run_tests(policy: &Policy, inventory: &Inventory, now_ns: u64) -> Vec<Tes
         }
         if result.connections == 0 {
             result.passed = false;
-            result.failures.push("asks for no connection: no workload is at either end".into());
+            result.failures.push(
+                "asks for no connection: no workload is at either end, or ICMP is of the other IP version"
+                    .into(),
+            );
         }
         result
     };
