@@ -2,9 +2,7 @@
 
 use std::net::IpAddr;
 
-use bulkhead_common::{
-    Decision, Direction, Flow, Peer, PeerEntry, Protocol, Reason, SubjectId, Verdict, decide,
-};
+use bulkhead_common::{Decision, Direction, Flow, Peer, Protocol, Reason, SubjectId, Verdict, decide};
 use serde::Serialize;
 
 pub(crate) use crate::service::service;
@@ -104,7 +102,7 @@ pub(crate) fn explain_known(
             direction,
             subject,
             peer_workload: far.workload,
-            peer_address: far.address.unwrap_or(IpAddr::from([0; 16])),
+            peer_address: far.address,
             peer_is,
             protocol: connection.protocol,
             port: connection.port,
@@ -129,13 +127,13 @@ impl Compiled {
         match party {
             Party::Workload(w) => {
                 let end = self.endpoints[w.0];
-                let peer = Peer { subject: end.subject, class: end.peer, address: PeerEntry::UNKNOWN.class };
+                let peer = Peer { subject: end.subject, class: end.peer };
                 End { workload: Some(w), address: None, peer }
             }
             Party::Address(ip) => {
                 let entry = self.peer(ip.into());
                 let owner = entry.subject.0.checked_sub(1).map(|n| WorkloadId(n as usize));
-                let peer = Peer { subject: entry.subject, class: entry.class, address: entry.class };
+                let peer = Peer { subject: entry.subject, class: entry.class };
                 End { workload: owner.filter(|_| entry.subject != SubjectId::NONE), address: Some(ip), peer }
             }
         }

@@ -24,8 +24,8 @@ pub struct Asked<'e> {
     pub subject: WorkloadId,
     /// The workload at the other end, if there is one.
     pub peer_workload: Option<WorkloadId>,
-    /// The other end's address.
-    pub peer_address: IpAddr,
+    /// The other end's address. None: it is the workload by its socket, whatever address that has, or nobody's that is known.
+    pub peer_address: Option<IpAddr>,
     /// Ends of rules that the other end is known to be, whatever its address says.
     pub peer_is: &'e [End],
     /// IP protocol.
@@ -114,9 +114,10 @@ impl NearRules {
             Direction::Egress => (&self.from, &self.to),
             Direction::Ingress => (&self.to, &self.from),
         };
-        let addressed = self.of_address(policy, asked.peer_address);
+        let addressed = asked.peer_address.map(|ip| self.of_address(policy, ip));
+        let addressed = addressed.iter().flat_map(|ends| ends.iter()).copied();
         let peer = asked.peer_workload.into_iter().flat_map(|w| of_workload(policy, w));
-        let peer = peer.chain(addressed.iter().chain(asked.peer_is).copied());
+        let peer = peer.chain(addressed).chain(asked.peer_is.iter().copied()).chain([End::Any]);
         let rules = of_workload(policy, asked.subject).filter_map(|end| own.get(&end));
         let rules = rules.chain(peer.filter_map(|end| far.get(&end)));
         nearest_among(policy, asked, rules.flatten().copied())
@@ -126,7 +127,7 @@ impl NearRules {
     fn of_address(&self, policy: &Policy, ip: IpAddr) -> Arc<[End]> {
         let find = || {
             let address = Address::from(ip);
-            let built_in = End::BUILT_IN.iter().map(|(_, end)| *end);
+            let built_in = End::BUILT_IN.iter().map(|(_, end)| *end).filter(|end| *end != End::Any);
             let built_in = built_in.filter(|end| names_address(policy, *end, address));
             let environment = environment_of(policy, address).map(End::Environment);
             let single = Cidr::single(ip);
@@ -151,11 +152,12 @@ fn of_workload(policy: &Policy, workload: WorkloadId) -> impl Iterator<Item = En
 /// Do `from` and `to` name the ends? At the subject's end only a workload's name opens anything.
 fn ends_match(policy: &Policy, rule: &Rule, asked: &Asked<'_>) -> (bool, bool) {
     let local = |ends: &[End]| ends.iter().any(|e| names_workload(policy, *e, asked.subject));
-    let address = Address::from(asked.peer_address);
+    let address = asked.peer_address.map(Address::from);
     let far = |ends: &[End]| {
         ends.iter().any(|e| {
-            asked.peer_workload.is_some_and(|w| names_workload(policy, *e, w))
-                || names_address(policy, *e, address)
+            *e == End::Any
+                || asked.peer_workload.is_some_and(|w| names_workload(policy, *e, w))
+                || address.is_some_and(|address| names_address(policy, *e, address))
                 || asked.peer_is.contains(e)
         })
     };
@@ -206,14 +208,14 @@ mod tests {
 
     fn asked(policy: &Policy, from: &str, to: &str, port: u16) -> Asked<'static> {
         let (peer_workload, address) = match policy.workload(to) {
-            Some(w) => (Some(w), "127.0.0.1"),
-            None => (None, to),
+            Some(w) => (Some(w), None),
+            None => (None, Some(ip(to))),
         };
         Asked {
             direction: Direction::Egress,
             subject: policy.workload(from).unwrap(),
             peer_workload,
-            peer_address: ip(address),
+            peer_address: address,
             peer_is: &[],
             protocol: Protocol::TCP,
             port,
@@ -303,7 +305,7 @@ mod tests {
                             direction,
                             subject,
                             peer_workload,
-                            peer_address: ip(address),
+                            peer_address: peer_workload.is_none().then(|| ip(address)),
                             peer_is,
                             port,
                             ..asked(&p, "web", "db", port)

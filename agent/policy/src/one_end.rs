@@ -16,7 +16,7 @@ pub struct OneEnd {
     pub direction: Direction,
     /// The workload at the other end, where it is known by its socket.
     pub peer: Option<WorkloadId>,
-    /// The other end's address.
+    /// The other end's address, which tells who it is if its socket does not.
     pub peer_address: Address,
     /// IP protocol.
     pub protocol: Protocol,
@@ -55,13 +55,15 @@ impl Compiled {
 
     #[inline(always)]
     fn other_end(&self, end: &OneEnd) -> Peer {
-        let by_address = self.peer(end.peer_address);
         match end.peer {
             Some(workload) => {
                 let end = self.endpoints[workload.0];
-                Peer { subject: end.subject, class: end.peer, address: by_address.class }
+                Peer { subject: end.subject, class: end.peer }
             }
-            None => Peer { subject: by_address.subject, class: by_address.class, address: by_address.class },
+            None => {
+                let entry = self.peer(end.peer_address);
+                Peer { subject: entry.subject, class: entry.class }
+            }
         }
     }
 }

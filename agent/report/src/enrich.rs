@@ -109,7 +109,7 @@ impl Enricher {
             direction,
             subject,
             peer_workload,
-            peer_address: address,
+            peer_address: (peer_workload.is_none() || event.peer_cgroup == 0).then_some(address),
             peer_is: &[],
             protocol,
             port: event.port,

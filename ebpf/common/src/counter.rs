@@ -1,6 +1,6 @@
 use bytemuck::{Pod, Zeroable};
 
-use crate::{Flow, Hook, Outcome, PeerId, RuleId, Verdict};
+use crate::{Flow, Hook, Outcome, RuleId, Verdict};
 
 /// How many kinds of traffic are counted apart. What finds no bucket of its own is counted in [`OTHER`].
 pub const COUNTERS: u32 = 16_384;
@@ -16,7 +16,7 @@ pub struct CounterKey {
     pub generation: u32,
     /// Whose allowlist was asked: a [`crate::SubjectId`].
     pub subject: u32,
-    /// Class of the workload at the other end, or else of its address: a [`PeerId`].
+    /// Class of the workload at the other end, or of its address: a [`crate::PeerId`].
     pub peer: u32,
     /// The rule that allowed it or has expired: a [`crate::RuleId`].
     pub rule: u32,
@@ -41,12 +41,10 @@ impl CounterKey {
     /// The kind of what was decided in `generation` for `subject`.
     #[inline(always)]
     pub const fn new(generation: u32, subject: u32, flow: &Flow, outcome: Outcome, hook: Hook) -> Self {
-        let PeerId(class) = flow.peer.class;
-        let PeerId(address) = flow.peer.address;
         Self {
             generation,
             subject,
-            peer: if class == PeerId::NONE.0 { address } else { class },
+            peer: flow.peer.class.0,
             rule: outcome.rule().0,
             port: flow.port,
             protocol: flow.protocol.0,

@@ -187,9 +187,8 @@ pub trait Tables {
 
 /// The verdict function: may `flow` pass at the local end `local`?
 ///
-/// A flow between two ends of ours passes if it passes at both: each end asks its own allowlist. Asked in this
-/// order: the workload at the other end, its address, everybody. The first entry that holds is the answer; nothing
-/// found means refused.
+/// A flow between two ends of ours passes if it passes at both: each end asks its own allowlist, first for the other
+/// end, then for everybody. The first entry that holds is the answer; nothing found means refused.
 #[inline(always)]
 pub fn decide(tables: &impl Tables, local: &Endpoint, flow: &Flow) -> Decision {
     if !local.isolates(flow.direction) {
@@ -202,13 +201,7 @@ pub fn decide(tables: &impl Tables, local: &Endpoint, flow: &Flow) -> Decision {
         return Decision::new(local, Reason::SameWorkload, RuleId::NONE);
     }
     let mut refusal = Decision::new(local, Reason::NoRule, RuleId::NONE);
-    let workload = probe(tables, local, flow, flow.peer.class, &mut refusal);
-    if let Some(allowed) = workload {
-        return allowed;
-    }
-    if flow.peer.address != flow.peer.class
-        && let Some(allowed) = probe(tables, local, flow, flow.peer.address, &mut refusal)
-    {
+    if let Some(allowed) = probe(tables, local, flow, flow.peer.class, &mut refusal) {
         return allowed;
     }
     match probe(tables, local, flow, PeerId::ANY, &mut refusal) {
@@ -267,7 +260,7 @@ mod tests {
 
     const CI: Endpoint =
         Endpoint { subject: SubjectId(1), peer: PeerId(11), flags: Endpoint::ISOLATE_EGRESS };
-    const DB: Peer = Peer { subject: SubjectId(2), class: PeerId(12), address: PeerId(20) };
+    const DB: Peer = Peer { subject: SubjectId(2), class: PeerId(12) };
 
     fn postgres(peer: Peer) -> Flow {
         Flow { direction: Direction::Egress, protocol: Protocol::TCP, port: 5432, peer }
@@ -302,10 +295,10 @@ mod tests {
     }
 
     #[test]
-    fn workload_address_and_everybody_are_asked_in_turn() {
+    fn the_other_end_and_everybody_are_asked_in_turn() {
         for (peer, len, port) in [
             (PeerId(12), PolicyKey::FULL, 5432),
-            (PeerId(20), PolicyKey::ANY_PORT, 0),
+            (PeerId(12), PolicyKey::ANY_PORT, 0),
             (PeerId::ANY, PolicyKey::ANY_PROTOCOL, 0),
         ] {
             let t = Few(vec![entry(peer, len, port, 7, 0)], 0);
@@ -337,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_workload_reaches_itself_but_nobody_is_not_somebody() {
-        let own = Peer { subject: CI.subject, class: CI.peer, address: PeerId::NONE };
+        let own = Peer { subject: CI.subject, class: CI.peer };
         expect(&Few(vec![], 0), &CI, &postgres(own), Verdict::Allowed, Reason::SameWorkload, u32::MAX);
         let unidentified = Endpoint { subject: SubjectId::UNIDENTIFIED, ..CI };
         let twin = Peer { subject: SubjectId::UNIDENTIFIED, ..DB };

@@ -78,10 +78,8 @@ pub struct Event {
     pub subject: u32,
     /// The workload at the other end; 0: none.
     pub peer_subject: u32,
-    /// Class of the other end's workload; 0: none.
+    /// Class of the other end's workload, or of its address; 0: none.
     pub peer_class: u32,
-    /// Class of the other end's address; 0: none.
-    pub address_class: u32,
     /// The rule, or `u32::MAX`.
     pub rule: u32,
     /// Number of the generation that decided.
@@ -104,8 +102,6 @@ pub struct Event {
     pub reason: u8,
     /// [`Hook`] as a number.
     pub hook: u32,
-    /// Reserved, 0.
-    pub reserved: u32,
     /// The process's command name.
     pub comm: Command,
 }

@@ -55,16 +55,14 @@ impl Protocol {
 
 /// The other end of a flow, as far as it is known.
 ///
-/// An end on this host is known by its socket (`subject`, `class`); what is not on this host only by its address.
-/// Both are asked, since a rule may name either: `to = "db"` names the workload, `to = "127.0.0.1"` the address.
+/// A workload on this host is known by its socket, whatever address it uses there; everybody else by the address. An address
+/// that a workload has to itself, in a network namespace of its own, is that workload besides what else names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
     /// The workload at the other end; [`SubjectId::NONE`] if it is none of ours or not known.
     pub subject: SubjectId,
-    /// Class of the workload at the other end; [`PeerId::NONE`] if it is none of ours or not known.
+    /// Class of that workload, or of the other end's address; [`PeerId::NONE`] if no rule names either.
     pub class: PeerId,
-    /// Class of the other end's address.
-    pub address: PeerId,
 }
 
 /// What a verdict is asked for: one connection, named from the subject's point of view.

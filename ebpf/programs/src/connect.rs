@@ -7,7 +7,9 @@ mod shadow;
 use core::ptr;
 
 use aya_ebpf::{
-    bindings::bpf_sock_addr, helpers::generated::bpf_get_socket_cookie, macros::cgroup_sock_addr,
+    bindings::bpf_sock_addr,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
 use bulkhead_common::{
@@ -100,6 +102,10 @@ struct Call<const NOTES: bool> {
     outcome: Outcome,
     /// Cgroup of the workload at the other end of `flow`, or 0.
     peer_cgroup: u64,
+    /// Whom the target's address names.
+    by_address: Peer,
+    /// May the address be another's than the listener's that was found?
+    elsewhere: Fact,
     /// Has a socket been found at the target, whosoever it is?
     found: Fact,
     /// Could the call be noted on its socket?
@@ -137,6 +143,8 @@ impl<const NOTES: bool> Call<NOTES> {
             },
             outcome: forget_outcome(Outcome::PASSES),
             peer_cgroup: 0,
+            by_address: Peer::default(),
+            elsewhere: Fact::of(false),
             found: Fact::of(false),
             marked: Fact::of(false),
         }
@@ -177,8 +185,11 @@ impl<const NOTES: bool> Call<NOTES> {
         if self.target.is_loopback() && self.listener.endpoint.flags & Endpoint::ISOLATE_INGRESS != 0 {
             // The listener sees the socket's workload at the same loopback address, as its ingress program will.
             self.flow.direction = Direction::Ingress;
-            self.flow.peer.subject = owner.endpoint.subject;
-            self.flow.peer.class = owner.endpoint.peer;
+            self.flow.peer = if owner.anchor == 0 {
+                self.by_address
+            } else {
+                Peer { subject: owner.endpoint.subject, class: owner.endpoint.peer }
+            };
             self.peer_cgroup = owner.anchor;
             self.local = self.listener;
             return refused(self);
@@ -250,13 +261,14 @@ fn mark<const NOTES: bool>(call: &mut Call<NOTES>) {
 /// Who is at the target: on this host the tag of the socket that listens there tells, elsewhere the address.
 ///
 /// Listeners are looked for at addresses of this machine only: one on the wildcard address would otherwise be taken
-/// for whoever has the same port open anywhere in the world. For an address of another network namespace the
-/// listener found here may still be the wrong one: as the address is asked too, that can only allow too much, and
-/// the packet's own hook knows better.
+/// for whoever has the same port open anywhere in the world. In a network namespace other than the initial one such an
+/// address may be elsewhere, and the listener found the wrong one: then what the address alone would allow is left to the
+/// packet's own hook, which knows better.
 #[inline(never)]
 fn identify<const NOTES: bool>(call: &mut Call<NOTES>) {
     let entry = call.generation.peer(call.target);
-    call.flow.peer = Peer { subject: entry.subject, class: entry.class, address: entry.class };
+    call.by_address = Peer { subject: entry.subject, class: entry.class };
+    call.flow.peer = call.by_address;
     if !call.target.is_loopback() && entry.flags & PeerEntry::LOCAL == 0 {
         return;
     }
@@ -280,11 +292,21 @@ fn identify<const NOTES: bool>(call: &mut Call<NOTES>) {
     let Some(Some((owner, anchor))) = found else { return };
     let listener = identity::of_tag(call.generation, owner, anchor);
     if listener.anchor != 0 {
+        if !call.target.is_loopback() && !is_initial_namespace(call.ctx) {
+            call.elsewhere = Fact::of(true);
+        }
         call.listener = listener;
         call.peer_cgroup = listener.anchor;
         call.flow.peer.subject = listener.endpoint.subject;
         call.flow.peer.class = listener.endpoint.peer;
     }
+}
+
+/// Is the socket in the initial network namespace?
+#[inline(always)]
+fn is_initial_namespace(ctx: *mut bpf_sock_addr) -> bool {
+    // SAFETY: the program's context; without one the helper tells of the initial namespace (net/core/filter.c).
+    unsafe { bpf_get_netns_cookie(ctx.cast()) == bpf_get_netns_cookie(ptr::null_mut()) }
 }
 
 /// Does a datagram sent now answer one that both the caller's and the owner's workload may receive?
@@ -340,8 +362,11 @@ fn refuses<const NOTES: bool>(call: &mut Call<NOTES>) -> bool {
     let peer = &mut call.flow.peer;
     peer.subject.0 = forget32(peer.subject.0);
     peer.class.0 = forget32(peer.class.0);
-    peer.address.0 = forget32(peer.address.0);
     let mut outcome = verdict(call.generation, &call.local.endpoint, &call.flow);
+    if outcome.refuses() && call.elsewhere.holds() {
+        let by_address = Flow { peer: call.by_address, ..call.flow };
+        outcome = verdict(call.generation, &call.local.endpoint, &by_address);
+    }
     if !call.marked.holds() && !outcome.is(Reason::NotIsolated) {
         let decision = Decision::new(&call.local.endpoint, Reason::SocketMemory, RuleId::NONE);
         outcome = Outcome::new(decision, false);

@@ -128,12 +128,12 @@ impl Endpoints {
 /// The verdict on a flow at a local end; see [`bulkhead_common::decide`].
 #[inline(always)]
 pub fn verdict(generation: Generation, local: &Endpoint, flow: &Flow) -> Outcome {
-    let Peer { subject, class, address } = flow.peer;
+    let Peer { subject, class } = flow.peer;
     Outcome(decision(
         u64::from(local.subject.0) | u64::from(local.flags) << 32,
         u64::from(subject.0) | u64::from(class.0) << 32,
-        u64::from(address.0) | u64::from(generation.slot) << 32,
         u64::from(flow.port) | u64::from(flow.protocol.0) << 16 | u64::from(flow.direction as u8) << 24,
+        generation.slot,
     ))
 }
 
@@ -147,19 +147,15 @@ struct Asked {
 /// and by itself (see [`crate::identity`]).
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn decision(local: u64, peer: u64, address: u64, flow: u64) -> u64 {
-    let asked = Asked { generation: Generation { slot: (address >> 32) as u32 }, timed: Cell::new(false) };
+extern "C" fn decision(local: u64, peer: u64, flow: u64, slot: u32) -> u64 {
+    let asked = Asked { generation: Generation { slot }, timed: Cell::new(false) };
     let local =
         Endpoint { subject: SubjectId(local as u32), peer: PeerId::NONE, flags: (local >> 32) as u32 };
     let flow = Flow {
         direction: if flow >> 24 == 0 { Direction::Egress } else { Direction::Ingress },
         protocol: Protocol((flow >> 16) as u8),
         port: flow as u16,
-        peer: Peer {
-            subject: SubjectId(peer as u32),
-            class: PeerId((peer >> 32) as u32),
-            address: PeerId(address as u32),
-        },
+        peer: Peer { subject: SubjectId(peer as u32), class: PeerId((peer >> 32) as u32) },
     };
     let decision = decide(&asked, &local, &flow);
     Outcome::new(decision, asked.timed.get()).0

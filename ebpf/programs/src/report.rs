@@ -177,7 +177,6 @@ unsafe fn fill(out: *mut Event, refused: &Refused<'_>, key: &RefusalKey, (now, b
         (*out).subject = local.endpoint.subject.0;
         (*out).peer_subject = key.peer_subject;
         (*out).peer_class = flow.peer.class.0;
-        (*out).address_class = flow.peer.address.0;
         (*out).rule = outcome.rule().0;
         (*out).generation = key.generation;
         (*out).pid = pid;
@@ -189,7 +188,6 @@ unsafe fn fill(out: *mut Event, refused: &Refused<'_>, key: &RefusalKey, (now, b
         (*out).verdict = outcome.verdict();
         (*out).reason = outcome.reason();
         (*out).hook = refused.hook as u32;
-        (*out).reserved = 0;
         (*out).comm.0[0] = key.source.comm.0[0];
         (*out).comm.0[1] = key.source.comm.0[1];
     }

@@ -106,7 +106,12 @@ fn asked(compiled: &Compiled, case: &Case) -> Vec<Decision> {
     let here = address.is_loopback() || compiled.peer(address).flags & PeerEntry::LOCAL != 0;
     let listener = case.packet.socket.filter(|_| here);
     let out = Packet { address: Some(target), socket: listener, direction: Direction::Egress, ..case.packet };
-    let mut asked = vec![out.decision(compiled)];
+    let mut decision = out.decision(compiled);
+    if decision.reason.refuses() && !address.is_loopback() {
+        // In this namespace, which is not the initial one, the listener may not be whom the address leads to.
+        decision = Packet { socket: None, ..out }.decision(compiled);
+    }
+    let mut asked = vec![decision];
     if let Some(listener) = listener.filter(|_| address.is_loopback()) {
         let local = case.packet.local;
         let arrives = Packet { local: listener, socket: Some(local), direction: Direction::Ingress, ..out };

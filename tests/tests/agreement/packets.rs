@@ -187,8 +187,8 @@ fn record(
         let found = (record.protocol, record.port, record.direction);
         let wanted = (flow.protocol.0, flow.port, flow.direction as u8);
         ensure!(found == wanted, "another flow is reported: {record:?} and not {flow:?}");
-        let found = (record.peer_subject, record.peer_class, record.address_class);
-        let wanted = (flow.peer.subject.0, flow.peer.class.0, flow.peer.address.0);
+        let found = (record.peer_subject, record.peer_class);
+        let wanted = (flow.peer.subject.0, flow.peer.class.0);
         ensure!(found == wanted, "another peer is reported: {record:?} and not {flow:?}");
     }
     Ok(())

@@ -21,6 +21,7 @@ pub(crate) const CASES: &[Case] = &[
     ("loopback::one_workload_may_reach_a_third_and_the_other_may_not", one_may_and_one_may_not),
     ("loopback::a_server_older_than_the_agent_is_known", a_server_older_than_the_agent_is_known),
     ("loopback::a_process_in_no_workload_reaches_only_what_is_open", nobody_reaches_only_what_is_open),
+    ("loopback::an_address_of_the_host_leads_to_no_workload", an_address_leads_to_no_workload),
     ("loopback::a_ping_to_the_own_host_needs_a_rule", a_ping_to_the_own_host_needs_a_rule),
     ("loopback::ports_in_time_wait_are_taken_again", ports_in_time_wait_are_taken_again),
 ];
@@ -120,6 +121,38 @@ fn nobody_reaches_only_what_is_open(site: &Site) -> Result<()> {
     checks.add("nobody to another machine", Allowed, nobody.tcp(remote.address)?);
     checks.add("web to nobody's server", Refused, web.tcp(open.address)?);
     checks.finish()
+}
+
+/// What rules say of the host's addresses is of processes in no workload: together, a rule from web to them and one from them
+/// to db would else let web reach db, whatever is forbidden.
+fn an_address_leads_to_no_workload(_: &Site) -> Result<()> {
+    const BY_ADDRESS: &str = r#"
+        [workload.web]
+        select = { cgroup = "/web" }
+        [workload.db]
+        select = { cgroup = "/db" }
+        [[forbid]]
+        from = "web"
+        to = "db"
+        [[allow]]
+        from = "web"
+        to = ["host", "private", "internet", "127.0.0.0/8", "::/0"]
+        [[allow]]
+        from = ["host", "private", "internet", "127.0.0.0/8", "::/0"]
+        to = "db"
+    "#;
+    let lab = Lab::new()?;
+    let (nobody, web, db) = (lab.probe("/other")?, lab.probe("/web")?, lab.probe("/db")?);
+    serve(&db)?;
+    let open = nobody.serve(Kind::Tcp, IpAddr::from(Ipv4Addr::LOCALHOST))?;
+    let agent = lab.agent(BY_ADDRESS)?.start()?;
+    let mut checks = Checks::default();
+    check_all(&lab, &mut checks, "web", &web, Blocked)?;
+    check_all(&lab, &mut checks, "a process in no workload", &nobody, Allowed)?;
+    checks.add("web to nobody's server", Allowed, web.tcp(open.address)?);
+    checks.finish()?;
+    agent.stop()?;
+    Ok(())
 }
 
 fn a_ping_to_the_own_host_needs_a_rule(site: &Site) -> Result<()> {

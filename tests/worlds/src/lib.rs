@@ -177,12 +177,12 @@ impl Packet {
 
     /// It as the verdict function is asked about it.
     pub fn flow(&self, endpoints: &[Endpoint], address: impl Fn(IpAddr) -> PeerEntry) -> Flow {
-        let by_address = self.address.map_or(PeerEntry::UNKNOWN, address);
         let peer = match self.socket {
-            Some(WorkloadId(w)) => {
-                Peer { subject: endpoints[w].subject, class: endpoints[w].peer, address: by_address.class }
+            Some(WorkloadId(w)) => Peer { subject: endpoints[w].subject, class: endpoints[w].peer },
+            None => {
+                let entry = self.address.map_or(PeerEntry::UNKNOWN, address);
+                Peer { subject: entry.subject, class: entry.class }
             }
-            None => Peer { subject: by_address.subject, class: by_address.class, address: by_address.class },
         };
         Flow { direction: self.direction, protocol: self.protocol, port: self.port, peer }
     }

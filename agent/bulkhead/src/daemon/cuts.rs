@@ -118,7 +118,7 @@ fn nearest(policy: &Policy, live: &Live, end: &OneEnd, now_ns: u64) -> Option<Ne
         direction: end.direction,
         subject: end.own,
         peer_workload: end.peer,
-        peer_address: live.remote.ip(),
+        peer_address: end.peer.is_none().then(|| live.remote.ip()),
         peer_is: &[],
         protocol: end.protocol,
         port: end.port,

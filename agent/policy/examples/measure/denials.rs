@@ -118,7 +118,7 @@ impl<'p> Denials<'p> {
             direction: end.direction,
             subject: end.own,
             peer_workload: end.peer,
-            peer_address: end.peer_address.into(),
+            peer_address: end.peer.is_none().then(|| end.peer_address.into()),
             peer_is: &[],
             protocol: end.protocol,
             port: end.port,

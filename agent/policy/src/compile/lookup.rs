@@ -65,12 +65,12 @@ impl Tables for At<'_> {
 pub(crate) struct Ahead {
     side: Side,
     /// Whom the flow goes to or comes from, and the allowlist towards them.
-    peers: [(PeerId, Allowlist); 2],
+    peer: (PeerId, Allowlist),
 }
 
 impl Ahead {
     /// Nothing is looked up.
-    pub(crate) const NOTHING: Self = Self { side: Side::NONE, peers: [(PeerId::NONE, Allowlist::EMPTY); 2] };
+    pub(crate) const NOTHING: Self = Self { side: Side::NONE, peer: (PeerId::NONE, Allowlist::EMPTY) };
 
     /// The first step.
     #[inline(always)]
@@ -81,12 +81,9 @@ impl Ahead {
     /// The second and last one.
     #[inline(always)]
     pub(crate) fn towards(&mut self, compiled: &Compiled, peer: Peer) {
-        self.peers = [peer.class, peer.address].map(|class| {
-            let is_asked = class != PeerId::NONE;
-            let allowlist =
-                if is_asked { compiled.allowlists.towards(self.side, class) } else { Allowlist::EMPTY };
-            (class, allowlist)
-        });
+        if peer.class != PeerId::NONE {
+            self.peer = (peer.class, compiled.allowlists.towards(self.side, peer.class));
+        }
     }
 
     /// The tables as they answer this flow at `now_ns`.
@@ -105,9 +102,8 @@ struct AheadAt<'c> {
 impl Tables for AheadAt<'_> {
     #[inline(always)]
     fn policy(&self, key: &PolicyKey) -> Option<PolicyValue> {
-        let Ahead { side, peers } = self.ahead;
-        let towards = peers.into_iter().find(|(peer, _)| *peer == key.peer);
-        let allowlist = towards.map_or(side.everybody, |(_, allowlist)| allowlist);
+        let Ahead { side, peer: (peer, towards) } = self.ahead;
+        let allowlist = if key.peer == peer { towards } else { side.everybody };
         find(allowlist.of(self.policy), key)
     }
 

@@ -50,10 +50,10 @@ const SHOP: &str = r#"
 fn peer(policy: &Policy, compiled: &Compiled, name: &str) -> Peer {
     if let Some(w) = policy.workload(name) {
         let end = compiled.endpoints[w.0];
-        return Peer { subject: end.subject, class: end.peer, ..Peer::default() };
+        return Peer { subject: end.subject, class: end.peer };
     }
     let entry = compiled.peer(ip(name).into());
-    Peer { subject: entry.subject, class: entry.class, address: entry.class }
+    Peer { subject: entry.subject, class: entry.class }
 }
 
 #[track_caller]

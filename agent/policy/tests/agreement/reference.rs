@@ -37,8 +37,12 @@ pub(crate) fn evaluate(policy: &Policy, inventory: &Inventory, packet: &Packet) 
             };
             own.iter().any(|end| names(policy, *end, packet.local))
                 && far.iter().any(|end| {
-                    packet.socket.is_some_and(|w| names(policy, *end, w))
-                        || packet.address.map_or(*end == End::Any, |ip| holds(policy, inventory, *end, ip))
+                    *end == End::Any
+                        || match (packet.socket, packet.address) {
+                            // On one host addresses tell no workloads apart.
+                            (Some(workload), _) => names(policy, *end, workload),
+                            (None, address) => address.is_some_and(|ip| holds(policy, inventory, *end, ip)),
+                        }
                 })
                 && (rule.ports.is_empty()
                     || rule.ports.iter().flat_map(Ports::spans).any(|s| {

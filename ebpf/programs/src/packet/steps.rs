@@ -57,7 +57,6 @@ pub(super) fn settle<const NOTES: bool>(passage: &mut Passage<NOTES>) {
     let peer = &mut passage.flow.peer;
     peer.subject.0 = forget32(peer.subject.0);
     peer.class.0 = forget32(peer.class.0);
-    peer.address.0 = forget32(peer.address.0);
     passage.flow.port = forget16(passage.flow.port);
     passage.outcome = verdict(passage.generation, &passage.local.endpoint, &passage.flow);
 }
@@ -67,15 +66,14 @@ pub(super) fn settle<const NOTES: bool>(passage: &mut Passage<NOTES>) {
 pub(super) fn identify<const NOTES: bool>(passage: &mut Passage<NOTES>) {
     let entry = passage.generation.peer(passage.remote);
     let peer = &mut passage.flow.peer;
-    peer.address = entry.class;
+    peer.class = entry.class;
     if !passage.on_loopback.holds() {
         peer.subject = entry.subject;
-        peer.class = entry.class;
         return;
     }
     if entry.flags & PeerEntry::LOCAL == 0 && !passage.remote.is_loopback() {
         // Whoever sends from a foreign address on loopback is not there (ip(7), IP_FREEBIND and IP_TRANSPARENT).
-        peer.address = PeerId::NONE;
+        peer.class = PeerId::NONE;
     }
     let packet = &passage.packet;
     let (source, target) = match passage.way {
@@ -102,8 +100,10 @@ pub(super) fn identify<const NOTES: bool>(passage: &mut Passage<NOTES>) {
     };
     let peer = &mut passage.flow.peer;
     if passage.found.holds() {
-        peer.subject = other.endpoint.subject;
-        peer.class = other.endpoint.peer;
+        if other.anchor != 0 {
+            peer.subject = other.endpoint.subject;
+            peer.class = other.endpoint.peer;
+        }
         passage.peer_cgroup = other.anchor;
         if NOTES
             && let Some(state) = state
