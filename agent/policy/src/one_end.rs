@@ -1,6 +1,8 @@
 //! A connection as one of its ends sees it, which is how the kernel judges it.
 
-use bulkhead_common::{Address, Decision, Direction, Flow, Peer, Protocol, Verdict, decide};
+use bulkhead_common::{
+    Address, Decision, Direction, Endpoint, Flow, Message, Peer, Protocol, Reason, RuleId, Verdict, decide,
+};
 
 use crate::{
     compile::{Ahead, Compiled},
@@ -27,7 +29,14 @@ pub struct OneEnd {
 impl Compiled {
     /// What the allowlist of this end says at `now_ns` (nanoseconds since the Unix epoch).
     pub fn decide(&self, end: &OneEnd, now_ns: u64) -> Decision {
-        decide(&self.at(now_ns), &self.endpoints[end.own.0], &end.flow(self.other_end(end)))
+        self.judge(end.own, &end.flow(self.other_end(end)), now_ns)
+    }
+
+    /// What a workload's allowlist says of a flow at `now_ns`. Of what IP does not work without, a process needs a rule for
+    /// what it sends alone.
+    pub(crate) fn judge(&self, own: WorkloadId, flow: &Flow, now_ns: u64) -> Decision {
+        let local = &self.endpoints[own.0];
+        essential(local, flow).unwrap_or_else(|| decide(&self.at(now_ns), local, flow))
     }
 
     /// The verdict on each of `ends` at its time, of whom there are at most `MANY`. Each step is taken for all of them
@@ -48,24 +57,32 @@ impl Compiled {
             ends.iter().zip(&mut verdicts).zip(peers.into_iter().zip(ahead))
         {
             let local = &self.endpoints[end.own.0];
-            *verdict = decide(&ahead.at(self, *now_ns), local, &end.flow(peer)).verdict;
+            let flow = end.flow(peer);
+            let decided = || decide(&ahead.at(self, *now_ns), local, &flow);
+            *verdict = essential(local, &flow).unwrap_or_else(decided).verdict;
         }
         verdicts
     }
 
     #[inline(always)]
     fn other_end(&self, end: &OneEnd) -> Peer {
-        match end.peer {
-            Some(workload) => {
-                let end = self.endpoints[workload.0];
-                Peer { subject: end.subject, class: end.peer }
-            }
-            None => {
-                let entry = self.peer(end.peer_address);
-                Peer { subject: entry.subject, class: entry.class }
-            }
+        if let Some(workload) = end.peer {
+            let end = self.endpoints[workload.0];
+            return Peer { subject: end.subject, class: end.peer };
         }
+        let entry = self.peer(end.peer_address);
+        Peer { subject: entry.subject, class: entry.class }
     }
+}
+
+/// The decision on what needs no rule on its way in.
+#[inline(always)]
+fn essential(local: &Endpoint, flow: &Flow) -> Option<Decision> {
+    let is_essential = flow.protocol.is_icmp()
+        && flow.direction == Direction::Ingress
+        && local.isolates(flow.direction)
+        && Message::arriving(flow.protocol, flow.port).is_essential();
+    is_essential.then(|| Decision::new(local, Reason::Essential, RuleId::NONE))
 }
 
 impl OneEnd {

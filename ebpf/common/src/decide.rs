@@ -310,7 +310,7 @@ mod tests {
     fn another_port_peer_direction_or_subject_is_another_entry() {
         let t = Few(vec![entry(PeerId(12), PolicyKey::FULL, 5432, 7, 0)], 0);
         let other_port = Flow { port: 5433, ..postgres(DB) };
-        let other_peer = postgres(Peer { class: PeerId(13), subject: SubjectId(3), ..DB });
+        let other_peer = postgres(Peer { class: PeerId(13), subject: SubjectId(3) });
         let web = Endpoint { subject: SubjectId(9), ..CI };
         expect(&t, &CI, &other_port, Verdict::Denied, Reason::NoRule, u32::MAX);
         expect(&t, &CI, &other_peer, Verdict::Denied, Reason::NoRule, u32::MAX);

@@ -16,6 +16,7 @@ mod birth;
 mod counter;
 mod create;
 mod decide;
+mod essential;
 mod event;
 mod exact;
 mod flow;
@@ -34,6 +35,7 @@ pub use birth::{
 pub use counter::{COUNTERS, Counter, CounterKey, OTHER};
 pub use create::{NewSocket, Unseen, decide_socket};
 pub use decide::{Decision, Outcome, Reason, Tables, Verdict, decide};
+pub use essential::Message;
 pub use event::{Departure, Event, Hook, Started};
 pub use exact::{HostEntry, PortEntry};
 pub use flow::{Direction, Flow, Peer, Protocol};

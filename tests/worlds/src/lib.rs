@@ -177,12 +177,11 @@ impl Packet {
 
     /// It as the verdict function is asked about it.
     pub fn flow(&self, endpoints: &[Endpoint], address: impl Fn(IpAddr) -> PeerEntry) -> Flow {
-        let peer = match self.socket {
-            Some(WorkloadId(w)) => Peer { subject: endpoints[w].subject, class: endpoints[w].peer },
-            None => {
-                let entry = self.address.map_or(PeerEntry::UNKNOWN, address);
-                Peer { subject: entry.subject, class: entry.class }
-            }
+        let peer = if let Some(WorkloadId(w)) = self.socket {
+            Peer { subject: endpoints[w].subject, class: endpoints[w].peer }
+        } else {
+            let entry = self.address.map_or(PeerEntry::UNKNOWN, address);
+            Peer { subject: entry.subject, class: entry.class }
         };
         Flow { direction: self.direction, protocol: self.protocol, port: self.port, peer }
     }

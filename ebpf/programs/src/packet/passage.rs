@@ -7,8 +7,8 @@ use aya_ebpf::{
     helpers::generated::bpf_get_socket_cookie,
 };
 use bulkhead_common::{
-    Address, Decision, Direction, Endpoint, Flow, Origin, Outcome, Peer, PeerFlow, PeerFlowKey, Protocol,
-    Reason, RuleId, SocketState,
+    Address, Decision, Direction, Endpoint, Flow, Message, Origin, Outcome, Peer, PeerFlow, PeerFlowKey,
+    Protocol, Reason, RuleId, SocketState,
 };
 
 use super::steps::{answered, find_exchange, forges, identify, mark_listener, remember, settle};
@@ -254,24 +254,17 @@ impl<const NOTES: bool> Passage<NOTES> {
         }
     }
 
-    /// What IP does not work without (RFC 4861 section 4, RFC 8201): path-MTU errors on their way in, and neighbour
-    /// discovery, which never crosses a router and proves it by its hop limit. Only the kernel's own on its way out:
-    /// a process could send anything as such (its sockets are tagged, the kernel's are not).
+    /// Is it what IP does not work without? The kernel's own sockets bear no tag, and processes' do.
     #[inline(always)]
     fn is_essential(&self) -> bool {
-        const V4_FRAGMENTATION_NEEDED: u16 = 3 << 8 | 4;
-        const V6_PACKET_TOO_BIG: u16 = 2;
-        let kind = self.packet.target_port;
-        let arrives = matches!(self.way, Direction::Ingress);
-        match self.packet.protocol {
-            Protocol::ICMP => arrives && kind == V4_FRAGMENTATION_NEEDED,
-            Protocol::ICMPV6 => {
-                let discovery = matches!(kind >> 8, 133..=137) && self.packet.hop_limit == 255;
-                let on_link = matches!(self.remote.octets(), [0xfe, 0x80..=0xbf, ..] | [0xff, 0x02, ..]);
-                let kernels = arrives || (on_link && self.state().is_none());
-                (discovery && kernels) || (arrives && kind >> 8 == V6_PACKET_TOO_BIG)
-            }
-            _ => false,
-        }
+        let message = Message {
+            protocol: self.packet.protocol,
+            kind: self.packet.target_port,
+            way: self.way,
+            remote: self.remote,
+            hop_limit: self.packet.hop_limit,
+            is_kernels: self.state().is_none(),
+        };
+        message.is_essential()
     }
 }
