@@ -1,16 +1,16 @@
 //! What comes of one connection, asked at both of its ends.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use bulkhead_common::{Decision, Direction, Flow, Peer, Protocol, Reason, SubjectId, Verdict, decide};
+use bulkhead_common::{Decision, Direction, Flow, Peer, Protocol, Reason, SubjectId, Verdict};
 use serde::Serialize;
 
 pub(crate) use crate::service::service;
 use crate::{
-    compile::Compiled,
     language::{self, Policy, WorkloadId},
-    nearest::{Asked, NearestRule, nearest_rule},
+    nearest::{Asked, NearestRule},
     question::Answer,
+    unresolved::{Outlook, Unresolved},
 };
 
 /// Who is at one end of a connection.
@@ -20,6 +20,8 @@ pub enum Party {
     Workload(WorkloadId),
     /// Whoever has this address.
     Address(IpAddr),
+    /// Somebody whose address is not known.
+    Unresolved(Unresolved),
 }
 
 /// One connection: who opens it, to whom, and to which port.
@@ -68,76 +70,99 @@ pub struct Explanation {
     pub ends: Vec<EndDecision>,
 }
 
-impl Policy {
-    /// A party as policies and reports name it.
-    pub fn party_name(&self, party: Party) -> String {
-        match party {
-            Party::Workload(w) => self.workloads[w.0].name.clone(),
-            Party::Address(ip) => ip.to_string(),
-        }
-    }
-}
-
-/// What the kernel would do with a connection at `now_ns` (nanoseconds since the Unix epoch), and why.
-pub fn explain(policy: &Policy, compiled: &Compiled, connection: &Connection, now_ns: u64) -> Explanation {
-    explain_known(compiled, connection, [&[], &[]], now_ns, |asked| nearest_rule(policy, asked))
-}
-
-/// The same of ends that are known to be these ends of rules, though their addresses do not tell: first of the one that
-/// opens it. `nearest` finds the nearest rule.
-pub(crate) fn explain_known(
-    compiled: &Compiled,
+/// What the kernel would do with a connection at `now_ns` (nanoseconds since the Unix epoch), and why. `nearest` finds the
+/// nearest rule.
+///
+/// Only TCP and UDP tell on a host whose the socket at the other end is. By other protocols two workloads reach each other
+/// if they may at addresses of their own, or else by the host's.
+pub(crate) fn explain(
+    outlook: &Outlook,
     connection: &Connection,
-    known: [&[language::End]; 2],
     now_ns: u64,
     mut nearest: impl FnMut(&Asked<'_>) -> Option<NearestRule>,
 ) -> Explanation {
-    let (from, to) = (compiled.end(connection.from), compiled.end(connection.to));
-    let ends = [(Direction::Egress, from, to, known[1]), (Direction::Ingress, to, from, known[0])];
-    let ends = ends.into_iter().filter_map(|(direction, own, far, peer_is)| {
-        let subject = own.workload?;
-        let flow = Flow { direction, protocol: connection.protocol, port: connection.port, peer: far.peer };
-        let decision = decide(&compiled.at(now_ns), &compiled.endpoints[subject.0], &flow);
-        let asked = Asked {
-            direction,
-            subject,
-            peer_workload: far.workload,
-            peer_address: far.address,
-            peer_is,
-            protocol: connection.protocol,
-            port: connection.port,
-            now_ns,
-        };
-        let nearest = decision.reason.refuses().then(|| nearest(&asked)).flatten();
-        Some(EndDecision { subject, direction, decision, nearest })
-    });
-    Explanation { connection: *connection, ends: ends.collect() }
+    let Connection { from, to, protocol, .. } = *connection;
+    let mut decide = |far: [Party; 2]| Explanation {
+        connection: *connection,
+        ends: outlook.decide(connection, far, now_ns, &mut nearest),
+    };
+    let explanation = decide([to, from]);
+    let are_workloads = matches!((from, to), (Party::Workload(_), Party::Workload(_))) && from != to;
+    if are_workloads && !tells_sockets(protocol) && explanation.verdict() != Verdict::Allowed {
+        let host = Party::Address(Ipv4Addr::LOCALHOST.into());
+        let by_address = decide([host; 2]);
+        if by_address.verdict() == Verdict::Allowed {
+            return by_address;
+        }
+    }
+    explanation
+}
+
+/// Can a socket of this protocol be looked up by addresses and ports (`bpf_sk_lookup_tcp`, `bpf_sk_lookup_udp`)?
+pub(crate) fn tells_sockets(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::TCP | Protocol::UDP)
+}
+
+impl Outlook {
+    /// What the ends say that are workloads: the opener's of the first of `far`, the other one's of the second.
+    fn decide(
+        &self,
+        connection: &Connection,
+        far: [Party; 2],
+        now_ns: u64,
+        mut nearest: impl FnMut(&Asked<'_>) -> Option<NearestRule>,
+    ) -> Vec<EndDecision> {
+        let Connection { from, to, protocol, port } = *connection;
+        let ends = [(Direction::Egress, from, far[0]), (Direction::Ingress, to, far[1])];
+        let ends = ends.into_iter().filter_map(|(direction, own, far)| {
+            let (subject, far) = (self.end(own).workload?, self.end(far));
+            let flow = Flow { direction, protocol, port, peer: far.peer };
+            let decision = self.compiled.judge(subject, &flow, now_ns);
+            let asked = Asked {
+                direction,
+                subject,
+                peer_workload: far.workload,
+                peer_address: far.address,
+                peer_is: far.is,
+                protocol,
+                port,
+                now_ns,
+            };
+            let nearest = decision.reason.refuses().then(|| nearest(&asked)).flatten();
+            Some(EndDecision { subject, direction, decision, nearest })
+        });
+        ends.collect()
+    }
+
+    fn end(&self, party: Party) -> End<'_> {
+        match party {
+            Party::Workload(w) => {
+                let end = self.compiled.endpoints[w.0];
+                let peer = Peer { subject: end.subject, class: end.peer };
+                End { workload: Some(w), address: None, is: &[], peer }
+            }
+            Party::Address(ip) => {
+                let entry = self.compiled.peer(ip.into());
+                let owner = entry.subject.0.checked_sub(1).map(|n| WorkloadId(n as usize));
+                let peer = Peer { subject: entry.subject, class: entry.class };
+                End { workload: owner, address: Some(ip), is: &[], peer }
+            }
+            Party::Unresolved(who) => {
+                let peer = Peer { subject: SubjectId::NONE, class: self.class(who) };
+                End { workload: None, address: None, is: self.ends(who), peer }
+            }
+        }
+    }
 }
 
 /// One end as the tables know it.
 #[derive(Clone, Copy)]
-struct End {
+struct End<'o> {
     workload: Option<WorkloadId>,
     address: Option<IpAddr>,
+    /// The ends of rules that it is, whatever its address.
+    is: &'o [language::End],
     peer: Peer,
-}
-
-impl Compiled {
-    fn end(&self, party: Party) -> End {
-        match party {
-            Party::Workload(w) => {
-                let end = self.endpoints[w.0];
-                let peer = Peer { subject: end.subject, class: end.peer };
-                End { workload: Some(w), address: None, peer }
-            }
-            Party::Address(ip) => {
-                let entry = self.peer(ip.into());
-                let owner = entry.subject.0.checked_sub(1).map(|n| WorkloadId(n as usize));
-                let peer = Peer { subject: entry.subject, class: entry.class };
-                End { workload: owner.filter(|_| entry.subject != SubjectId::NONE), address: Some(ip), peer }
-            }
-        }
-    }
 }
 
 impl Explanation {
@@ -151,13 +176,7 @@ impl Explanation {
         self.ends.iter().map(|e| e.decision.verdict).max_by_key(worst).unwrap_or(Verdict::Allowed)
     }
 
-    /// In words, one line for the connection and one for each end.
-    pub fn in_words(&self, policy: &Policy) -> String {
-        let Connection { from, to, .. } = self.connection;
-        self.in_words_between(policy, &policy.party_name(from), &policy.party_name(to))
-    }
-
-    /// The same, of a connection between ends with these names.
+    /// In words, one line for the connection between ends with these names, and one for each end.
     pub(crate) fn in_words_between(&self, policy: &Policy, from: &str, to: &str) -> String {
         let Connection { protocol, port, .. } = self.connection;
         let service = service(protocol, port);
@@ -208,6 +227,7 @@ impl EndDecision {
             (Reason::Expired, _) => format!("rule {} has expired", place(self.decision.rule.0 as usize)),
             (Reason::NotIsolated, _) => "allowed: this side is not isolated".into(),
             (Reason::SameWorkload, _) => "allowed: traffic of a workload with itself".into(),
+            (Reason::Essential, _) => "allowed: IP does not work without it".into(),
             (reason, Some(n)) => {
                 format!(
                     "{}; nearest is rule {}, which differs in {}",
@@ -289,7 +309,7 @@ pub(crate) const fn verdict_name(verdict: Verdict) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Inventory, compile, testing::policy};
+    use crate::{Inventory, nearest::nearest_rule, testing::policy, unresolved::Roll};
 
     const SHOP: &str = r#"
 [workload.web]
@@ -317,7 +337,9 @@ to = "nas"
             p.workload(text).map_or_else(|| Party::Address(crate::testing::ip(text)), Party::Workload)
         };
         let connection = Connection { from: party(from), to: party(to), protocol: Protocol::TCP, port };
-        explain(&p, &compile(&p, &Inventory::default()), &connection, now_ns).in_words(&p)
+        let inventory = Inventory::default();
+        let outlook = Roll::new([&p], &inventory).outlook(&p, &inventory);
+        explain(&outlook, &connection, now_ns, |asked| nearest_rule(&p, asked)).in_words_between(&p, from, to)
     }
 
     #[test]

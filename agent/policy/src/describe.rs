@@ -43,7 +43,7 @@ pub(crate) fn environment_of(policy: &Policy, address: Address) -> Option<Enviro
 pub(crate) fn names_address(policy: &Policy, end: End, address: Address) -> bool {
     match end {
         End::Any => true,
-        End::Host => address.is_loopback(),
+        End::Host => IpAddr::from(address).is_loopback(),
         End::Dns | End::Workload(_) => false,
         End::Private => Zone::of(address) == Zone::Private,
         End::Internet => Zone::of(address) == Zone::Internet,

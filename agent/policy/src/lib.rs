@@ -43,18 +43,18 @@ mod question;
 mod schema;
 mod service;
 mod simulate;
-mod stand_ins;
 mod steps;
 #[cfg(test)]
 mod testing;
 mod text;
+mod unresolved;
 mod whom;
 mod words;
 
 pub use automaton::{Automaton, Leads, Target};
 pub use changes::Changes;
 pub use compile::{Compiled, Compiler, Edits, NamedClass, PeerClass, compile};
-pub use connection::{Connection, EndDecision, Explanation, Party, explain};
+pub use connection::{Connection, EndDecision, Explanation, Party};
 pub use content_hash::ContentHash;
 pub use describe::describe_peer;
 pub use diff::{Access, Change, Difference, diff};
@@ -75,4 +75,5 @@ pub use schema::json_schema;
 pub use service::{protocol_name, service};
 pub use simulate::{ChangedFlow, Simulation, Summary, Tally};
 pub use text::{Code, Diagnostic, Diagnostics, Place, Severity, Source};
+pub use unresolved::Unresolved;
 pub use whom::{UnknownEnd, Whom};

@@ -289,7 +289,8 @@ mod tests {
             .flat_map(|(n, end)| [rule(2 * n, "db", *end), rule(2 * n + 1, *end, "ci")]);
         let p = policy(&rules.fold(format!("{SHOP}{NETWORKS}"), |text, rule| text + &rule));
         let near = NearRules::new(&p);
-        let mirrors = [p.whom("mirrors").unwrap().known_as(), Vec::new()];
+        let mirrors = p.peers.iter().position(|peer| peer.name == "mirrors").map(End::Peer);
+        let mirrors = [Vec::from_iter(mirrors), Vec::new()];
         let mut found = 0;
         for subject in (0..p.workloads.len()).map(WorkloadId) {
             for address in

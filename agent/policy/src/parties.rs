@@ -10,6 +10,7 @@ use crate::{
     describe::names_address,
     inventory::Inventory,
     language::{Cidr, End, Policy, Ports, WorkloadId, address, bits},
+    unresolved::Roll,
 };
 
 /// One address of each kind that the policies tell apart.
@@ -132,12 +133,19 @@ impl Alike {
     }
 }
 
-/// Everybody whom `end` names: each workload, and one address of each kind.
-pub(crate) fn parties(policy: &Policy, inventory: &Inventory, addresses: &Addresses, end: End) -> Vec<Party> {
+/// Everybody whom `end` names: each workload, one address of each kind, and those of whom no address is known.
+pub(crate) fn parties(
+    policy: &Policy,
+    inventory: &Inventory,
+    addresses: &Addresses,
+    roll: &Roll,
+    end: End,
+) -> Vec<Party> {
     let workloads = (0..policy.workloads.len()).map(WorkloadId);
     let workloads = workloads.filter(|w| end == End::Any || crate::nearest::names_workload(policy, end, *w));
     let named = addresses.named(policy, inventory, end).into_iter().map(|a| Party::Address(a.into()));
-    workloads.map(Party::Workload).chain(named).collect()
+    let unresolved = roll.named(policy, end).map(Party::Unresolved);
+    workloads.map(Party::Workload).chain(named).chain(unresolved).collect()
 }
 
 /// One port of each kind that the rules tell apart, among those that `ports` open.

@@ -6,12 +6,12 @@ use bulkhead_common::{Protocol, Verdict};
 use serde::Serialize;
 
 use crate::{
-    compile::compile,
-    connection::{Connection, Explanation, Party, explain, explain_known},
+    connection::{Connection, Explanation, explain},
     inventory::Inventory,
     language::{Expectation, Policy, Test},
+    nearest::nearest_rule,
     parties::{Addresses, parties, services},
-    stand_ins::StandIns,
+    unresolved::Roll,
 };
 
 /// What came of one test.
@@ -39,13 +39,12 @@ impl TestResult {
 /// Asks every `[[test]]` of the policy at `now_ns` (nanoseconds since the Unix epoch). Ends that stand for several
 /// (environments, ranges, `any`) are each of them. What would be refused if it were enforced counts as refused.
 pub fn run_tests(policy: &Policy, inventory: &Inventory, now_ns: u64) -> Vec<TestResult> {
-    let stand_ins = StandIns::new([policy], inventory);
-    let inventory = &stand_ins.inventory;
-    let compiled = compile(policy, inventory);
+    let roll = Roll::new([policy], inventory);
+    let outlook = roll.outlook(policy, inventory);
     let addresses = Addresses::new([policy], inventory);
     let ask = |test: &Test| {
         let everybody = |ends: &[_]| -> Vec<_> {
-            ends.iter().flat_map(|end| parties(policy, inventory, &addresses, *end)).collect()
+            ends.iter().flat_map(|end| parties(policy, inventory, &addresses, &roll, *end)).collect()
         };
         let (from, to) = (everybody(&test.from), everybody(&test.to));
         let services: Vec<_> = test.ports.iter().flat_map(|p| services(policy, p)).collect();
@@ -64,12 +63,14 @@ pub fn run_tests(policy: &Policy, inventory: &Inventory, now_ns: u64) -> Vec<Tes
                     continue;
                 }
                 // The nearest rule matters only of the few that are shown.
-                let found = explain_known(&compiled, &connection, [&[], &[]], now_ns, |_| None);
+                let found = explain(&outlook, &connection, now_ns, |_| None);
                 // Between two addresses nothing is decided on this host.
                 if !found.ends.is_empty() {
                     result.count(test.expect, &found, || {
-                        let found = explain(policy, &compiled, &connection, now_ns);
-                        in_words(policy, &stand_ins, &found)
+                        let found =
+                            explain(&outlook, &connection, now_ns, |asked| nearest_rule(policy, asked));
+                        let [from, to] = [from, to].map(|party| roll.party_name(policy, party));
+                        found.in_words_between(policy, &from, &to)
                     });
                 }
             }
@@ -98,19 +99,6 @@ impl TestResult {
             self.failures.push(words());
         }
     }
-}
-
-/// What came of a connection, with the names of whom only a host knows.
-fn in_words(policy: &Policy, stand_ins: &StandIns, found: &Explanation) -> String {
-    let Connection { from, to, .. } = found.connection;
-    let [from, to] = [from, to].map(|party| {
-        match party {
-            Party::Address(ip) => stand_ins.name(ip.into()).map(str::to_owned),
-            Party::Workload(_) => None,
-        }
-        .unwrap_or_else(|| policy.party_name(party))
-    });
-    found.in_words_between(policy, &from, &to)
 }
 
 /// The results in the form that CI systems read (JUnit XML).

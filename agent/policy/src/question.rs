@@ -1,17 +1,20 @@
 //! A question to a policy: what comes of connections between two ends that may each stand for many.
 
-use std::{collections::HashMap, fmt};
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use bulkhead_common::{Address, Protocol};
 
 use crate::{
-    compile::compile,
-    connection::{Connection, Explanation, Party, explain_known},
+    connection::{Connection, Explanation, Party, explain},
     inventory::Inventory,
     language::{Policy, WorkloadId},
     nearest::NearRules,
     parties::{Addresses, Alike},
-    stand_ins::StandIns,
+    unresolved::Roll,
     whom::Whom,
 };
 
@@ -71,33 +74,29 @@ pub fn ask(
     services: &[(Protocol, u16)],
     now_ns: u64,
 ) -> Result<Vec<Answer>, TooManyConnections> {
-    let mut stand_ins = StandIns::new(among.iter().copied(), &Inventory::default());
-    let [from_name, to_name] = [from, to].map(|whom| whom.stand_in(policy, &mut stand_ins));
-    let compiled = compile(policy, &stand_ins.inventory);
-    let mut kinds = Addresses::new(among.iter().copied(), &stand_ins.inventory);
+    let inventory = Inventory::default();
+    let mut roll = Roll::new(among.iter().copied(), &inventory);
+    let [from_name, to_name] = [from, to].map(|whom| whom.join(&mut roll));
+    let outlook = roll.outlook(policy, &inventory);
+    let mut kinds = Addresses::new(among.iter().copied(), &inventory);
     [from, to].iter().filter_map(|whom| whom.range()).for_each(|cidr| kinds.split(cidr));
-    let [from_all, to_all] =
-        [(from, from_name), (to, to_name)].map(|(whom, name)| whom.parties(policy, &stand_ins, &kinds, name));
+    let [from_all, to_all] = [(from, from_name), (to, to_name)]
+        .map(|(whom, name)| whom.parties(policy, &inventory, &kinds, &roll, name));
     let count = from_all.len().saturating_mul(to_all.len());
     if count > TooManyConnections::MOST {
         let [from, to] = [from, to].map(|whom| whom.text().to_owned());
         return Err(TooManyConnections { from, to, count });
     }
-    let known = [from, to].map(Whom::known_as);
     let near = NearRules::new(policy);
-    let mut found =
-        Groups { policy, kinds: &kinds, stand_ins: &stand_ins, alike: Vec::new(), numbers: HashMap::new() };
+    let mut found = Groups { policy, kinds: &kinds, roll: &roll, alike: Vec::new(), numbers: HashMap::new() };
     let several = from_all.len() > 1 || to_all.len() > 1;
     for (a, b) in from_all.iter().flat_map(|a| to_all.iter().map(move |b| (*a, *b))) {
         for (protocol, port) in services.iter().copied() {
-            let connection = Connection { from: a, to: b, protocol, port };
+            let connection = Connection { from: a, to: reached(b), protocol, port };
             if services.len() > 1 && !connection.is_possible() {
                 continue;
             }
-            let explanation =
-                explain_known(&compiled, &connection, [&known[0], &known[1]], now_ns, |asked| {
-                    near.nearest(policy, asked)
-                });
+            let explanation = explain(&outlook, &connection, now_ns, |asked| near.nearest(policy, asked));
             if !several || (a != b && !explanation.ends.is_empty()) {
                 found.add(explanation);
             }
@@ -106,11 +105,20 @@ pub fn ask(
     Ok(found.answers(from, to))
 }
 
+/// Where a connection goes: connect() takes the unspecified address for loopback (net/ipv4/route.c, net/ipv6/tcp_ipv6.c).
+fn reached(to: Party) -> Party {
+    match to {
+        Party::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => Party::Address(Ipv4Addr::LOCALHOST.into()),
+        Party::Address(IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => Party::Address(Ipv6Addr::LOCALHOST.into()),
+        other => other,
+    }
+}
+
 /// Connections that fare alike.
 struct Groups<'a> {
     policy: &'a Policy,
     kinds: &'a Addresses,
-    stand_ins: &'a StandIns,
+    roll: &'a Roll,
     alike: Vec<Group>,
     /// Those of each service and pair: a workload answers for itself, addresses fare alike or do not.
     numbers: HashMap<Pair, Vec<usize>>,
@@ -136,7 +144,7 @@ impl Group {
 const fn workload(party: Party) -> Option<WorkloadId> {
     match party {
         Party::Workload(w) => Some(w),
-        Party::Address(_) => None,
+        Party::Address(_) | Party::Unresolved(_) => None,
     }
 }
 
@@ -181,7 +189,7 @@ impl Groups<'_> {
                 .from
                 .iter()
                 .zip(&group.to)
-                .map(|(a, b)| (self.policy.party_name(*a), self.policy.party_name(*b)))
+                .map(|(a, b)| (self.roll.party_name(self.policy, *a), self.roll.party_name(self.policy, *b)))
                 .collect(),
         });
         answers.collect()
@@ -202,10 +210,8 @@ impl Groups<'_> {
         for party in parties {
             match party {
                 Party::Workload(w) => alike.names.push(self.policy.workloads[w.0].name.clone()),
-                Party::Address(ip) => match self.stand_ins.name((*ip).into()) {
-                    Some(name) => alike.names.push(name.to_owned()),
-                    None => addresses.push((*ip).into()),
-                },
+                Party::Unresolved(who) => alike.names.push(self.roll.name(*who).to_owned()),
+                Party::Address(ip) => addresses.push((*ip).into()),
             }
         }
         alike.names.dedup();
@@ -307,6 +313,52 @@ ports = ["icmp/echo-request"]
         assert_eq!(answers("web", "192.0.2.1", &echo), ["allowed: web -> 192.0.2.1 icmp/8"]);
         assert_eq!(answers("web", "2001:db8::1", &echo), ["allowed: web -> 2001:db8::1 icmpv6/128"]);
         assert_eq!(answers("web", "db", &echo).len(), 2);
+    }
+
+    #[test]
+    fn what_names_an_address_names_no_workload_of_this_host() {
+        const BY_ADDRESS: &str = "[[allow]]\nid = \"out\"\nfrom = \"web\"\nto = [\"host\", \"private\", \"::/0\"]\n\
+                                  [[allow]]\nid = \"in\"\nfrom = [\"host\", \"private\", \"::/0\"]\nto = \"db\"\n";
+        let p = policy(&format!("{HOME}{BY_ADDRESS}"));
+        let [web, db] = ["web", "db"].map(|text| p.whom(text).unwrap());
+        let words = |service| ask(&p, &[&p], &web, &db, &[service], 0).unwrap()[0].in_words(&p);
+        let tcp = words((Protocol::TCP, 5432));
+        assert!(tcp.starts_with("denied: web -> db tcp/5432"), "{tcp}");
+        assert!(tcp.ends_with("rule `in` (policy.toml:37), which differs in from"), "{tcp}");
+        // Nobody can tell by whose socket this is sent: for both the other end is the host.
+        let sctp = words((Protocol::SCTP, 5432));
+        assert!(
+            sctp.starts_with("allowed: web -> db sctp/5432\n  egress of web: allowed by rule `out`"),
+            "{sctp}"
+        );
+    }
+
+    #[test]
+    fn the_unspecified_address_is_not_this_machine() {
+        let p = policy(&HOME.replace("[\"mirrors\", \"host\"]", "\"host\""));
+        let whom = |text| p.whom(text).unwrap();
+        let ask = |from, to| {
+            ask(&p, &[&p], &whom(from), &whom(to), &[(Protocol::TCP, 443)], 0).unwrap()[0].in_words(&p)
+        };
+        for address in ["0.0.0.0", "::"] {
+            assert!(ask(address, "web").contains("denied"));
+            // connect() takes it for loopback.
+            let words = ask("web", address);
+            assert!(words.contains("allowed by rule `fetch`"), "{words}");
+        }
+    }
+
+    #[test]
+    fn what_ip_does_not_work_without_needs_no_rule() {
+        for (service, first) in [
+            ("icmp/3.4", "allowed: 192.0.2.1 -> db icmp/3.4"),
+            ("icmp/3", "denied: 192.0.2.1 -> db icmp/3"),
+            ("icmp/11", "denied: 192.0.2.1 -> db icmp/11"),
+        ] {
+            assert_eq!(answers("192.0.2.1", "db", &[service]), [first]);
+        }
+        assert_eq!(answers("fe80::1", "db", &["icmpv6/135"]), ["allowed: fe80::1 -> db icmpv6/135"]);
+        assert_eq!(answers("db", "192.0.2.1", &["icmp/3.4"]), ["denied: db -> 192.0.2.1 icmp/3.4"]);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Whom a question to a policy is about.
 
-use std::{fmt, net::IpAddr};
+use std::fmt;
 
 use crate::{
     connection::Party,
+    inventory::Inventory,
     language::{Cidr, CidrError, End, EnvironmentId, Policy},
     parties::{Addresses, parties},
-    stand_ins::StandIns,
     text::nearest,
+    unresolved::{Roll, Unresolved},
 };
 
 /// Whom a question is about.
@@ -84,8 +85,7 @@ impl Policy {
     fn peers_of_name(&self, text: &str) -> Result<Vec<usize>, UnknownEnd> {
         let name = text.trim_end_matches('.').to_ascii_lowercase();
         let peers = self.peers.iter().enumerate();
-        let found: Vec<_> =
-            peers.filter(|(_, p)| p.names.iter().any(|n| holds_name(n, &name))).map(|(n, _)| n).collect();
+        let found: Vec<_> = peers.filter(|(_, p)| p.has_name(&name)).map(|(n, _)| n).collect();
         if !found.is_empty() {
             return Ok(found);
         }
@@ -116,12 +116,6 @@ impl Policy {
     }
 }
 
-/// Does a name of a peer stand for this name? A first label `*` stands for one or more labels.
-fn holds_name(pattern: &str, name: &str) -> bool {
-    let below = pattern.strip_prefix('*').and_then(|rest| name.strip_suffix(rest));
-    pattern == name || below.is_some_and(|labels| !labels.is_empty())
-}
-
 impl Whom {
     /// As it was asked.
     pub(crate) fn text(&self) -> &str {
@@ -136,38 +130,26 @@ impl Whom {
         }
     }
 
-    /// The address that stands for a DNS name.
-    pub(crate) fn stand_in(&self, policy: &Policy, stand_ins: &mut StandIns) -> Option<IpAddr> {
-        let Kind::Name(peers) = &self.kind else { return None };
-        let name = self.text.trim_end_matches('.').to_ascii_lowercase();
-        let names = peers.iter().flat_map(|p| &policy.peers[*p].names);
-        let patterns: Vec<_> = names.map(String::as_str).filter(|n| holds_name(n, &name)).collect();
-        stand_ins.add_name(&self.text, &patterns)
+    /// Notes whom it is about, if that is a DNS name.
+    pub(crate) fn join(&self, roll: &mut Roll) -> Option<Unresolved> {
+        match self.kind {
+            Kind::Name(_) => Some(roll.add_name(self.text.trim_end_matches('.').to_ascii_lowercase())),
+            Kind::End(_) => None,
+        }
     }
 
-    /// Everybody that it is; `name` stands for a DNS name.
+    /// Everybody that it is; `name` is who has the DNS name.
     pub(crate) fn parties(
         &self,
         policy: &Policy,
-        stand_ins: &StandIns,
+        inventory: &Inventory,
         kinds: &Addresses,
-        name: Option<IpAddr>,
+        roll: &Roll,
+        name: Option<Unresolved>,
     ) -> Vec<Party> {
-        let Kind::End(end) = self.kind else { return name.map(Party::Address).into_iter().collect() };
-        let mut all = parties(policy, &stand_ins.inventory, kinds, end);
-        if matches!(end, End::Cidr(_) | End::Private | End::Internet | End::Environment(_)) {
-            // Whether those that the others stand for are in it nobody knows.
-            all.retain(|p| !matches!(p, Party::Address(ip) if stand_ins.name((*ip).into()).is_some()));
-        }
-        all
-    }
-
-    /// The rule ends that it is, whatever its addresses are.
-    pub(crate) fn known_as(&self) -> Vec<End> {
-        match &self.kind {
-            Kind::End(end @ (End::Host | End::Dns | End::Peer(_))) => vec![*end],
-            Kind::End(_) => Vec::new(),
-            Kind::Name(peers) => peers.iter().map(|p| End::Peer(*p)).collect(),
+        match self.kind {
+            Kind::End(end) => parties(policy, inventory, kinds, roll, end),
+            Kind::Name(_) => name.map(Party::Unresolved).into_iter().collect(),
         }
     }
 

@@ -3,11 +3,11 @@ use std::{
     ops::Deref,
 };
 
-use bulkhead_common::{Address, Endpoint, PeerEntry};
+use bulkhead_common::{Address, Endpoint, PeerEntry, PeerId};
 
 use super::{
     Compiled, Edits,
-    addresses::Ranges,
+    addresses::{Declared, Ranges},
     classes::Classes,
     entries::Allowlists,
     flags,
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     content_hash::{Content, ContentHash},
     inventory::Inventory,
-    language::{Policy, WorkloadId},
+    language::{End, Policy, WorkloadId},
 };
 
 /// A policy compiled for a host, with what it takes to follow the host's changes.
@@ -87,6 +87,22 @@ impl<P: Deref<Target = Policy>> Compiler<P> {
             peers,
             policy_removes: removes.map(|(len, key, _)| (len, key)).collect(),
         }
+    }
+
+    /// The class of whoever is these ends of rules, and of whom no address tells more. It stays what it is.
+    pub(crate) fn class_of(&mut self, ends: &[End]) -> PeerId {
+        let mut declared = Declared::default();
+        for end in ends {
+            match end {
+                End::Host => declared.host = true,
+                End::Dns => declared.dns = true,
+                End::Peer(peer) => declared.join_peer(&self.policy, &self.terms, *peer),
+                _ => {}
+            }
+        }
+        let class = declared.entry(&self.policy, &self.terms, &mut self.classes).class;
+        self.classes.hold(class);
+        class
     }
 
     /// The tables as they are now.

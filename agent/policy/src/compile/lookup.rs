@@ -22,24 +22,50 @@ impl Compiled {
         self.addresses.at(address)
     }
 
+    /// The classes towards which a local end has an allowlist beside the one towards everybody.
+    pub(crate) fn classes(&self, local: &Endpoint, direction: Direction) -> &[PeerId] {
+        let side = self.allowlists.side(side(local.subject, direction as u8));
+        &self.allowlists.peers[side.first as usize..side.end as usize]
+    }
+
+    /// The entries of a local end's allowlist: class, length of the prefix, protocol and port, until when (0: for good).
+    pub(crate) fn allowlist(
+        &self,
+        local: &Endpoint,
+        direction: Direction,
+    ) -> impl Iterator<Item = (PeerId, u32, u32, u64)> {
+        let side = self.allowlists.side(side(local.subject, direction as u8));
+        let own = side.first as usize..side.end as usize;
+        let towards = self.allowlists.peers[own.clone()].iter().zip(&self.allowlists.allowlists[own]);
+        let all = towards.map(|(peer, list)| (*peer, *list)).chain([(PeerId::ANY, side.everybody)]);
+        all.flat_map(|(peer, list)| {
+            list.of(&self.policy).iter().map(move |(len, key, value)| (peer, *len, ports(key), value.expires))
+        })
+    }
+
     /// Until when a local end's allowlist lets each protocol and port through towards `class`, as the verdict function asks it:
     /// 0 where it does not, [`u64::MAX`] where there is no end. The number of a step is protocol << 16 | port.
     pub(crate) fn access(&self, local: &Endpoint, direction: Direction, class: PeerId) -> Steps<u64> {
         if !local.isolates(direction) {
             return Steps::new(u64::MAX, []);
         }
-        let until = |peer| {
-            let allowlist =
-                self.allowlists.towards(self.allowlists.side(side(local.subject, direction as u8)), peer);
-            let entries = allowlist.of(&self.policy).iter().map(|(len, key, value)| {
+        let everybody = self.towards(local, direction, PeerId::ANY);
+        if class == PeerId::NONE {
+            return everybody;
+        }
+        everybody.with(&self.towards(local, direction, class), u64::max)
+    }
+
+    /// The same of the allowlist towards this class alone.
+    pub(crate) fn towards(&self, local: &Endpoint, direction: Direction, class: PeerId) -> Steps<u64> {
+        let side = self.allowlists.side(side(local.subject, direction as u8));
+        let entries =
+            self.allowlists.towards(side, class).of(&self.policy).iter().map(|(len, key, value)| {
                 let first = u128::from(ports(key));
                 let expires = if value.expires == 0 { u64::MAX } else { value.expires };
                 (first, first | 0x00ff_ffff >> (len - PolicyKey::ANY_PROTOCOL), expires)
             });
-            Steps::new(0, entries)
-        };
-        let everybody = until(PeerId::ANY);
-        if class == PeerId::NONE { everybody } else { everybody.with(&until(class), u64::max) }
+        Steps::new(0, entries)
     }
 }
 

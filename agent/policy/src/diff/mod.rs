@@ -1,21 +1,22 @@
 //! What access one policy gives and another does not, read from the compiled tables and not from the text.
 
+mod side;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
-    rc::Rc,
 };
 
 use bulkhead_common::{Direction, PeerId, Protocol};
 use serde::{Deserialize, Serialize};
 
+use self::side::{Side, pairs, twins};
 use crate::{
-    compile::{Compiled, compile},
     inventory::Inventory,
-    language::{Policy, PortSpan, WorkloadId},
+    language::{Policy, PortSpan},
     parties::{Addresses, Alike},
-    stand_ins::StandIns,
     steps::Steps,
+    unresolved::Roll,
 };
 
 /// What becomes different.
@@ -30,7 +31,7 @@ pub struct Difference {
 /// Connections between two parties that fare alike.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Change {
-    /// Who opens them: a workload, or ranges of addresses.
+    /// Who opens them: workloads, or ranges of addresses.
     pub from: String,
     /// To whom.
     pub to: String,
@@ -79,83 +80,44 @@ impl fmt::Display for Difference {
 /// What changes from `old` to `new` on a host, at `now_ns` (nanoseconds since the Unix epoch). Resolvers and DNS names
 /// that the inventory has no address for count as somebody all the same, under their names.
 pub fn diff(old: &Policy, new: &Policy, inventory: &Inventory, now_ns: u64) -> Difference {
-    let stand_ins = StandIns::new([old, new], inventory);
-    let inventory = &stand_ins.inventory;
-    let mut sides = [Side::new(old, inventory, now_ns), Side::new(new, inventory, now_ns)];
     let names: BTreeSet<_> = [old, new].iter().flat_map(|p| &p.workloads).map(|w| w.name.as_str()).collect();
+    let roll = Roll::new([old, new], inventory);
+    let [mut before, mut after] = [old, new].map(|policy| Side::new(policy, &roll, inventory, now_ns));
     let mut access = Vec::new();
-    for from in &names {
-        for to in names.iter().filter(|to| *to != from) {
-            let [before, after] = sides.each_mut().map(|s| s.between(from, to));
-            compare(&before, &after, from, to, &mut access);
+    let twins = twins(&names, [&before, &after]);
+    for (from, to) in pairs(&twins, [&mut before, &mut after]) {
+        // Those of one group reach each other, and not themselves.
+        if from != to || twins[from].len() > 1 {
+            let [a, b] = [twins[from][0], *twins[to].last().unwrap_or(&"")];
+            let until = [before.between(a, b), after.between(a, b)];
+            compare(&until[0], &until[1], &twins[from].join(", "), &twins[to].join(", "), &mut access);
         }
     }
-    for (ranges, classes) in groups(&sides, [old, new], &stand_ins) {
-        for name in &names {
-            for direction in [Direction::Egress, Direction::Ingress] {
-                let mut classes = classes.into_iter();
-                let [before, after] = sides.each_mut().map(|s| {
-                    let class = classes.next().unwrap_or_default();
-                    s.one_end(name, direction, class)
-                });
+    let groups = groups([&before, &after], [old, new], inventory, &roll);
+    for twins in &twins {
+        let (name, names) = (twins[0], twins.join(", "));
+        for direction in [Direction::Egress, Direction::Ingress] {
+            let towards: HashSet<_> =
+                [&before, &after].map(|side| side.classes(name, direction)).concat().into_iter().collect();
+            let [a, b] = [&mut before, &mut after].map(|side| side.one_end(name, direction, PeerId::NONE));
+            let all_alike = a == b;
+            for (ranges, [old, new]) in &groups {
+                // Whom no rule tells apart fares as everybody.
+                if all_alike && !towards.contains(old) && !towards.contains(new) {
+                    continue;
+                }
+                let until =
+                    [before.by_address(name, direction, *old), after.by_address(name, direction, *new)];
                 let (from, to) = match direction {
-                    Direction::Egress => (*name, ranges.as_str()),
-                    Direction::Ingress => (ranges.as_str(), *name),
+                    Direction::Egress => (names.as_str(), ranges.as_str()),
+                    Direction::Ingress => (ranges.as_str(), names.as_str()),
                 };
-                compare(&before, &after, from, to, &mut access);
+                compare(&until[0], &until[1], from, to, &mut access);
             }
         }
     }
     access.sort();
     Difference { access, workloads: workloads(old, new, &names) }
-}
-
-/// One of the two policies.
-struct Side<'p> {
-    compiled: Compiled,
-    numbers: HashMap<&'p str, WorkloadId>,
-    now_ns: u64,
-    known: HashMap<(WorkloadId, Direction, PeerId), Rc<Steps<u64>>>,
-}
-
-impl<'p> Side<'p> {
-    fn new(policy: &'p Policy, inventory: &Inventory, now_ns: u64) -> Self {
-        // Owners are numbered by one of the policies and may be others in the other.
-        let inventory = Inventory { addresses: BTreeMap::new(), ..inventory.clone() };
-        let numbers = policy.workloads.iter().enumerate().map(|(n, w)| (w.name.as_str(), WorkloadId(n)));
-        Self {
-            compiled: compile(policy, &inventory),
-            numbers: numbers.collect(),
-            now_ns,
-            known: HashMap::new(),
-        }
-    }
-
-    /// Until when connections from one workload to another pass at both ends.
-    fn between(&mut self, from: &str, to: &str) -> Rc<Steps<u64>> {
-        let [a, b] = [from, to].map(|name| self.class(name));
-        let (egress, ingress) =
-            (self.one_end(from, Direction::Egress, b), self.one_end(to, Direction::Ingress, a));
-        Rc::new(egress.with(&ingress, u64::min))
-    }
-
-    /// Until when connections pass at a workload's end. Who is no workload here is left alone.
-    fn one_end(&mut self, name: &str, direction: Direction, class: PeerId) -> Rc<Steps<u64>> {
-        let Some(workload) = self.numbers.get(name).copied() else {
-            return Rc::new(Steps::new(u64::MAX, []));
-        };
-        let (compiled, now_ns) = (&self.compiled, self.now_ns);
-        let known = self.known.entry((workload, direction, class)).or_insert_with(|| {
-            let until = compiled.access(&compiled.endpoints[workload.0], direction, class);
-            let current = |until: u64, ()| if until <= now_ns { 0 } else { until };
-            Rc::new(until.with(&Steps::new((), []), current))
-        });
-        Rc::clone(known)
-    }
-
-    fn class(&self, name: &str) -> PeerId {
-        self.numbers.get(name).map_or(PeerId::NONE, |w| self.compiled.endpoints[w.0].peer)
-    }
 }
 
 /// Protocol and port are 24 bits.
@@ -215,19 +177,22 @@ fn services(first: u128, last: u128) -> Vec<String> {
 }
 
 /// Addresses and names that neither policy tells apart, in words, with their classes in both.
-fn groups(sides: &[Side<'_>; 2], policies: [&Policy; 2], stand_ins: &StandIns) -> Vec<(String, [PeerId; 2])> {
+fn groups(
+    sides: [&Side<'_>; 2],
+    policies: [&Policy; 2],
+    inventory: &Inventory,
+    roll: &Roll,
+) -> Vec<(String, [PeerId; 2])> {
     let mut groups: BTreeMap<[PeerId; 2], Alike> = BTreeMap::new();
-    let mut before = [PeerId::NONE; 2];
-    for (first, last) in Addresses::new(policies, &stand_ins.inventory).ranges() {
-        let mut classes = sides.each_ref().map(|s| s.compiled.peer(first).class);
-        if let Some(name) = stand_ins.name(first) {
-            if classes != before {
-                groups.entry(classes).or_default().names.push(name.to_owned());
-            }
-            // As an address it is what its neighbours are.
-            classes = before;
+    for who in roll.iter() {
+        let classes = sides.map(|side| side.outlook.class(who));
+        // Whom no rule names is known by his address alone.
+        if classes != [PeerId::NONE; 2] {
+            groups.entry(classes).or_default().names.push(roll.name(who).to_owned());
         }
-        before = classes;
+    }
+    for (first, last) in Addresses::new(policies, inventory).ranges() {
+        let classes = sides.map(|side| side.outlook.compiled.peer(first).class);
         groups.entry(classes).or_default().add(first, last);
     }
     // One group at most is whoever is in no other: more than one of them would not be told apart.
@@ -277,101 +242,4 @@ fn workloads(old: &Policy, new: &Policy, names: &BTreeSet<&str>) -> Vec<String> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::policy;
-
-    const ENDS: &str = "[workload.a]\nselect = { systemd = \"a.service\" }\n\
-                        [workload.b]\nselect = { systemd = \"b.service\" }\n";
-
-    fn allow(from: &str, to: &str, more: &str) -> String {
-        format!("[[allow]]\nfrom = {from:?}\nto = {to:?}\n{more}\n")
-    }
-
-    fn between(old: &str, new: &str) -> String {
-        let [old, new] = [old, new].map(|rules| policy(&format!("{ENDS}{rules}")));
-        diff(&old, &new, &Inventory::default(), 1_800_000_000_000_000_000).to_string()
-    }
-
-    #[test]
-    fn access_is_compared_and_not_text() {
-        let range = allow("a", "b", "ports = [\"tcp/8000-8003\"]");
-        let split = allow("a", "b", "ports = [\"tcp/8002-8003\", \"tcp/8000\"]")
-            + &allow("a", "b", "ports = [\"tcp/8001\"]");
-        assert_eq!(between(&range, &split), "");
-        assert_eq!(
-            between(
-                &allow("a", "10.0.0.0/8", ""),
-                &(allow("a", "10.0.0.0/9", "") + &allow("a", "10.128.0.0/9", ""))
-            ),
-            ""
-        );
-    }
-
-    #[test]
-    fn what_is_added_and_removed_is_named() {
-        let one = allow("a", "b", "ports = [\"tcp/80\"]");
-        let two = allow("a", "b", "ports = [\"tcp/80\", \"udp/53-54\"]");
-        assert_eq!(between(&one, &two), "+ a -> b: udp/53-54\n");
-        assert_eq!(between(&two, &one), "- a -> b: udp/53-54\n");
-        assert_eq!(
-            between("", &allow("a", "192.0.2.0/24", "")),
-            "+ a -> 192.0.2.0/24: every protocol and port\n"
-        );
-        assert_eq!(between("", &allow("10.0.0.7", "b", "ports = [\"gre\"]")), "+ 10.0.0.7 -> b: gre\n");
-        let [closed, open] = ["isolate", "allow"].map(|side| {
-            let ends = ENDS.replace("b.service\" }", &format!("b.service\" }}\negress = {side:?}"));
-            policy(&format!("{ends}{}", allow("b", "10.0.0.7", "")))
-        });
-        let opened = diff(&closed, &open, &Inventory::default(), 0).to_string();
-        assert_eq!(opened, "+ b -> everybody else: every protocol and port\n");
-    }
-
-    #[test]
-    fn loopback_is_not_all_of_this_machine() {
-        let loopback = "[[allow]]\nfrom = \"a\"\nto = [\"127.0.0.0/8\", \"::1\"]\n";
-        assert_eq!(between(loopback, &allow("a", "host", "")), "+ a -> host: every protocol and port\n");
-    }
-
-    #[test]
-    fn an_end_that_stays_closed_is_no_access() {
-        assert_eq!(
-            between("", &allow("any", "b", "ports = [\"tcp/80\"]"))
-                .lines()
-                .filter(|l| l.contains("a -> b"))
-                .count(),
-            0
-        );
-    }
-
-    #[test]
-    fn whom_only_a_host_knows_is_named() {
-        let mirrors = "[peer.mirrors]\nnames = [\"deb.example.org\", \"*.cdn.example.org\"]\n";
-        let ports = "ports = [\"udp/53\"]";
-        let old = format!("{mirrors}{}", allow("a", "192.0.2.1", ""));
-        let new = |to| format!("{old}{}", allow("a", to, ports));
-        assert_eq!(between(&old, &new("dns")), "+ a -> dns: udp/53\n");
-        assert_eq!(between(&old, &new("mirrors")), "+ a -> deb.example.org, *.cdn.example.org: udp/53\n");
-        assert_eq!(between(&new("mirrors"), &old), "- a -> deb.example.org, *.cdn.example.org: udp/53\n");
-        assert_eq!(between(&new("mirrors"), &new("mirrors")), "");
-        assert_eq!(between("", &allow("a", "0.0.0.0/0", ports)), "+ a -> 0.0.0.0/0: udp/53\n");
-    }
-
-    #[test]
-    fn times_matter_as_long_as_they_are_not_over() {
-        let until = |time| allow("a", "b", &format!("ports = [\"tcp/80\"]\nexpires = {time}"));
-        assert_eq!(between("", &until("2026-01-01T00:00:00Z")), "");
-        assert_eq!(
-            between(&until("2030-01-01T00:00:00Z"), &until("2031-01-01T00:00:00Z")),
-            "~ a -> b: tcp/80, until another time\n"
-        );
-    }
-
-    #[test]
-    fn workloads_that_change_are_told() {
-        let other = policy(&format!("{}{}", ENDS.replace("b.service", "c.service"), allow("a", "b", "")));
-        let old = policy(&format!("{ENDS}{}", allow("a", "b", "")));
-        let found = diff(&old, &other, &Inventory::default(), 0);
-        assert_eq!(found.to_string(), "~ workload b is systemd c.service instead of systemd b.service\n");
-    }
-}
+mod tests;

@@ -100,6 +100,16 @@ pub struct Peer {
     pub place: Place,
 }
 
+impl Peer {
+    /// Is this one of its DNS names, or one that they stand for?
+    pub(crate) fn has_name(&self, name: &str) -> bool {
+        self.names.iter().any(|own| {
+            let below = own.strip_prefix('*').and_then(|rest| name.strip_suffix(rest));
+            own == name || below.is_some_and(|labels| !labels.is_empty())
+        })
+    }
+}
+
 /// One `[[allow]]`.
 #[derive(Clone, Debug)]
 pub struct Rule {

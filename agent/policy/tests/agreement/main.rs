@@ -37,6 +37,7 @@ fn passes(compiled: &Compiled, connection: &Connection, now_ns: u64) -> bool {
             let (socket, address) = match far {
                 Party::Workload(w) => (Some(w), None),
                 Party::Address(ip) => (None, Some(ip)),
+                Party::Unresolved(_) => (None, None),
             };
             let packet = Packet { local, socket, address, direction, protocol, port, now_ns };
             packet.decision(compiled).verdict == Verdict::Allowed
