@@ -58,6 +58,7 @@ struct Report {
     records: u64,
     bad_lines: usize,
     unattributed: u64,
+    left_alone: u64,
     total: Tally,
     pairs: Vec<Pair>,
     changes: Vec<ChangedFlow>,
@@ -74,8 +75,8 @@ struct Pair {
 
 impl Report {
     fn new(summary: Summary, lines: &Lines) -> Self {
-        let Summary { records, unattributed, total, pairs, changes, other_changes } = summary;
+        let Summary { records, unattributed, left_alone, total, pairs, changes, other_changes } = summary;
         let pairs = pairs.into_iter().map(|(from, to, tally)| Pair { from, to, tally }).collect();
-        Self { records, bad_lines: lines.bad, unattributed, total, pairs, changes, other_changes }
+        Self { records, bad_lines: lines.bad, unattributed, left_alone, total, pairs, changes, other_changes }
     }
 }

@@ -15,6 +15,14 @@ pub enum RecordError {
         /// Where, in bytes from 1.
         column: usize,
     },
+    /// A field is missing that this record must have.
+    #[error("`{field}` is missing: {why}")]
+    Missing {
+        /// Its name.
+        field: &'static str,
+        /// What it is needed for.
+        why: &'static str,
+    },
     /// A field has a value that it cannot have.
     #[error("`{field}` is {value:?}, and should be {expected}")]
     Value {
@@ -35,7 +43,7 @@ impl RecordError {
     pub fn column(&self) -> Option<usize> {
         match self {
             Self::NotText { column } | Self::Json { column, .. } => Some(*column),
-            Self::Value { .. } => None,
+            Self::Missing { .. } | Self::Value { .. } => None,
         }
     }
 

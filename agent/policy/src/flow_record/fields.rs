@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde::{Deserialize, Deserializer};
 
 use super::RecordError;
 
@@ -23,6 +23,8 @@ pub(super) struct Fields<'l> {
     pub(super) workload: Workload<'l>,
     #[serde(borrow)]
     pub(super) peer: Peer<'l>,
+    #[serde(borrow, default)]
+    pub(super) reason: Option<Cow<'l, str>>,
     #[serde(default = "one")]
     pub(super) count: u64,
 }
@@ -46,8 +48,8 @@ pub(super) struct Peer<'l> {
     #[serde(borrow, default)]
     pub(super) like: Option<Cow<'l, str>>,
     /// Only a flow has it.
-    #[serde(default)]
-    pub(super) is: Option<IgnoredAny>,
+    #[serde(borrow, default)]
+    pub(super) is: Option<Vec<Cow<'l, str>>>,
 }
 
 /// A field that may be null and not be missing.

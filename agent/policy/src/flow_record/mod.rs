@@ -3,10 +3,11 @@
 mod agent_form;
 mod error;
 mod fields;
+mod time;
 
 use std::{borrow::Cow, net::IpAddr};
 
-use bulkhead_common::{Address, Direction, Protocol, Verdict};
+use bulkhead_common::{Address, Direction, Protocol, Reason, Verdict};
 
 use self::fields::Fields;
 use crate::language::Ports;
@@ -24,10 +25,43 @@ pub(crate) struct FlowRecord<'l> {
     /// The workload whose end it is about; none if that could not be told, or nothing is known of the other end.
     pub(crate) workload: Option<Cow<'l, [u8]>>,
     pub(crate) peer_name: Option<Cow<'l, [u8]>>,
-    pub(crate) peer_address: Address,
+    /// None: it is known by its socket.
+    pub(crate) peer_address: Option<Address>,
+    /// What the record tells besides of who that is.
+    pub(crate) peer_is: Is,
+    /// Set if no policy had a say in what came of it.
+    pub(crate) unjudged: Option<Reason>,
     /// How many connections or packets it stands for.
     pub(crate) count: u64,
     time: Cow<'l, [u8]>,
+}
+
+/// What a flow tells of the other end besides its name: a policy named it so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Is {
+    /// It is one of those that have an address like the one that is told.
+    pub(crate) of_address: bool,
+    pub(crate) dns: bool,
+    pub(crate) host: bool,
+}
+
+impl Is {
+    /// Notes one of the ends of rules that name it.
+    #[inline(always)]
+    fn note(&mut self, end: &[u8]) {
+        match end {
+            b"dns" => self.dns = true,
+            b"host" => self.host = true,
+            _ => {}
+        }
+    }
+}
+
+/// The reason of this name, if no policy has a say where it is given.
+fn unjudged(reason: &[u8]) -> Option<Reason> {
+    const UNJUDGED: [Reason; 4] =
+        [Reason::Essential, Reason::Malformed, Reason::SocketMemory, Reason::ForgedSource];
+    UNJUDGED.into_iter().find(|known| known.name().as_bytes() == reason)
 }
 
 impl<'l> FlowRecord<'l> {
@@ -56,12 +90,19 @@ impl<'l> FlowRecord<'l> {
 
     fn of(fields: Fields<'l>) -> Result<Option<Self>, RecordError> {
         let peer = &fields.peer;
-        let (peer_address, is_told) = match peer.address.as_ref().or(peer.like.as_ref()) {
-            Some(address) => (&**address, true),
-            // A workload is known by its socket, and everybody else by nothing.
-            None if peer.is.is_some() => ("::", peer.name.is_some()),
-            None => return Ok(None),
+        let parse = |text: &str| {
+            let ip: Result<IpAddr, _> = text.parse();
+            ip.map(Address::from).map_err(|_| RecordError::value("peer.address", text, "an IP address"))
         };
+        let address = peer.address.as_deref().or(peer.like.as_deref());
+        if address.is_none() && peer.is.is_none() {
+            return Ok(None);
+        }
+        let peer_address = address.map(parse).transpose()?;
+        // A workload is known by its socket, and everybody else by nothing.
+        let is_told = address.is_some() || peer.name.is_some();
+        let mut peer_is = Is { of_address: peer.like.is_some(), ..Is::default() };
+        peer.is.iter().flatten().for_each(|end| peer_is.note(end.as_bytes()));
         let verdict = match &*fields.verdict {
             "allowed" => Verdict::Allowed,
             "denied" => Verdict::Denied,
@@ -81,11 +122,16 @@ impl<'l> FlowRecord<'l> {
             Some(service) => port(service).ok_or_else(|| {
                 RecordError::value("service", service, "a protocol and port such as `tcp/443` or `icmp/8`")
             })?,
+            None if direction == Direction::Ingress && protocol.has_ports() => {
+                return Err(RecordError::Missing {
+                    field: "service",
+                    why: "the peer's port is not the one that it came to",
+                });
+            }
             None => fields.peer.port.unwrap_or(0),
         };
-        let peer_address: IpAddr = peer_address
-            .parse()
-            .map_err(|_| RecordError::value("peer.address", peer_address, "an IP address"))?;
+        let time = bytes(fields.time);
+        time::check(&time)?;
         Ok(Some(Self {
             verdict,
             direction,
@@ -93,19 +139,17 @@ impl<'l> FlowRecord<'l> {
             port,
             workload: fields.workload.name.filter(|_| is_told).map(bytes),
             peer_name: fields.peer.name.map(bytes),
-            peer_address: peer_address.into(),
+            peer_address,
+            peer_is,
+            unjudged: fields.reason.as_ref().and_then(|reason| unjudged(reason.as_bytes())),
             count: fields.count,
-            time: bytes(fields.time),
+            time,
         }))
     }
 
     /// When it was, in nanoseconds since the Unix epoch.
     pub(crate) fn unix_nanoseconds(&self) -> Result<u64, RecordError> {
-        let text = String::from_utf8_lossy(&self.time);
-        let time: jiff::Timestamp = text.parse().map_err(|_| {
-            RecordError::value("time", &text, "a point in time such as `2026-12-31T00:00:00Z`")
-        })?;
-        Ok(u64::try_from(time.as_nanosecond()).unwrap_or(0))
+        Ok(u64::try_from(time::parse(&self.time)?.as_nanosecond()).unwrap_or(0))
     }
 }
 

@@ -75,7 +75,8 @@ fn flow() -> impl Strategy<Value = Flow> {
         any::<[u8; 4]>().prop_map(IpAddr::from),
         any::<[u8; 16]>().prop_map(IpAddr::from)
     ]);
-    let peer = (name(), name(), option::of(vec(text(), 0..4)), like);
+    let end = || prop_oneof![2 => text(), 1 => Just("dns".to_owned()), 1 => Just("host".to_owned())];
+    let peer = (name(), name(), option::of(vec(end(), 0..4)), like);
     let words = (select(&["allowed", "denied", "would-deny"][..]), select(&["egress", "ingress"][..]));
     let service = prop_oneof![
         any::<u16>().prop_map(|port| ("tcp".to_owned(), format!("tcp/{port}"))),
@@ -84,8 +85,9 @@ fn flow() -> impl Strategy<Value = Flow> {
         Just(("47".to_owned(), "47".to_owned())),
     ];
     let number = || prop_oneof![any::<u64>(), 0..100_000_u64];
-    let kind = (words, service, (name(), name()), peer, option::of(rule), any::<u32>());
-    let kind = kind.prop_map(|(words, service, workload, peer, rule, generation)| FlowKind {
+    let cause = (option::of(rule), select(&["rule", "essential", "forged-source"][..]));
+    let kind = (words, service, (name(), name()), peer, cause, any::<u32>());
+    let kind = kind.prop_map(|(words, service, workload, peer, (rule, reason), generation)| FlowKind {
         verdict: words.0,
         direction: words.1,
         protocol: service.0,
@@ -93,7 +95,7 @@ fn flow() -> impl Strategy<Value = Flow> {
         workload: FlowEnd { name: workload.0, environment: workload.1 },
         peer: FlowPeer { name: peer.0, environment: peer.1, is: peer.2, like: peer.3, ..FlowPeer::default() },
         rule,
-        reason: "rule",
+        reason,
         generation,
     });
     (kind, number(), number(), number()).prop_map(|(kind, count, packets, bytes)| Flow {
@@ -125,7 +127,7 @@ proptest! {
         let record = parse(line.as_bytes()).unwrap().unwrap();
         prop_assert_eq!(record.workload.as_deref(), denial.workload.name.as_deref().map(str::as_bytes));
         prop_assert_eq!(record.peer_name.as_deref(), denial.peer.name.as_deref().map(str::as_bytes));
-        prop_assert_eq!((Some(record.peer_address), record.count), (denial.peer.address.map(Into::into), denial.count));
+        prop_assert_eq!((record.peer_address, record.count), (denial.peer.address.map(Into::into), denial.count));
         prop_assert_eq!(format!("udp/{}", record.port), denial.service);
     }
 
@@ -135,12 +137,16 @@ proptest! {
         let record = parse(line.as_bytes()).unwrap();
         prop_assert_eq!(record.is_none(), flow.kind.peer.is.is_none() && flow.kind.peer.like.is_none());
         let Some(record) = record else { return Ok(()) };
-        let FlowPeer { name, like, .. } = flow.kind.peer;
+        let FlowPeer { name, like, is, .. } = flow.kind.peer;
+        let named = |end: &str| is.iter().flatten().any(|other| other == end);
+        let expected = Is { of_address: like.is_some(), dns: named("dns"), host: named("host") };
+        prop_assert_eq!(record.peer_is, expected);
+        prop_assert_eq!(record.unjudged.map(Reason::name), Some(flow.kind.reason).filter(|reason| *reason != "rule"));
         let is_told = like.is_some() || name.is_some();
         let workload = flow.kind.workload.name.filter(|_| is_told);
         prop_assert_eq!(record.workload.as_deref(), workload.as_deref().map(str::as_bytes));
         prop_assert_eq!(record.peer_name.as_deref(), name.as_deref().map(str::as_bytes));
-        prop_assert_eq!(record.peer_address, like.unwrap_or(IpAddr::from([0; 16])).into());
+        prop_assert_eq!(record.peer_address, like.map(Into::into));
         prop_assert_eq!(Some(record.port), port(&flow.kind.service));
         prop_assert_eq!((record.count, Some(record.protocol)), (flow.count, protocol(&flow.kind.protocol)));
     }
@@ -281,15 +287,19 @@ fn a_flow_is_a_record() {
     let parse = |line: &str| {
         let record = parse(line.as_bytes()).unwrap().unwrap();
         let text = |name: Option<Cow<'_, [u8]>>| name.map(|name| String::from_utf8(name.into()).unwrap());
-        (text(record.workload), text(record.peer_name), IpAddr::from(record.peer_address).to_string())
+        (
+            text(record.workload),
+            text(record.peer_name),
+            record.peer_address.map(|ip| IpAddr::from(ip).to_string()),
+        )
     };
     let ci = || Some("ci".to_owned());
     let nas = flow(r#""name":"nas","is":["nas"],"like":"10.1.0.0""#);
-    assert_eq!(parse(&nas), (ci(), Some("nas".into()), "10.1.0.0".into()));
+    assert_eq!(parse(&nas), (ci(), Some("nas".into()), Some("10.1.0.0".into())));
     let db = flow(r#""name":"db","is":["db"],"like":null"#);
-    assert_eq!(parse(&db), (ci(), Some("db".into()), "::".into()));
+    assert_eq!(parse(&db), (ci(), Some("db".into()), None));
     let everybody_else = flow(r#""name":null,"is":[],"like":null"#);
-    assert_eq!(parse(&everybody_else), (None, None, "::".into()));
+    assert_eq!(parse(&everybody_else), (None, None, None));
 }
 
 #[test]
@@ -334,6 +344,11 @@ fn what_is_no_record_is_told_with_its_column_and_what_it_should_be() {
         ),
         ("egress", "out", "`direction` is \"out\", and should be `egress` or `ingress`"),
         ("10.0.3.7", "db", "`peer.address` is \"db\", and should be an IP address"),
+        (
+            r#""direction":"egress","#,
+            r#""direction":"ingress","#,
+            "`service` is missing: the peer's port is not the one that it came to",
+        ),
         ("tcp", "quic", "`protocol` is \"quic\", and should be a name such as `tcp`, or a protocol's number"),
     ] {
         assert_eq!(complaint(DENIAL.replace(from, to)), expected);

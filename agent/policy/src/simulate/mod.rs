@@ -1,28 +1,30 @@
 //! Recorded flows put to a policy: what would have come of them.
 
+mod judge;
 mod names;
 mod summary;
 
 use std::mem;
 
-use bulkhead_common::{Address, Direction, Protocol, Verdict};
+use bulkhead_common::{Address, Direction, Protocol, Reason, Verdict};
 
-use self::names::{Name, Names, Table};
 pub use self::summary::{ChangedFlow, Summary, Tally};
+use self::{
+    judge::Judge,
+    names::{Name, Names, Table},
+};
 use crate::{
-    compile::{Compiled, compile},
     connection::{service, verdict_name},
-    flow_record::{FlowRecord, Passages, RecordError},
+    flow_record::{FlowRecord, Is, Passages, RecordError},
     inventory::Inventory,
-    language::{Policy, WorkloadId},
-    one_end::OneEnd,
+    language::Policy,
 };
 
 /// Puts recorded flows to a policy, one line after the other; memory does not grow with their number.
 pub struct Simulation {
-    new: Compiled,
+    new: Judge,
     /// What the flows are compared with; else with the verdicts in the records.
-    old: Option<Compiled>,
+    old: Option<Judge>,
     /// Is the time of a record of any consequence?
     timed: bool,
     passages: Passages<Name>,
@@ -38,6 +40,7 @@ pub struct Simulation {
     changes: Table<ChangeKey, u64>,
     records: u64,
     unattributed: u64,
+    left_alone: u64,
     total: Tally,
     other_changes: u64,
 }
@@ -48,7 +51,10 @@ struct Flow {
     own: Name,
     /// The other end, if it has a name in the record.
     peer: Option<Name>,
-    peer_address: Address,
+    /// None: it is known by its socket.
+    peer_address: Option<Address>,
+    peer_is: Is,
+    unjudged: Option<Reason>,
     direction: Direction,
     protocol: Protocol,
     port: u16,
@@ -71,12 +77,13 @@ impl Simulation {
     /// Flows are compared with what `against` makes of them, or else with what was recorded.
     pub fn new(policy: &Policy, against: Option<&Policy>, inventory: &Inventory) -> Self {
         let expires = |policy: &Policy| policy.rules.iter().any(|r| r.expires.is_some());
+        let mut names = Names::new(policy, against);
         Self {
-            new: compile(policy, inventory),
-            old: against.map(|old| compile(old, inventory)),
+            new: Judge::new(policy, inventory, &mut names),
+            old: against.map(|old| Judge::new(old, inventory, &mut names)),
             timed: expires(policy) || against.is_some_and(expires),
             passages: Passages::default(),
-            names: Names::new(policy, against),
+            names,
             unjudged: Vec::with_capacity(Self::AT_ONCE),
             uncounted: Vec::with_capacity(Self::AT_ONCE),
             pairs: Table::default(),
@@ -84,6 +91,7 @@ impl Simulation {
             changes: Table::default(),
             records: 0,
             unattributed: 0,
+            left_alone: 0,
             total: Tally::default(),
             other_changes: 0,
         }
@@ -108,8 +116,21 @@ impl Simulation {
         };
         let own = name(workload, self.passages.workload(passed));
         let peer = record.peer_name.as_ref().map(|text| name(text, self.passages.peer(passed)));
-        let FlowRecord { peer_address, direction, protocol, port, verdict: recorded, count, .. } = record;
-        let flow = Flow { own, peer, peer_address, direction, protocol, port, recorded, count, now_ns };
+        let FlowRecord { peer_address, peer_is, unjudged, direction, protocol, port, count, .. } = record;
+        let recorded = record.verdict;
+        let flow = Flow {
+            own,
+            peer,
+            peer_address,
+            peer_is,
+            unjudged,
+            direction,
+            protocol,
+            port,
+            recorded,
+            count,
+            now_ns,
+        };
         self.unjudged.push(flow);
         if self.unjudged.len() == Self::AT_ONCE {
             self.judge();
@@ -120,15 +141,23 @@ impl Simulation {
     fn judge(&mut self) {
         let mut flows = mem::take(&mut self.unjudged);
         let names = &self.names;
-        let after = verdicts(&self.new, &flows, |name| names.workload(name));
-        let before = self.old.as_ref().map(|old| verdicts(old, &flows, |name| names.old_workload(name)));
+        let after = self.new.verdicts(&flows, |name| names.workload(name));
+        let before = self.old.as_ref().map(|old| old.verdicts(&flows, |name| names.old_workload(name)));
         for (n, flow) in flows.drain(..).enumerate() {
-            let peer = flow.peer.unwrap_or_else(|| self.names.of_address(flow.peer_address));
+            let of_address =
+                || flow.peer_address.map_or(Names::OTHERS, |address| self.names.of_address(address));
+            let peer = flow.peer.unwrap_or_else(of_address);
             let pair = match flow.direction {
                 Direction::Egress => (flow.own, peer),
                 Direction::Ingress => (peer, flow.own),
             };
-            self.count(pair, before.map_or(flow.recorded, |before| before[n]), after[n], &flow);
+            // Who is no workload is left alone.
+            let verdict = |judged: Option<Verdict>| judged.unwrap_or(Verdict::Allowed);
+            if after[n].is_none() {
+                self.left_alone = self.left_alone.saturating_add(flow.count);
+            }
+            let before = before.map_or(flow.recorded, |before| verdict(before[n]));
+            self.count(pair, before, verdict(after[n]), &flow);
         }
         self.unjudged = flows;
         self.count_pairs();
@@ -190,34 +219,13 @@ impl Simulation {
         Summary {
             records: self.records,
             unattributed: self.unattributed,
+            left_alone: self.left_alone,
             total: self.total,
             pairs,
             changes,
             other_changes: self.other_changes,
         }
     }
-}
-
-/// What comes of the flows at their own ends. Who is no workload is left alone.
-fn verdicts(
-    compiled: &Compiled,
-    flows: &[Flow],
-    workload: impl Fn(Name) -> Option<WorkloadId>,
-) -> [Verdict; Simulation::AT_ONCE] {
-    let mut verdicts = [Verdict::Allowed; Simulation::AT_ONCE];
-    let mut numbers = Vec::with_capacity(flows.len());
-    let mut ends = Vec::with_capacity(flows.len());
-    for (n, flow) in flows.iter().enumerate() {
-        let Flow { direction, peer_address, protocol, port, now_ns, .. } = *flow;
-        if let Some(own) = workload(flow.own) {
-            let peer = flow.peer.and_then(&workload);
-            numbers.push(n);
-            ends.push((OneEnd { own, direction, peer, peer_address, protocol, port }, now_ns));
-        }
-    }
-    let found: [Verdict; Simulation::AT_ONCE] = compiled.verdicts(&ends);
-    numbers.into_iter().zip(found).for_each(|(n, verdict)| verdicts[n] = verdict);
-    verdicts
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub struct Summary {
     pub records: u64,
     /// Records that no policy can be asked about: their workload could not be told.
     pub unattributed: u64,
+    /// Flows of workloads that the policy does not have: it leaves them alone.
+    pub left_alone: u64,
     /// How all flows fare.
     pub total: Tally,
     /// How the flows of each pair fare, by who opened them and to whom.
@@ -79,19 +81,36 @@ impl fmt::Display for Tally {
     }
 }
 
+/// A name of a record, which is anybody's: it begins no line.
+fn in_line(name: &str) -> String {
+    name.replace('\n', "\\n")
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (from, to, tally) in &self.pairs {
-            writeln!(f, "{from} -> {to}: {tally}")?;
+            writeln!(f, "{} -> {}: {tally}", in_line(from), in_line(to))?;
         }
         for ChangedFlow { from, to, service, before, after, count } in &self.changes {
+            let (from, to) = (in_line(from), in_line(to));
             writeln!(f, "~ {from} -> {to} {service}: {before} -> {after} ({count})")?;
         }
         if self.other_changes > 0 {
             writeln!(f, "~ {} more changed flows of other kinds", self.other_changes)?;
         }
         if self.unattributed > 0 {
-            writeln!(f, "{} flows of no known workload were left out", self.unattributed)?;
+            writeln!(
+                f,
+                "{} flows of no known workload, or with nobody known, were left out",
+                self.unattributed
+            )?;
+        }
+        if self.left_alone > 0 {
+            writeln!(
+                f,
+                "{} flows are of workloads that the policy does not have, and are left alone",
+                self.left_alone
+            )?;
         }
         let records = if self.records == 1 { "record" } else { "records" };
         write!(f, "{} {records}: {}", self.records, self.total)

@@ -2,9 +2,9 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
-use bulkhead_common::{Address, Protocol};
+use bulkhead_common::{Address, Protocol, Reason};
 
-use super::{Cursor, Ends, FlowRecord, Head, Memo, Named, port, rule, verdict, way};
+use super::{Cursor, Ends, FlowRecord, Head, Is, Memo, Named, port, rule, unjudged, verdict, way};
 
 /// Passages of flows that were read before. Other records go on otherwise after the same beginnings.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub(super) struct Passages<N> {
     pub(super) workloads: Memo<Named<N>, 176>,
     pub(super) peers: Memo<Named<N>, 48>,
     classes: Memo<Class, 182>,
-    causes: Memo<(), 182>,
+    causes: Memo<Option<Reason>, 182>,
 }
 
 /// Who is at the other end, but for its name.
@@ -21,6 +21,7 @@ pub(super) struct Passages<N> {
 struct Class {
     /// It is known, if only by its name.
     is_known: bool,
+    is: Is,
     /// An address that the policy took for the same.
     like: Option<Address>,
 }
@@ -38,12 +39,12 @@ impl<N: Copy> Passages<N> {
         let (peer, peer_passage) = self.peers.pass(at, [0, 8, 16, 24], peer)?;
         let peer_name = peer.at(from_peer)?.map(Cow::Borrowed);
         let (class, _) = self.classes.pass(at, [0, 8, 16, 24], class)?;
-        let (peer_address, is_told) = match class {
-            Class { like: Some(address), .. } => (address, true),
-            Class { is_known: true, like: None } => (UNKNOWN, peer_name.is_some()),
-            Class { is_known: false, like: None } => return None,
-        };
-        self.causes.pass(at, [6, 30, 54, 78], cause)?;
+        let Class { is_known, is: peer_is, like: peer_address } = class;
+        if !is_known && peer_address.is_none() {
+            return None;
+        }
+        let is_told = peer_address.is_some() || peer_name.is_some();
+        let (unjudged, _) = self.causes.pass(at, [6, 30, 54, 78], cause)?;
         at.any_number()?;
         at.pass(b",\"count\":")?;
         let count = at.number()?;
@@ -56,6 +57,8 @@ impl<N: Copy> Passages<N> {
             workload: workload.at(from_workload)?.filter(|_| is_told).map(Cow::Borrowed),
             peer_name,
             peer_address,
+            peer_is,
+            unjudged,
             count,
             time: Cow::Borrowed(time),
         };
@@ -74,9 +77,6 @@ impl<N: Copy> Default for Passages<N> {
         }
     }
 }
-
-/// The address of a peer that is known by its socket, or not at all.
-const UNKNOWN: Address = Address::from_words([0; 4]);
 
 /// From the end of the stretch to the service.
 #[inline(always)]
@@ -128,11 +128,12 @@ fn peer<N>(at: &mut Cursor<'_>) -> Option<Named<N>> {
 #[inline(always)]
 fn class(at: &mut Cursor<'_>) -> Option<Class> {
     let is_known = at.pass(b"null").is_none();
+    let mut is = Is::default();
     if is_known && at.pass(b"[]").is_none() {
         at.pass(b"[\"")?;
-        at.text()?;
+        is.note(at.text()?);
         while at.pass(b"\",\"").is_some() {
-            at.text()?;
+            is.note(at.text()?);
         }
         at.pass(b"\"]")?;
     }
@@ -142,19 +143,22 @@ fn class(at: &mut Cursor<'_>) -> Option<Class> {
         None => None,
     };
     at.pass(b"},\"rule\":")?;
-    Some(Class { is_known, like })
+    is.of_address = like.is_some();
+    Some(Class { is_known, is, like })
 }
 
-/// From the rule to the generation.
+/// From the rule to the generation: the reason, if no policy had a say.
 #[inline(always)]
-fn cause(at: &mut Cursor<'_>) -> Option<()> {
+#[expect(clippy::option_option, reason = "no such passage, or one with or without it")]
+fn cause(at: &mut Cursor<'_>) -> Option<Option<Reason>> {
     if at.pass(b"null").is_none() {
         rule(at)?;
         at.pass(b"}")?;
     }
     at.pass(b",\"reason\":\"")?;
-    at.text()?;
-    at.pass(b"\",\"generation\":")
+    let unjudged = unjudged(at.text()?);
+    at.pass(b"\",\"generation\":")?;
+    Some(unjudged)
 }
 
 /// From the count to the end of the line.

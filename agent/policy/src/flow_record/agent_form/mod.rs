@@ -14,10 +14,10 @@ mod numbers;
 
 use std::borrow::Cow;
 
-use bulkhead_common::{Direction, Protocol, Verdict};
+use bulkhead_common::{Direction, Protocol, Reason, Verdict};
 
 use self::{cursor::Cursor, memo::Memo};
-use super::{FlowRecord, port, protocol};
+use super::{FlowRecord, Is, port, protocol, time, unjudged};
 
 /// Passages that were read before. Of a name it can be noted whose it is, as `N`.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct Passages<N> {
     workloads: Memo<Named<N>, 176>,
     programs: Memo<(), 118>,
     peers: Memo<Named<N>, 48>,
-    causes: Memo<(), 182>,
+    causes: Memo<Option<Reason>, 182>,
     of_flows: flow::Passages<N>,
 }
 
@@ -75,6 +75,7 @@ impl<N: Copy> Passages<N> {
         let at = &mut Cursor::new(line);
         at.pass(b"{\"time\":\"")?;
         let time = at.text()?;
+        time::check(time).ok()?;
         if at.pass(b"\",\"since\":\"").is_some() {
             return self.of_flows.read(at, time);
         }
@@ -95,7 +96,7 @@ impl<N: Copy> Passages<N> {
         at.pass(b",\"name\":")?;
         let from_peer = *at;
         let (peer, peer_passage) = self.peers.pass(at, [0, 8, 16, 24], peer)?;
-        self.causes.pass(at, [6, 46, 54, 78], cause)?;
+        let (unjudged, _) = self.causes.pass(at, [6, 46, 54, 78], cause)?;
         let count = count(at)?;
         at.any_number()?;
         let record = FlowRecord {
@@ -105,7 +106,9 @@ impl<N: Copy> Passages<N> {
             port: service(at, protocol)?,
             workload: workload.at(from_workload)?.map(Cow::Borrowed),
             peer_name: peer.at(from_peer)?.map(Cow::Borrowed),
-            peer_address,
+            peer_address: Some(peer_address),
+            peer_is: Is::default(),
+            unjudged,
             count,
             time: Cow::Borrowed(time),
         };
@@ -215,15 +218,16 @@ fn peer<N>(at: &mut Cursor<'_>) -> Option<Named<N>> {
     Named::new(name)
 }
 
-/// From the rule to the count.
+/// From the rule to the count: the reason, if no policy had a say.
 #[inline(always)]
-fn cause(at: &mut Cursor<'_>) -> Option<()> {
+#[expect(clippy::option_option, reason = "no such passage, or one with or without it")]
+fn cause(at: &mut Cursor<'_>) -> Option<Option<Reason>> {
     if at.pass(b"null").is_none() {
         rule(at)?;
         at.pass(b"}")?;
     }
     at.pass(b",\"reason\":\"")?;
-    at.text()?;
+    let unjudged = unjudged(at.text()?);
     at.pass(b"\",\"nearest_rule\":")?;
     if at.pass(b"null").is_none() {
         rule(at)?;
@@ -234,7 +238,8 @@ fn cause(at: &mut Cursor<'_>) -> Option<()> {
         }
         at.pass(b"\"]}")?;
     }
-    at.pass(b",\"count\":")
+    at.pass(b",\"count\":")?;
+    Some(unjudged)
 }
 
 #[inline(always)]
