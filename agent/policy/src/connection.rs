@@ -1,6 +1,6 @@
 //! What comes of one connection, asked at both of its ends.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bulkhead_common::{Decision, Direction, Flow, Peer, Protocol, Reason, SubjectId, Verdict};
 use serde::Serialize;
@@ -86,7 +86,7 @@ pub(crate) fn explain(
         connection: *connection,
         ends: outlook.decide(connection, far, now_ns, &mut nearest),
     };
-    let explanation = decide([to, from]);
+    let explanation = decide([reached(to), from]);
     let are_workloads = matches!((from, to), (Party::Workload(_), Party::Workload(_))) && from != to;
     if are_workloads && !tells_sockets(protocol) && explanation.verdict() != Verdict::Allowed {
         let host = Party::Address(Ipv4Addr::LOCALHOST.into());
@@ -96,6 +96,15 @@ pub(crate) fn explain(
         }
     }
     explanation
+}
+
+/// Where a connection goes: connect() takes the unspecified address for loopback (net/ipv4/route.c, net/ipv6/tcp_ipv6.c).
+fn reached(to: Party) -> Party {
+    match to {
+        Party::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => Party::Address(Ipv4Addr::LOCALHOST.into()),
+        Party::Address(IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => Party::Address(Ipv6Addr::LOCALHOST.into()),
+        other => other,
+    }
 }
 
 /// Can a socket of this protocol be looked up by addresses and ports (`bpf_sk_lookup_tcp`, `bpf_sk_lookup_udp`)?

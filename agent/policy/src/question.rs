@@ -1,10 +1,6 @@
 //! A question to a policy: what comes of connections between two ends that may each stand for many.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::{collections::HashMap, fmt};
 
 use bulkhead_common::{Address, Protocol};
 
@@ -92,7 +88,7 @@ pub fn ask(
     let several = from_all.len() > 1 || to_all.len() > 1;
     for (a, b) in from_all.iter().flat_map(|a| to_all.iter().map(move |b| (*a, *b))) {
         for (protocol, port) in services.iter().copied() {
-            let connection = Connection { from: a, to: reached(b), protocol, port };
+            let connection = Connection { from: a, to: b, protocol, port };
             if services.len() > 1 && !connection.is_possible() {
                 continue;
             }
@@ -103,15 +99,6 @@ pub fn ask(
         }
     }
     Ok(found.answers(from, to))
-}
-
-/// Where a connection goes: connect() takes the unspecified address for loopback (net/ipv4/route.c, net/ipv6/tcp_ipv6.c).
-fn reached(to: Party) -> Party {
-    match to {
-        Party::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => Party::Address(Ipv4Addr::LOCALHOST.into()),
-        Party::Address(IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => Party::Address(Ipv6Addr::LOCALHOST.into()),
-        other => other,
-    }
 }
 
 /// Connections that fare alike.

@@ -116,8 +116,12 @@ impl Case {
             packet.address = message.to.map_or(packet.address, |to| to.parse().ok());
             look.hop_limit = message.hop_limit;
         }
-        // Only TCP and UDP tell on this host whose the socket at the other end is. What is malformed tells nothing.
-        if !matches!(packet.protocol, Protocol::TCP | Protocol::UDP) || look.damage.is_some() {
+        // Only TCP and UDP tell on this host whose the socket at the other end is, and none has port 0. What is malformed tells
+        // nothing.
+        if !matches!(packet.protocol, Protocol::TCP | Protocol::UDP)
+            || packet.port == 0
+            || look.damage.is_some()
+        {
             packet.socket = None;
         }
         let address = packet.address.unwrap_or(IpAddr::from([192, 0, 2, 77]));

@@ -39,7 +39,7 @@ fn transport(case: &Case, source: u16, target: u16) -> Vec<u8> {
     let ports = [source.to_be_bytes(), target.to_be_bytes()].concat();
     let mut bytes = match protocol {
         Protocol::TCP => [&ports[..], &[0; 8], &[5 << 4, TCP_SYN, 0xff, 0xff, 0, 0, 0, 0]].concat(),
-        Protocol::UDP => [&ports[..], &[0; 4]].concat(),
+        Protocol::UDP | Protocol::UDPLITE => [&ports[..], &[0; 4]].concat(),
         Protocol::SCTP => [&ports[..], &[0; 8]].concat(),
         Protocol::ICMP | Protocol::ICMPV6 => {
             [&case.packet.port.to_be_bytes()[..], &[0, 0, 0, 1, 0, 1]].concat()

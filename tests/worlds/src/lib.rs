@@ -4,7 +4,10 @@
 
 #![forbid(unsafe_code)]
 
+mod universe;
+
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Write},
     net::IpAddr,
 };
@@ -12,6 +15,9 @@ use std::{
 use bulkhead_common::{Decision, Direction, Endpoint, Flow, Peer, PeerEntry, Protocol, Tables, decide};
 use bulkhead_policy::{Compiled, Connection, Inventory, Party, Policy, Source, WorkloadId, load};
 use proptest::{collection::vec, option, prelude::*, sample::select};
+
+pub use universe::NAMES;
+use universe::{ADDRESSES, EXPIRIES, PORTS, RANGES, SERVICES, TIMES};
 
 /// Packets in each world.
 pub const PACKETS: usize = 60;
@@ -22,98 +28,12 @@ pub const WORKLOADS: usize = 5;
 const ENVIRONMENTS: usize = 3;
 const PEERS: usize = 4;
 
-const RANGES: [&str; 18] = [
-    "0.0.0.0/0",
-    "0.0.0.0/1",
-    "10.0.0.0/8",
-    "10.1.0.0/16",
-    "10.1.2.0/24",
-    "10.1.2.3",
-    "192.0.2.0/24",
-    "127.0.0.1",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "::/0",
-    "::/64",
-    "::/1",
-    "2000::/3",
-    "fd00::/8",
-    "fd00:1::/32",
-    "fd00:1::1",
-    "::1",
-];
-
-const ADDRESSES: [&str; 22] = [
-    "10.1.2.3",
-    "10.1.2.4",
-    "10.1.3.1",
-    "10.2.0.1",
-    "11.0.0.1",
-    "192.0.2.9",
-    "198.51.100.1",
-    "127.0.0.1",
-    "127.0.0.2",
-    "169.254.169.254",
-    "224.0.0.1",
-    "0.0.0.0",
-    "255.255.255.255",
-    "100.64.0.1",
-    "::1",
-    "::2",
-    "::",
-    "fd00:1::1",
-    "fd00:1::2",
-    "fd00::1",
-    "2001:4860::8888",
-    "ff02::1",
-];
-
-const PORTS: [&str; 15] = [
-    "tcp/443",
-    "tcp/5432",
-    "tcp/440-450",
-    "tcp/1-1023",
-    "tcp/*",
-    "udp/53",
-    "udp/*",
-    "sctp/*",
-    "icmp",
-    "icmp/echo-request",
-    "icmp/8",
-    "icmpv6/1",
-    "gre",
-    "tcp/65535",
-    "udp/8000-8100",
-];
-
-const SERVICES: [(u8, u16); 15] = [
-    (6, 443),
-    (6, 5432),
-    (6, 440),
-    (6, 451),
-    (6, 1),
-    (6, 1024),
-    (6, 65535),
-    (17, 53),
-    (17, 8100),
-    (132, 7),
-    (1, 0x800),
-    (58, 0x8000),
-    (58, 0x0104),
-    (47, 0),
-    (1, 0),
-];
-
-/// 2026-01-01 and 2027-01-01, and the times around them.
-const EXPIRIES: [&str; 2] = ["2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"];
-const TIMES: [u64; 4] = [1_700_000_000, 1_767_225_599, 1_767_225_600, 1_900_000_000];
-
 /// One policy on one host, and packets.
 #[derive(Clone)]
 pub struct World {
     environments: Vec<(&'static str, Vec<&'static str>)>,
     workloads: Vec<(Option<usize>, bool, bool)>,
-    peers: Vec<(Option<usize>, Vec<&'static str>, bool)>,
+    peers: Vec<(Option<usize>, Vec<&'static str>, Vec<&'static str>)>,
     /// The rules, in the order of the policy.
     pub rules: Vec<RuleText>,
     host: Host,
@@ -127,7 +47,7 @@ pub struct Host {
     owners: Vec<(&'static str, Option<usize>)>,
     local: Vec<&'static str>,
     resolvers: Vec<&'static str>,
-    resolved: Vec<&'static str>,
+    resolved: Vec<(&'static str, &'static str)>,
 }
 
 /// A rule's parts as text.
@@ -204,8 +124,8 @@ fn end() -> impl Strategy<Value = String> {
 
 /// A rule.
 pub fn rule() -> impl Strategy<Value = RuleText> {
-    let ports = prop_oneof![1 => Just(vec![]), 3 => vec(select(&PORTS[..]), 1..3)];
-    (vec(end(), 1..3), vec(end(), 1..3), ports, option::weighted(0.3, select(&EXPIRIES[..])))
+    let ports = prop_oneof![1 => Just(vec![]), 3 => vec(select(&PORTS[..]), 1..4)];
+    (vec(end(), 1..5), vec(end(), 1..5), ports, option::weighted(0.3, select(&EXPIRIES[..])))
         .prop_map(|(from, to, ports, expires)| RuleText { from, to, ports, expires })
 }
 
@@ -229,7 +149,8 @@ fn packet() -> impl Strategy<Value = Packet> {
 pub fn host() -> impl Strategy<Value = Host> {
     let addresses = || vec(select(&ADDRESSES[..]), 0..4);
     let owned = vec((select(&ADDRESSES[..]), option::weighted(0.8, 0..WORKLOADS)), 0..4);
-    (owned, addresses(), addresses(), addresses()).prop_map(|(owners, local, resolvers, resolved)| Host {
+    let resolved = vec((select(&NAMES[..]), select(&ADDRESSES[..])), 0..5);
+    (owned, addresses(), addresses(), resolved).prop_map(|(owners, local, resolvers, resolved)| Host {
         owners,
         local,
         resolvers,
@@ -243,9 +164,10 @@ pub fn world() -> impl Strategy<Value = World> {
     let environment = (select(&["enforce", "enforce", "audit", "off"][..]), ranges());
     let open = || any::<u8>().prop_map(|n| n < 30);
     let workload = (option::weighted(0.8, 0..ENVIRONMENTS), open(), open());
-    let peer = (option::of(0..ENVIRONMENTS), ranges(), open());
+    let names = prop_oneof![3 => Just(vec![]), 1 => vec(select(&NAMES[..]), 1..3)];
+    let peer = (option::of(0..ENVIRONMENTS), ranges(), names);
     let declared = (vec(environment, ENVIRONMENTS), vec(workload, WORKLOADS), vec(peer, PEERS));
-    (declared, vec(rule(), 0..10), host(), vec(packet(), PACKETS)).prop_map(
+    (declared, vec(rule(), 0..16), host(), vec(packet(), PACKETS)).prop_map(
         |((environments, workloads, peers), rules, host, packets)| {
             World { environments, workloads, peers, rules, host, packets }.unambiguous()
         },
@@ -358,6 +280,12 @@ impl World {
         self
     }
 
+    /// The same rules in another world.
+    pub fn with_declarations_of(&self, other: &Self) -> Self {
+        let Self { environments, workloads, peers, .. } = other.clone();
+        Self { environments, workloads, peers, ..self.clone() }
+    }
+
     /// What is known of its host.
     pub fn inventory(&self) -> Inventory {
         self.host.inventory()
@@ -377,6 +305,26 @@ impl World {
     pub fn policy_of_two_files(&self) -> Policy {
         let (a, b) = self.rules.split_at(self.rules.len() / 2);
         self.load(&[Source::new("a", Self::text(a)), Source::new("b", self.declarations() + &Self::text(b))])
+    }
+
+    /// Everything the other way round: declarations, rules, and what they list.
+    pub fn policy_backwards(&self) -> Policy {
+        let turned = self.rules.iter().rev().cloned().map(|mut rule| {
+            rule.from.reverse();
+            rule.to.reverse();
+            rule.ports.reverse();
+            rule
+        });
+        let turned: Vec<_> = turned.collect();
+        let declarations = self.declarations();
+        let mut tables: Vec<_> = declarations.split_inclusive("\n[").collect();
+        // What comes after a table's last line begins the next one.
+        let rest: Vec<_> = tables.drain(1..).map(|table| format!("[{table}")).collect();
+        let first = tables.first().copied().unwrap_or_default();
+        let all =
+            rest.iter().rev().map(|table| table.trim_end_matches('[')).chain([first.trim_end_matches('[')]);
+        let text = all.fold(Self::text(&turned), |text, table| text + table.trim_end() + "\n");
+        self.load(&[Source::new("p", text)])
     }
 
     fn load(&self, sources: &[Source]) -> Policy {
@@ -400,10 +348,10 @@ impl World {
                 let _ = writeln!(text, "environment = \"e{e}\"");
             }
         }
-        for (n, (environment, cidrs, named)) in self.peers.iter().enumerate() {
+        for (n, (environment, cidrs, names)) in self.peers.iter().enumerate() {
             let _ = writeln!(text, "[peer.p{n}]\ncidrs = {cidrs:?}");
-            if *named {
-                let _ = writeln!(text, "names = [\"x.example.org\"]");
+            if !names.is_empty() {
+                let _ = writeln!(text, "names = {names:?}");
             }
             if let Some(e) = environment {
                 let _ = writeln!(text, "environment = \"e{e}\"");
@@ -431,11 +379,15 @@ impl Host {
     /// What is known of it.
     pub fn inventory(&self) -> Inventory {
         let ips = |texts: &[&str]| texts.iter().copied().map(ip).collect();
+        let mut names: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
+        for (name, address) in &self.resolved {
+            names.entry((*name).to_owned()).or_default().insert(ip(address));
+        }
         Inventory {
             addresses: self.owners.iter().map(|(text, w)| (ip(text), w.map(WorkloadId))).collect(),
             local: ips(&self.local),
             resolvers: ips(&self.resolvers),
-            names: [("x.example.org".to_owned(), ips(&self.resolved))].into(),
+            names,
         }
     }
 }

@@ -57,7 +57,7 @@ impl Compiled {
     }
 
     /// The same of the allowlist towards this class alone.
-    pub(crate) fn towards(&self, local: &Endpoint, direction: Direction, class: PeerId) -> Steps<u64> {
+    fn towards(&self, local: &Endpoint, direction: Direction, class: PeerId) -> Steps<u64> {
         let side = self.allowlists.side(side(local.subject, direction as u8));
         let entries =
             self.allowlists.towards(side, class).of(&self.policy).iter().map(|(len, key, value)| {

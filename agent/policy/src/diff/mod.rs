@@ -10,7 +10,7 @@ use std::{
 use bulkhead_common::{Direction, PeerId, Protocol};
 use serde::{Deserialize, Serialize};
 
-use self::side::{Side, pairs, twins};
+use self::side::{Side, between, pairs, twins};
 use crate::{
     inventory::Inventory,
     language::{Policy, PortSpan},
@@ -89,7 +89,7 @@ pub fn diff(old: &Policy, new: &Policy, inventory: &Inventory, now_ns: u64) -> D
         // Those of one group reach each other, and not themselves.
         if from != to || twins[from].len() > 1 {
             let [a, b] = [twins[from][0], *twins[to].last().unwrap_or(&"")];
-            let until = [before.between(a, b), after.between(a, b)];
+            let until = between([&mut before, &mut after], a, b);
             compare(&until[0], &until[1], &twins[from].join(", "), &twins[to].join(", "), &mut access);
         }
     }

@@ -96,21 +96,12 @@ impl<'p> Side<'p> {
     }
 
     /// Until when connections from one workload to another pass at both ends.
-    pub(super) fn between(&mut self, from: &str, to: &str) -> Rc<Steps<u64>> {
+    fn between(&mut self, from: &str, to: &str) -> Rc<Steps<u64>> {
         let [a, b] = [from, to].map(|name| self.class(name));
         let (egress, ingress) =
             (self.one_end(from, Direction::Egress, b), self.one_end(to, Direction::Ingress, a));
-        // Of what needs no rule on its way in, what the opener may send to everybody is told of everybody.
-        let (compiled, now_ns) = (&self.outlook.compiled, self.now_ns);
-        let own = self.endpoint(from).filter(|local| local.isolates(Direction::Egress));
-        let own = own.map_or(Steps::new(0, []), |local| compiled.towards(local, Direction::Egress, b));
-        let both = egress.with(&ingress, u64::min).with(&own, |both, own| (both, own));
-        let until = both.with(&ESSENTIAL, |(both, own), essential| match essential {
-            true if own <= now_ns => 0,
-            true => own,
-            false => both,
-        });
-        Rc::new(until)
+        let both = egress.with(&ingress, u64::min).with(&egress, |both, egress| (both, egress));
+        Rc::new(both.with(&ESSENTIAL, |(both, egress), essential| if essential { egress } else { both }))
     }
 
     /// Until when connections between a workload's end and addresses of a class pass.
@@ -158,3 +149,16 @@ static ESSENTIAL: LazyLock<Steps<bool>> = LazyLock::new(|| {
     let essential = messages.filter(Message::is_essential).map(|m| (number(m), number(m), true));
     Steps::new(false, essential)
 });
+
+/// Until when connections from one workload to another pass, before and after. Of what needs no rule on its way in, what the
+/// opener may send to everybody is told of everybody: there it is as before.
+pub(super) fn between(sides: [&mut Side<'_>; 2], from: &str, to: &str) -> [Steps<u64>; 2] {
+    let [(a, before), (b, after)] =
+        sides.map(|side| (side.one_end(from, Direction::Egress, PeerId::NONE), side.between(from, to)));
+    let everybody =
+        a.with(&b, |a, b| (a, b)).with(&ESSENTIAL, |change, essential| essential.then_some(change));
+    let after = before
+        .with(&after, |a, b| (a, b))
+        .with(&everybody, |change, everybody| if everybody == Some(change) { change.0 } else { change.1 });
+    [Steps::clone(&before), after]
+}

@@ -1,12 +1,12 @@
 //! Tables that follow a host by edits, against tables compiled from nothing.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
 use bulkhead_common::{Address, Decision, Endpoint, PeerEntry, PeerId, PolicyKey, PolicyValue, Tables};
-use bulkhead_policy::{Compiled, Compiler, Edits, compile};
+use bulkhead_policy::{Compiled, Compiler, Edits, Inventory, compile};
 use bulkhead_worlds::{self as worlds, Packet};
 use proptest::{collection::vec, prelude::*};
 
@@ -117,8 +117,38 @@ fn canonical(compiled: &Compiled) -> Live {
     live
 }
 
+/// The addresses of which two inventories say different things.
+fn differing(a: &Inventory, b: &Inventory) -> BTreeSet<Address> {
+    let said = |inventory: &Inventory| -> BTreeSet<(Address, String)> {
+        let Inventory { addresses, local, resolvers, names } = inventory;
+        let owners = addresses.iter().map(|(ip, owner)| (*ip, format!("is {owner:?}'s")));
+        let names =
+            names.iter().flat_map(|(name, ips)| ips.iter().map(move |ip| (*ip, format!("is {name}"))));
+        let plain = |ips: &BTreeSet<IpAddr>, what: &str| {
+            ips.iter().map(|ip| (*ip, what.to_owned())).collect::<Vec<_>>()
+        };
+        let all = owners.chain(names).chain(plain(local, "is local")).chain(plain(resolvers, "resolves"));
+        all.map(|(ip, what)| (ip.into(), what)).collect()
+    };
+    said(a).symmetric_difference(&said(b)).map(|(address, _)| *address).collect()
+}
+
+/// Each edit is of an address of which something else is said, or of a class that comes or goes with one.
+fn no_more_than(edits: &Edits, before: &Live, touched: &BTreeSet<Address>) -> bool {
+    let keys: BTreeSet<_> = edits.peers.iter().map(|(address, len, _)| (*address, *len)).collect();
+    let come: BTreeSet<_> =
+        edits.peers.iter().filter_map(|(.., entry)| Some(entry.as_ref()?.class)).collect();
+    let gone: BTreeSet<_> = keys.iter().filter_map(|key| Some(before.peers.get(key)?.class)).collect();
+    let once: BTreeSet<_> = edits.policy_puts.iter().map(|(len, key, _)| (*len, *key)).collect();
+    keys.len() == edits.peers.len()
+        && keys.iter().all(|(address, len)| *len == 128 && touched.contains(address))
+        && once.len() == edits.policy_puts.len()
+        && edits.policy_puts.iter().all(|(_, key, _)| come.contains(&key.peer) && !gone.contains(&key.peer))
+        && edits.policy_removes.iter().all(|(_, key)| gone.contains(&key.peer) && !come.contains(&key.peer))
+}
+
 proptest! {
-    #![proptest_config(config(WORLDS / 5))]
+    #![proptest_config(config(WORLDS / 20))]
 
     #[test]
     fn edits_lead_where_compiling_from_nothing_does(
@@ -129,6 +159,7 @@ proptest! {
         let mut compiler = Compiler::new(&policy, world.inventory());
         let mut live = Live::new(&compiler.compiled());
         let mut highest = live.highest_class();
+        let mut inventory = world.inventory();
         for host in hosts {
             let (before, edits) = (live.clone(), compiler.follow(host.inventory()));
             for (_, key, _) in &edits.policy_puts {
@@ -147,6 +178,10 @@ proptest! {
                 Compiler::new(&policy, host.inventory()).content_hash()
             );
             prop_assert_eq!(edits.is_empty(), live == before);
+
+            let touched = differing(&inventory, &host.inventory());
+            prop_assert!(no_more_than(&edits, &before, &touched), "{:?} for {:?}", edits, touched);
+            inventory = host.inventory();
 
             // At any moment a packet is answered as before or as after.
             let mut between = before.clone();
