@@ -205,13 +205,7 @@ fn declare<T>(
     findings: &mut Findings,
 ) {
     if let Some((_, first)) = names.get(&name.text) {
-        let fault = format!("the name `{}` is declared twice", name.text);
-        findings.add(
-            Diagnostic::error(Code::DuplicateName, &name.at, fault)
-                .label("declared again here")
-                .related(first, "declared first here")
-                .help(format!("give one {kind} another name")),
-        );
+        findings.add(Diagnostic::declared_twice(name, first, kind));
         return;
     }
     names.insert(name.text.clone(), (what, name.at.clone()));
@@ -313,7 +307,9 @@ fn ambiguous_selectors(policy: &Policy, findings: &mut Findings) {
         for (selector, at) in &workload.selectors {
             let alike = seen.entry(selector.likeness()).or_default();
             let mut rivals = alike.iter().take(MOST_RIVALS).copied();
-            let rival = rivals.find(|(owner, other, _)| *owner != n && other.ties_with(selector));
+            // Of two declarations of one name, that is what is wrong.
+            let is_other = |owner: usize| policy.workloads[owner].name != workload.name;
+            let rival = rivals.find(|(owner, other, _)| is_other(*owner) && other.ties_with(selector));
             if let Some((owner, other, there)) = rival {
                 let owner = &policy.workloads[owner].name;
                 let same = if other == selector { "the same" } else { "as specific a" };

@@ -64,6 +64,55 @@ fn one_name_means_one_thing() {
     );
 }
 
+/// The findings, each with the places that it shows.
+#[track_caller]
+fn shown(files: &[&str]) -> Vec<String> {
+    let sources: Vec<_> = files.iter().zip(["a", "b"]).map(|(text, name)| Source::new(name, *text)).collect();
+    let found = load(&sources).unwrap_err();
+    let json = serde_json::to_value(&found).unwrap();
+    let place =
+        |at: &serde_json::Value| format!("{}:{}:{}", at["file"], at["line"], at["column"]).replace('"', "");
+    let each = json.as_array().unwrap().iter().map(|finding| {
+        let related = finding["related"].as_array().unwrap().iter().map(place);
+        let places: Vec<_> = std::iter::once(place(finding)).chain(related).collect();
+        format!("{}: {}", places.join(" "), finding["message"].as_str().unwrap())
+    });
+    each.collect()
+}
+
+#[test]
+fn a_name_that_is_declared_twice_is_one_mistake_with_both_places() {
+    let other = "[workload.web]\nselect = { systemd = \"other.service\" }\n";
+    let twice = |places: &str| [format!("{places}: the name `web` is declared twice")];
+    assert_eq!(shown(&[&format!("{WEB}{other}")]), twice("a:3:11 a:1:11"));
+    assert_eq!(shown(&[WEB, other]), twice("b:1:11 a:1:11"));
+    assert_eq!(shown(&[WEB, WEB]), twice("b:1:11 a:1:11"));
+    let spelt = "[\"workload\" . 'web' ]\negress = \"allow\"\n";
+    assert_eq!(shown(&[&format!("{WEB}{spelt}")]), twice("a:3:15 a:1:11"));
+    let inline = "[workload]\nweb = { select = { systemd = \"a.service\" } }\n";
+    assert_eq!(shown(&[&format!("{inline}{}", &inline[11..])]), twice("a:3:1 a:2:1"));
+    let thrice = format!("{WEB}{other}{other}");
+    assert_eq!(shown(&[&thrice]), [twice("a:3:11 a:1:11"), twice("a:5:11 a:1:11")].concat());
+    let unknown = format!("{WEB}{other}[[allow]]\nfrom = \"web\"\nto = \"nobody\"\n");
+    assert_eq!(shown(&[&unknown])[1..], ["a:7:6: unknown name `nobody`"]);
+}
+
+#[test]
+fn a_key_that_is_there_twice_is_shown_with_both_places() {
+    let twice = |places: &str, key: &str| [format!("{places}: `{key}` is there twice")];
+    let rule = "[[allow]]\nfrom = \"any\"\nto = \"any\"\n";
+    assert_eq!(shown(&[&format!("{WEB}{rule}{rule}from = \"web\"\n")]), twice("a:9:1 a:7:1", "from"));
+    assert_eq!(shown(&[&format!("{WEB}select = 1\n")]), twice("a:3:1 a:2:1", "select"));
+    let inline = "[workload.web]\nselect = { systemd = \"a.service\", systemd = \"b.service\" }\n";
+    assert_eq!(shown(&[inline]), twice("a:2:35 a:2:12", "systemd"));
+    let again = "[workload]\n[workload]\n";
+    assert_eq!(shown(&[again]), twice("a:2:2 a:1:2", "workload"));
+    let far = format!("[peer.p]\ncidrs = []{}\ncidrs = []\n", "\n".repeat(50));
+    let files = [Source::new("p", far)];
+    let text = load(&files).unwrap_err().render(&files, false);
+    assert!(text.contains("p:53:1") && text.contains("first here"), "{text}");
+}
+
 #[test]
 fn all_mistakes_of_all_files_come_out_in_one_run() {
     let files = [

@@ -6,7 +6,7 @@ use std::{
 use annotate_snippets::{Annotation, AnnotationKind, Element, Group, Level, Origin, Renderer, Snippet};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
-use super::{Place, Source};
+use super::{Place, Source, Word};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -159,6 +159,15 @@ impl Diagnostic {
     /// A warning at `place`.
     pub(crate) fn warning(code: Code, place: &Place, message: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(code, place, message) }
+    }
+
+    /// One name for two things.
+    pub(crate) fn declared_twice(name: &Word, first: &Place, kind: &str) -> Self {
+        let fault = format!("the name `{}` is declared twice", name.text);
+        Self::error(Code::DuplicateName, &name.at, fault)
+            .label("declared again here")
+            .related(first, "declared first here")
+            .help(format!("give one {kind} another name"))
     }
 
     /// Says what to do about it.

@@ -3,6 +3,7 @@
 
 mod diagnostic;
 mod place;
+mod repeated;
 mod toml_reader;
 
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Severity};

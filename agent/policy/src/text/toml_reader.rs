@@ -1,11 +1,18 @@
-use std::ops::Range;
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
 
-use super::{Code, Diagnostic, Findings, Place, Source, nearest, or_list, place::Lines};
+use super::{
+    Code, Diagnostic, Findings, Place, Source, nearest, or_list,
+    place::Lines,
+    repeated::{Again, repeated},
+};
 
 /// A string with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,11 +65,36 @@ impl<'s> Reader<'s> {
     ) {
         let mut reader = Self { lines: Lines::new(source), findings };
         let (root, errors) = DeTable::parse_recoverable(&source.text);
-        for error in errors {
-            let at = reader.place(error.span().unwrap_or_default());
-            reader.findings.add(Diagnostic::error(Code::Syntax, &at, error.message()));
-        }
+        reader.syntax_errors(&errors);
         read(&mut reader, Table { content: root.get_ref(), span: (0, 0) });
+    }
+
+    fn syntax_errors(&mut self, errors: &[toml::de::Error]) {
+        let is_repeated = |error: &&toml::de::Error| error.message() == "duplicate key";
+        let mut keys =
+            if errors.iter().any(|e| is_repeated(&e)) { repeated(self.lines.text()) } else { HashMap::new() };
+        let mut tables = HashSet::new();
+        for error in errors {
+            let span = error.span().unwrap_or_default();
+            let at = self.place(span.clone());
+            let again = Some(error).filter(is_repeated).and_then(|_| keys.remove(&span.start));
+            let Some(Again { key, first, kind, header }) = again else {
+                self.add(Diagnostic::error(Code::Syntax, &at, error.message()));
+                continue;
+            };
+            if header.is_some_and(|header| tables.contains(&header)) {
+                continue;
+            }
+            tables.insert(span.start);
+            let first = self.place(first);
+            self.add(match kind {
+                Some(kind) => Diagnostic::declared_twice(&Word { text: key, at }, &first, &kind),
+                None => Diagnostic::error(Code::Syntax, &at, format!("`{key}` is there twice"))
+                    .label("again here")
+                    .related(&first, "first here")
+                    .help("a table has each key once: keep one of them"),
+            });
+        }
     }
 
     pub(crate) fn place(&self, span: Range<usize>) -> Place {
