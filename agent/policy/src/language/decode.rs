@@ -22,7 +22,7 @@ pub(super) struct Document {
 pub(super) struct Environment {
     pub(super) name: Word,
     pub(super) mode: Mode,
-    pub(super) interfaces: Vec<String>,
+    pub(super) interfaces: Vec<Word>,
     pub(super) cidrs: Vec<(Cidr, Place)>,
 }
 
@@ -117,7 +117,7 @@ fn environment(r: &mut Reader<'_>, name: Word, table: Table<'_>) -> Environment 
     let modes = [("enforce", Mode::Enforce), ("audit", Mode::Audit), ("off", Mode::Off)];
     Environment {
         mode: one_of(r, table, "mode", &modes).unwrap_or_default(),
-        interfaces: texts(r, table, "interfaces"),
+        interfaces: interfaces(r, table),
         cidrs: cidrs(r, table),
         name,
     }
@@ -208,8 +208,23 @@ fn one_of<T: Copy>(r: &mut Reader<'_>, table: Table<'_>, key: &str, values: &[(&
     found.map(|(_, value)| *value)
 }
 
-fn texts(r: &mut Reader<'_>, table: Table<'_>, key: &str) -> Vec<String> {
-    r.strings(table, key).unwrap_or_default().into_iter().map(|w| w.text).collect()
+fn interfaces(r: &mut Reader<'_>, table: Table<'_>) -> Vec<Word> {
+    // dev_valid_name() in net/core/dev.c.
+    let good = |name: &str| {
+        (1..16).contains(&name.len())
+            && ![".", ".."].contains(&name)
+            && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
+    };
+    let mut found = r.strings(table, "interfaces").unwrap_or_default();
+    found.retain(|word| {
+        if !good(&word.text) {
+            let fault = format!("`{}` is no name of an interface", word.text);
+            let help = "a name such as \"eth0\" or \"br-iot\": at most 15 bytes without blanks, `/` and `:`";
+            r.add(Diagnostic::error(Code::BadValue, &word.at, fault).help(help));
+        }
+        good(&word.text)
+    });
+    found
 }
 
 /// The ends at `key`, which must be there and name someone.
@@ -290,7 +305,9 @@ fn dns_names(r: &mut Reader<'_>, table: Table<'_>) -> Vec<String> {
                 && !l.starts_with('-')
                 && !l.ends_with('-')
         };
-        if name.len() <= 253 && rest.split('.').all(label) {
+        // No top-level domain is a number: it would be read as an address.
+        let is_address = rest.rsplit('.').next().is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit()));
+        if name.len() <= 253 && rest.split('.').all(label) && !is_address {
             found.push(name);
             continue;
         }

@@ -21,7 +21,7 @@ pub(super) fn resolve(document: decode::Document, findings: &mut Findings) -> Po
         policy.environments.push(Environment {
             name: e.name.text,
             mode: e.mode,
-            interfaces: e.interfaces,
+            interfaces: e.interfaces.into_iter().map(|word| word.text).collect(),
             cidrs,
             place: e.name.at,
         });
@@ -110,6 +110,7 @@ impl Names {
             declare(&mut names.ends, name, end, "workload or peer", findings);
         }
         names.ambiguous_cidrs(document, findings);
+        ambiguous_interfaces(document, findings);
         names
     }
 
@@ -194,6 +195,26 @@ impl Names {
         findings
             .add(Diagnostic::error(Code::UnknownName, &word.at, format!("unknown name `{text}`")).help(help));
         None
+    }
+}
+
+/// An interface leads to one environment.
+fn ambiguous_interfaces(document: &decode::Document, findings: &mut Findings) {
+    let mut taken: HashMap<&str, (&str, &Place)> = HashMap::new();
+    for environment in &document.environments {
+        let name = environment.name.text.as_str();
+        for interface in &environment.interfaces {
+            let (other, there) = *taken.entry(&interface.text).or_insert((name, &interface.at));
+            if other != name {
+                let fault =
+                    format!("interface `{}` is in two environments: `{other}` and `{name}`", interface.text);
+                findings.add(
+                    Diagnostic::error(Code::AmbiguousInterface, &interface.at, fault)
+                        .related(there, format!("in `{other}` here"))
+                        .help("what is behind an interface is in one environment; within it, ranges may be in others: `cidrs`"),
+                );
+            }
+        }
     }
 }
 

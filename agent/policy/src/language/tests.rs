@@ -37,6 +37,16 @@ fn misspelt_keys_and_values_are_named_with_what_was_meant() {
     );
     finds("[peer]\np = 3", "[peer.p]");
     finds("[peer.p]\ncidrs = [3]", "`cidrs` is a string");
+    for address in ["10.0.0.1", "*.10.0.0.1", "1", "10.0.0.1.", "::1", "10.0.0.0/8", "fe80::1%eth0"] {
+        let fault = format!(
+            "`{address}` is no DNS name (write a name such as \"updates.example.org\"; addresses belong in `cidrs`)"
+        );
+        finds(&format!("[peer.p]\nnames = [\"{address}\"]"), &fault);
+    }
+    for name in ["", "eth0:1", "eth 0", "..", "interface-longer", "a/b", "a\\n"] {
+        let fault = format!("`{}` is no name of an interface", name.replace("\\n", "\n"));
+        finds(&format!("[environment.p]\ninterfaces = [\"{name}\"]"), &fault);
+    }
 }
 
 #[test]
@@ -61,6 +71,11 @@ fn one_name_means_one_thing() {
     finds(
         "[environment.a]\ncidrs = [\"10.0.0.0/8\"]\n[environment.b]\ncidrs = [\"10.0.0.0/8\"]",
         "`10.0.0.0/8` is in two environments: `a` and `b`",
+    );
+    let behind = |name| format!("[environment.{name}]\ninterfaces = [\"br0\", \"{name}0\"]\n");
+    assert_eq!(
+        shown(&[&behind("a"), &behind("b")]),
+        ["b:2:15 a:2:15: interface `br0` is in two environments: `a` and `b`"; 1].map(str::to_owned)
     );
 }
 
@@ -203,6 +218,7 @@ environment = "dev"
 select = { systemd = "ci.service" }
 [peer.mirror]
 names = ["*.example.org"]
+cidrs = ["203.0.113.9"]
 "#;
 
 /// The findings about rules between two environments.
@@ -255,7 +271,7 @@ fn a_contradiction_names_both_places() {
     let files = [Source::new("p", text)];
     let found = load(&files).unwrap_err();
     assert!(
-        found.to_string().contains("p:16:1: rule `r` allows ci to reach db, which p:21 forbids"),
+        found.to_string().contains("p:17:1: rule `r` allows ci to reach db, which p:22 forbids"),
         "{found}"
     );
     let shown = found.render(&files, false);

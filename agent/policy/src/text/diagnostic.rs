@@ -46,6 +46,8 @@ pub enum Code {
     AmbiguousSelector,
     /// One address range in two environments.
     AmbiguousCidr,
+    /// One interface of two environments.
+    AmbiguousInterface,
     /// An allow that a forbid rules out.
     Forbidden,
     /// A rule that opens nothing.
@@ -64,11 +66,13 @@ pub enum Code {
     EmptySelector,
     /// Rules for DNS names, and no rule that lets the workload ask for them.
     NoWayToDns,
+    /// What no agent follows yet.
+    NotFollowed,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::Syntax,
         Self::UnknownKey,
         Self::MissingKey,
@@ -81,6 +85,7 @@ impl Code {
         Self::BadSelector,
         Self::AmbiguousSelector,
         Self::AmbiguousCidr,
+        Self::AmbiguousInterface,
         Self::Forbidden,
         Self::IdleRule,
         Self::ShadowedRule,
@@ -90,6 +95,7 @@ impl Code {
         Self::LooseSelector,
         Self::EmptySelector,
         Self::NoWayToDns,
+        Self::NotFollowed,
     ];
 
     /// The name that reports and docs/policy.md use.
@@ -107,6 +113,7 @@ impl Code {
             Self::BadSelector => "bad-selector",
             Self::AmbiguousSelector => "ambiguous-selector",
             Self::AmbiguousCidr => "ambiguous-cidr",
+            Self::AmbiguousInterface => "ambiguous-interface",
             Self::Forbidden => "forbidden",
             Self::IdleRule => "idle-rule",
             Self::ShadowedRule => "shadowed-rule",
@@ -116,6 +123,7 @@ impl Code {
             Self::LooseSelector => "loose-selector",
             Self::EmptySelector => "empty-selector",
             Self::NoWayToDns => "no-way-to-dns",
+            Self::NotFollowed => "not-followed",
         }
     }
 
