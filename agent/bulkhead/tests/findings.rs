@@ -102,10 +102,17 @@ fn a_workload_that_no_rule_names_is_warned_of() {
 
 #[test]
 fn names_that_nobody_can_ask_for_are_warned_of() {
-    let mirrors =
-        "[peer.mirrors]\nnames = [\"deb.example.org\"]\n[[allow]]\nfrom = \"web\"\nto = \"mirrors\"\n";
+    let mirrors = "[peer.mirrors]\nnames = [\"deb.example.org\"]\ncidrs = [\"192.0.2.7\"]\n[[allow]]\nfrom = \"web\"\nto = \"mirrors\"\n";
     let policy = [WEB, DB, RULE, mirrors].concat();
     warns(&policy, "no-way-to-dns", "`web` may reach `deb.example.org`, and may not ask a resolver", &[]);
+}
+
+#[test]
+fn what_no_agent_follows_yet_is_warned_of() {
+    let pod = DB.replace("systemd = \"db.service\"", "kubernetes = { namespace = \"db\" }");
+    assert_ne!(pod, DB);
+    let expected = "no agent follows the container and pod selectors of `db` yet";
+    warns(&[WEB, &pod, RULE].concat(), "not-followed", expected, &[]);
 }
 
 #[test]

@@ -390,8 +390,9 @@ fn words(
 fn container(r: &mut Reader<'_>, table: Table<'_>) -> Option<Selector> {
     let facts = r.table(table, "container")?;
     r.known_keys(facts, "a container selector", &["name", "image", "labels"]);
-    let name = r.string(facts, "name").map(|w| Pattern::new(&w.text));
-    let image = r.string(facts, "image").map(|w| Pattern::new(&w.text));
+    let [name, image] = ["name", "image"].map(|key| r.string(facts, key));
+    name.iter().chain(&image).for_each(|word| not_empty(r, word));
+    let [name, image] = [name, image].map(|word| word.map(|w| Pattern::new(&w.text)));
     let labels = labels(r, facts);
     if name.is_none() && image.is_none() && labels.is_empty() {
         let at = r.at(facts);
@@ -407,10 +408,25 @@ fn kubernetes(r: &mut Reader<'_>, table: Table<'_>) -> Option<Selector> {
     let facts = r.table(table, "kubernetes")?;
     r.known_keys(facts, "a kubernetes selector", &["namespace", "labels"]);
     let namespace = r.required(facts, "a kubernetes selector", "namespace")?;
+    not_empty(r, &namespace);
     Some(Selector::Kubernetes { namespace: Pattern::new(&namespace.text), labels: labels(r, facts) })
 }
 
 fn labels(r: &mut Reader<'_>, table: Table<'_>) -> BTreeMap<String, Pattern> {
     let Some(labels) = r.table(table, "labels") else { return BTreeMap::new() };
-    r.strings_by_key(labels).into_iter().map(|(key, value)| (key.text, Pattern::new(&value.text))).collect()
+    let labels = r.strings_by_key(labels);
+    for (key, _) in &labels {
+        not_empty(r, key);
+    }
+    labels.into_iter().map(|(key, value)| (key.text, Pattern::new(&value.text))).collect()
+}
+
+/// Nothing has an empty name. The value of a label may be empty.
+fn not_empty(r: &mut Reader<'_>, word: &Word) {
+    if word.text.is_empty() {
+        r.add(
+            Diagnostic::error(Code::BadSelector, &word.at, "this selects nothing")
+                .help("write a name, in which `*` may stand, or leave the key out"),
+        );
+    }
 }

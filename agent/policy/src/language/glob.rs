@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::selector::LONGEST_NAME;
+
 /// A glob over the components of a path: `*` matches within a component, `**` any number of components, none
 /// included.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,10 +125,16 @@ impl Glob {
                 "**" => Part::Any,
                 "." | ".." => return Err("a cgroup path has no `.` or `..`"),
                 p if p.contains("**") => return Err("`**` stands alone between two slashes"),
+                p if p.contains(['\0', '\n']) => {
+                    return Err("no cgroup's name has a line break or NUL in it");
+                }
+                p if p.bytes().filter(|b| *b != b'*').count() > LONGEST_NAME => {
+                    return Err("no cgroup's name has more than 255 bytes");
+                }
                 p => Part::One(Pattern::new(p)),
             });
         }
-        if path.contains("//") {
+        if text.contains("//") {
             return Err("a cgroup path has no empty component");
         }
         // A match covers what is below it: `/a/**` and `/a` are the same selector.
@@ -290,7 +298,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        for s in ["ci.slice", "/a/x**", "/a//b", "/../a", ""] {
+        for s in ["ci.slice", "/a/x**", "/a//b", "//a", "/../a", ""] {
             assert!(Glob::parse(s).is_err(), "{s}");
         }
     }

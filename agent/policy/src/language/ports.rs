@@ -268,6 +268,7 @@ mod tests {
         assert_eq!(spans("tcp/5432"), [(6, 5432, 5432)]);
         assert_eq!(spans("udp/8000-8100"), [(17, 8000, 8100)]);
         assert_eq!(spans("sctp/*"), [(132, 0, 65535)]);
+        assert!("tcp/*".parse::<Ports>().unwrap().holds(Protocol::TCP, 0), "as the reference says");
         assert_eq!(spans("gre"), [(47, 0, 65535)]);
         assert_eq!(spans("ip/97"), [(97, 0, 65535)]);
     }

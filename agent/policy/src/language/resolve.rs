@@ -165,6 +165,12 @@ impl Names {
 
     fn end(&self, word: &Word, findings: &mut Findings) -> Option<End> {
         let text = word.text.as_str();
+        if matches!(text, "" | "env:") {
+            let fault = format!("`{text}` names nobody");
+            let help = "name a workload or peer, an environment as in \"env:prod\", or \"any\" for everybody";
+            findings.add(Diagnostic::error(Code::BadValue, &word.at, fault).help(help));
+            return None;
+        }
         if let Some(name) = text.strip_prefix("env:") {
             return self.environment_named(name, &word.at, findings).map(End::Environment);
         }
@@ -237,8 +243,7 @@ fn check_name(name: &Word, findings: &mut Findings) {
     let starts = name.text.starts_with(|c: char| c.is_ascii_alphanumeric());
     if !starts || !name.text.chars().all(good) || name.text.len() > 63 {
         let fault = format!("`{}` cannot be a name", name.text);
-        let help =
-            "a name is at most 63 letters, digits, `-`, `_` and `.`, and starts with a letter or digit";
+        let help = "a name is 1 to 63 letters a-z and A-Z, digits, `-`, `_` and `.`, and begins with a letter or digit";
         findings.add(Diagnostic::error(Code::BadValue, &name.at, fault).help(help));
     }
 }

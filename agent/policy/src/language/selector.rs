@@ -1,6 +1,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use super::{Glob, Pattern};
+use crate::text::nearest;
 
 /// What names the processes of a workload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +31,15 @@ pub enum Selector {
 /// Types of units that have a cgroup (systemd.unit(5)).
 const UNIT_TYPES: [&str; 6] = ["service", "socket", "scope", "slice", "mount", "swap"];
 
+/// And those that have none.
+const IDLE_UNIT_TYPES: [&str; 5] = ["automount", "device", "path", "target", "timer"];
+
+/// The longest name of a unit and of a directory, in bytes (UNIT_NAME_MAX, NAME_MAX).
+pub(super) const LONGEST_NAME: usize = 255;
+
+/// What to write instead of nothing.
+const NO_NAME: &str = "write the name of a unit or the path of a cgroup, or leave it out of the list";
+
 impl Selector {
     /// The systemd selector written as `text`; the error says what is wrong and what to write.
     pub(super) fn systemd(text: &str) -> Result<Self, (String, Option<String>)> {
@@ -39,14 +49,34 @@ impl Selector {
                 Some("a unit's name has no `/`; to select a path, write `cgroup = \"/…\"`".into()),
             ));
         }
+        // unit_name_is_valid() in systemd's src/basic/unit-name.c.
+        let good = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@*".contains(c);
+        if let Some(bad) = text.chars().find(|c| !good(*c)) {
+            return Err((
+                format!("`{text}` is no unit name: it has {bad:?}"),
+                Some("systemd writes such a character as `\\xNN`, as `systemctl` shows".into()),
+            ));
+        }
+        if text.len() > LONGEST_NAME {
+            return Err((
+                format!("a unit's name has at most {LONGEST_NAME} bytes, and not {}", text.len()),
+                None,
+            ));
+        }
         match text.rsplit_once('.') {
-            Some((name, kind)) if !name.is_empty() && UNIT_TYPES.contains(&kind) => {
-                Ok(Self::Systemd(Pattern::new(text)))
-            }
-            Some((_, kind)) if !kind.contains('*') && kind.chars().all(|c| c.is_ascii_lowercase()) => Err((
+            _ if text.is_empty() => Err(("this selects nothing".into(), Some(NO_NAME.into()))),
+            Some(("", kind)) => Err((
+                format!("`{text}` has no name before the unit's type"),
+                Some(format!("did you mean `*.{kind}`, which is every {kind}?")),
+            )),
+            Some((_, kind)) if UNIT_TYPES.contains(&kind) => Ok(Self::Systemd(Pattern::new(text))),
+            Some((_, kind)) if IDLE_UNIT_TYPES.contains(&kind) => Err((
                 format!("units of type `{kind}` have no processes"),
                 Some(format!("types with processes are {}", UNIT_TYPES.join(", "))),
             )),
+            Some((_, kind)) if let Some(help) = nearest(kind, UNIT_TYPES) => {
+                Err((format!("`{text}` is of no type that units have"), Some(help)))
+            }
             _ => Err((
                 format!("`{text}` lacks the unit's type"),
                 Some(format!("did you mean `{text}.service`?")),
@@ -56,6 +86,9 @@ impl Selector {
 
     /// The cgroup selector written as `text`; the error says what is wrong.
     pub(super) fn cgroup(text: &str) -> Result<Self, (String, Option<String>)> {
+        if text.is_empty() {
+            return Err(("this selects nothing".into(), Some(NO_NAME.into())));
+        }
         match Glob::parse(text) {
             Ok(glob) if glob.depth() > MAX_DEPTH => Err((
                 format!("`{text}` lies {} levels deep", glob.depth()),
@@ -170,8 +203,29 @@ mod tests {
         assert!(Selector::systemd("user.slice").is_ok());
         let help = |s| Selector::systemd(s).unwrap_err().1.unwrap();
         assert_eq!(help("nginx"), "did you mean `nginx.service`?");
-        assert!(help("daily.timer").contains("service"));
+        assert_eq!(help("nginx.servce"), "did you mean `service`?");
+        assert_eq!(help("nginx.Service"), "did you mean `service`?");
+        assert_eq!(help("nginx.org"), "did you mean `nginx.org.service`?");
+        assert_eq!(help(".service"), "did you mean `*.service`, which is every service?");
+        assert!(help("daily.timer").contains("types with processes are service"));
         assert!(help("/system.slice/nginx.service").contains("cgroup = "));
+    }
+
+    #[test]
+    fn what_no_unit_and_no_directory_is_called_is_refused() {
+        for unit in ["", "a b.service", "a\n.service", "a\0.service", "straße.service", "a.service "] {
+            assert!(Selector::systemd(unit).is_err(), "{unit:?}");
+        }
+        let long = "a".repeat(LONGEST_NAME);
+        assert!(Selector::systemd(&format!("{long}.service")).is_err());
+        assert!(Selector::systemd(&format!("{}.service", &long[8..])).is_ok());
+        assert!(Selector::systemd("dev-disk-by\\x2duuid-*.swap").is_ok());
+        for path in ["", "//", "//a", "/a//b", "/a//", "/a\nb", "/a\0", &format!("/{long}a")] {
+            assert!(Selector::cgroup(path).is_err(), "{path:?}");
+        }
+        for path in ["/", "/a/", "/a b/straße", &format!("/{long}*")] {
+            assert!(Selector::cgroup(path).is_ok(), "{path:?}");
+        }
     }
 
     #[test]

@@ -43,6 +43,19 @@ fn misspelt_keys_and_values_are_named_with_what_was_meant() {
         );
         finds(&format!("[peer.p]\nnames = [\"{address}\"]"), &fault);
     }
+    for end in ["", "env:"] {
+        finds(&format!("[[allow]]\nfrom = [\"{end}\"]\nto = \"any\""), &format!("`{end}` names nobody"));
+    }
+    for selector in [
+        "systemd = [\"\"]",
+        "cgroup = [\"/a\", \"\"]",
+        "container = { name = \"\" }",
+        "container = { image = \"\" }",
+        "container = { labels = { \"\" = \"a\" } }",
+        "kubernetes = { namespace = \"\" }",
+    ] {
+        finds(&format!("[workload.x]\nselect = {{ {selector} }}"), "this selects nothing");
+    }
     for name in ["", "eth0:1", "eth 0", "..", "interface-longer", "a/b", "a\\n"] {
         let fault = format!("`{}` is no name of an interface", name.replace("\\n", "\n"));
         finds(&format!("[environment.p]\ninterfaces = [\"{name}\"]"), &fault);
@@ -60,6 +73,30 @@ fn unknown_names_are_answered_with_the_nearest_known() {
     finds("[[allow]]\nfrom = \"web\"\nto = \"internt\"", "did you mean `internet`?");
     finds("[[allow]]\nfrom = \"web\"\nto = \"10.0.0.1/8\"", "did you mean `10.0.0.0/8`?");
     finds("[[forbid]]\nfrom = \"web\"\nto = \"any\"\nexcept = [\"x\"]", "no rule has the id `x`");
+}
+
+#[test]
+fn names_are_what_the_reference_says() {
+    let page = include_str!("../../../../docs/policy.md").replace('\n', " ");
+    let stated =
+        "A name is 1 to 63 letters a-z and A-Z, digits, `-`, `_` and `.`, and begins with a letter or digit";
+    assert!(page.contains(stated));
+    let longest = format!("a{}", "b".repeat(62));
+    let found = |name: &str, text: &str| findings(&text.replace("NAME", name)).contains("cannot be a name");
+    let declarations = [
+        format!("{WEB}[environment.\"NAME\"]\n"),
+        "[workload.\"NAME\"]\nselect = { systemd = \"web.service\" }\n".into(),
+        format!("{WEB}[peer.\"NAME\"]\ncidrs = [\"10.0.0.1\"]\n"),
+        format!("{WEB}[[allow]]\nid = \"NAME\"\nfrom = \"web\"\nto = \"any\"\n"),
+    ];
+    for text in declarations {
+        for good in ["a", "Z", "9", "a.b-c_d", "1.example", &longest] {
+            assert!(!found(good, &text), "{text}: {good}");
+        }
+        for bad in ["", "-a", "_a", ".a", "a b", "straße", "a/b", "a:b", "*", &format!("{longest}c")] {
+            assert!(found(bad, &text), "{text}: {bad}");
+        }
+    }
 }
 
 #[test]
