@@ -121,7 +121,9 @@ pub(crate) fn compile(sources: &[Source], output: Output) -> Result<(Policy, Str
 /// As an agent names them, which is in another directory.
 pub(crate) fn files(sources: Vec<Source>) -> Vec<File> {
     let named = sources.into_iter().map(|source| {
-        let name = path::absolute(&source.name).map_or(source.name, |path| policy_files::name(&path));
+        let absolute =
+            path::absolute(&source.name).ok().filter(|_| source.name != policy_files::OF_STANDARD_INPUT);
+        let name = absolute.map_or(source.name, |path| policy_files::name(&path));
         File { name, text: source.text }
     });
     named.collect()

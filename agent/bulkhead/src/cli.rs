@@ -358,7 +358,7 @@ pub(crate) struct SimulateArguments {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  bulkhead diff /etc/bulkhead/policy policies/")]
 pub(crate) struct DiffArguments {
-    /// Policy file, or folder of *.toml files
+    /// Policy file, or folder of *.toml files; `-` for standard input
     #[arg(value_name = "OLD")]
     pub(crate) old: PathBuf,
     /// What is to take its place
@@ -376,7 +376,7 @@ pub(crate) struct ManArguments {
 /// The policy that a command is about.
 #[derive(Debug, Args)]
 pub(crate) struct PolicyArguments {
-    /// Policy files, or folders of *.toml files; read as one policy
+    /// Policy files, or folders of *.toml files; read as one policy; `-` for standard input
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
 }

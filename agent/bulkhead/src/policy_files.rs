@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashSet,
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -18,18 +19,37 @@ pub(crate) enum PolicyFilesError {
     EmptyFolder(PathBuf),
     #[error("there is nothing in {0}: a policy that declares nothing isolates nobody")]
     Blank(String),
-    #[error("{}:{line}: this is not UTF-8 text: a policy is TOML", .path.display())]
-    NotText { path: PathBuf, line: usize },
+    #[error("{name}:{line}: this is not UTF-8 text: a policy is TOML")]
+    NotText { name: String, line: usize },
+    #[error(
+        "{} is no file: of a folder, *.toml files and links to them are read; name it by itself if it is meant",
+        .0.display()
+    )]
+    NoFile(PathBuf),
     #[error("cannot read the policy {}", .path.display())]
     Unreadable { path: PathBuf, source: io::Error },
 }
 
-/// The policy files at `paths`: each a file, or a folder of *.toml files. What is named twice is read once.
+/// Named instead of a file.
+const STANDARD_INPUT: &str = "-";
+/// What is read there, as messages name it.
+pub(crate) const OF_STANDARD_INPUT: &str = "standard input";
+
+/// The policy files at `paths`: each a file, a folder of *.toml files, or `-`: standard input. What is named twice is read
+/// once.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Source>, PolicyFilesError> {
     let mut files = list(paths)?;
+    // Whoever names a pipe writes to it; of one that lies in a folder nobody may know, and to open it would not end.
+    for file in files.iter().filter(|file| !paths.contains(file)) {
+        let found = file.metadata().map_err(unreadable(file))?;
+        if !found.is_file() {
+            return Err(PolicyFilesError::NoFile(file.clone()));
+        }
+    }
     let mut seen = HashSet::new();
     // A pipe has no path of its own.
-    files.retain(|file| seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())));
+    let itself = |file: &PathBuf| file.canonicalize().ok().filter(|_| !is_standard_input(file));
+    files.retain(|file| seen.insert(itself(file).unwrap_or_else(|| file.clone())));
     let sources = files.iter().map(|file| read_file(file)).collect::<Result<Vec<_>, _>>()?;
     not_blank(&sources)?;
     Ok(sources)
@@ -48,7 +68,7 @@ pub(crate) fn not_blank(sources: &[Source]) -> Result<(), PolicyFilesError> {
 pub(crate) fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>, PolicyFilesError> {
     let mut files = Vec::new();
     for path in paths {
-        if path.is_dir() {
+        if !is_standard_input(path) && path.is_dir() {
             let found = policies_in(path).map_err(unreadable(path))?;
             if found.is_empty() {
                 return Err(PolicyFilesError::EmptyFolder(path.clone()));
@@ -63,15 +83,25 @@ pub(crate) fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>, PolicyFilesError> 
 
 /// A path as messages and reports name it: its letters may be anything.
 pub(crate) fn name(path: &Path) -> String {
-    plain(&path.display().to_string())
+    if is_standard_input(path) { OF_STANDARD_INPUT.to_owned() } else { plain(&path.display().to_string()) }
+}
+
+fn is_standard_input(path: &Path) -> bool {
+    path.as_os_str() == STANDARD_INPUT
 }
 
 fn read_file(path: &Path) -> Result<Source, PolicyFilesError> {
-    let bytes = fs::read(path).map_err(unreadable(path))?;
+    let bytes = if is_standard_input(path) {
+        let mut bytes = Vec::new();
+        io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes)
+    } else {
+        fs::read(path)
+    };
+    let bytes = bytes.map_err(unreadable(path))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = good.split(|byte| *byte == b'\n').count();
-        PolicyFilesError::NotText { path: path.to_owned(), line }
+        PolicyFilesError::NotText { name: name(path), line }
     })?;
     Ok(Source::new(name(path), text))
 }

@@ -7,13 +7,16 @@ mod shell;
 use std::{
     ffi::OsStr,
     fs::{self, Permissions},
+    io::Write,
     os::unix::{
         ffi::OsStrExt,
         fs::{PermissionsExt, symlink},
         process::CommandExt,
     },
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use shell::{bulkhead, command, transcript};
@@ -72,6 +75,72 @@ fn what_is_no_policy_is_named_with_why() {
         &["check", "loop.toml"],
         "error: cannot read the policy loop.toml: Too many levels of symbolic links",
     );
+}
+
+/// What the binary says, which is given `input`; fails if it has not ended in time.
+#[track_caller]
+fn given(input: &[u8], folder: &Path, arguments: &[&str]) -> String {
+    let mut process = command(folder, arguments);
+    let process = process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = process.spawn().unwrap();
+    // Who does not read has ended: then the write fails, and what was said tells why.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("{arguments:?} does not end");
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    transcript(&child.wait_with_output().unwrap())
+}
+
+#[test]
+fn a_policy_may_come_from_standard_input() {
+    let folder = folder();
+    for arguments in [&["check", "-"][..], &["check", "-", "-"], &["check", "-", "zero.toml"]] {
+        let said = given(POLICY.as_bytes(), folder.path(), arguments);
+        assert!(said.starts_with("exit status: 0\n") && said.contains("ok: 1 workload, 1 rule"), "{said}");
+    }
+    let said = given(b"x = 1\n", folder.path(), &["check", "-"]);
+    assert!(said.contains("--> standard input:1:1\n"), "{said}");
+    let said = given(b"", folder.path(), &["check", "-"]);
+    assert!(said.contains("error: there is nothing in standard input: "), "{said}");
+    let said = given(b"\xff", folder.path(), &["check", "-"]);
+    assert!(said.contains("error: standard input:1: this is not UTF-8 text"), "{said}");
+    let said = given(POLICY.as_bytes(), folder.path(), &["diff", "whole", "-"]);
+    assert!(said.starts_with("exit status: 0\n"), "{said}");
+    // A file of this name has another path.
+    fs::write(folder.path().join("-"), "x = 1\n").unwrap();
+    assert!(given(POLICY.as_bytes(), folder.path(), &["check", "-"]).starts_with("exit status: 0\n"));
+    assert!(given(POLICY.as_bytes(), folder.path(), &["check", "./-"]).contains("--> ./-:1:1\n"));
+}
+
+#[test]
+fn what_is_no_file_is_not_read_in_a_folder_and_is_if_it_is_named() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let folder = folder();
+    let pipe = folder.path().join("whole/pipe.toml");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let said = given(b"", folder.path(), &["check", "whole"]);
+    assert!(said.starts_with("exit status: 2\n"), "{said}");
+    assert!(said.contains("error: whole/pipe.toml is no file: "), "{said}");
+    fs::rename(&pipe, folder.path().join("pipe.toml")).unwrap();
+    for (name, target) in [("device", "/dev/null"), ("folder", "../notes")] {
+        let link = folder.path().join(format!("whole/{name}.toml"));
+        symlink(target, &link).unwrap();
+        is_wrong_input(folder.path(), &["check", "whole"], &format!("error: whole/{name}.toml is no file: "));
+        fs::remove_file(&link).unwrap();
+    }
+    symlink("../whole/web.toml", folder.path().join("empty/link.toml")).unwrap();
+    let said = given(b"", folder.path(), &["check", "empty"]);
+    assert!(said.contains("ok: 1 workload"), "{said}");
+    let writer = folder.path().join("pipe.toml");
+    let writer = thread::spawn(move || fs::write(writer, POLICY).unwrap());
+    let said = given(b"", folder.path(), &["check", "pipe.toml"]);
+    assert!(said.contains("ok: 1 workload"), "{said}");
+    writer.join().unwrap();
 }
 
 #[test]
