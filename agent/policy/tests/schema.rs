@@ -1,7 +1,7 @@
 //! Editors agree with `check`: policies/policy.schema.json accepts what the loader accepts, and refuses every wrong key
 //! and every value of a wrong kind that the loader refuses.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use bulkhead_policy::{Source, json_schema, load};
 use jsonschema::Validator;
@@ -112,6 +112,63 @@ fn agree(text: &str, good: bool, what: &str) {
     assert_eq!(loads(text), good, "the loader: {what}");
     let faults = faults(text);
     assert_eq!(faults.is_empty(), good, "the schema: {what}: {faults:?}");
+}
+
+/// The keys that the loader knows in the table that this one begins, which it names to whoever writes another one.
+fn keys_of_loader(table: &str) -> BTreeSet<String> {
+    let text = table.replace("KEY", "qqqqqqqqqqqq = 1");
+    let findings = load(&[Source::new("p", text.as_str())]).unwrap_err();
+    let unknown = findings.iter().find(|finding| finding.message.starts_with("unknown key `qqqqqqqqqqqq`"));
+    let help =
+        unknown.and_then(|finding| finding.help.clone()).unwrap_or_else(|| panic!("{text}: {findings}"));
+    let (_, keys) = help.split_once(" has the keys ").unwrap_or_else(|| panic!("{help}"));
+    keys.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// The keys that the schema knows in a table: of one that is written in several ways, of all of them.
+fn keys_of_schema(schema: &Value) -> BTreeSet<String> {
+    let ways = schema["oneOf"].as_array().map_or_else(|| vec![schema], |ways| ways.iter().collect());
+    let keys = ways.into_iter().flat_map(|way| way["properties"].as_object().unwrap());
+    keys.map(|(key, _)| key.clone()).collect()
+}
+
+#[test]
+fn loader_and_schema_know_the_same_keys_in_every_table() {
+    let schema: Value = serde_json::from_str(&json_schema()).unwrap();
+    let mut tables: BTreeSet<_> =
+        schema["definitions"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys_of_loader("KEY\n"), keys_of_schema(&schema));
+    for (name, table) in [
+        ("Environment", "[environment.e]\nKEY\n"),
+        ("Workload", "[workload.w]\nKEY\n"),
+        ("Selector", "[workload.w]\nselect = { KEY }\n"),
+        ("Container", "[workload.w]\nselect = { container = { KEY } }\n"),
+        ("Kubernetes", "[workload.w]\nselect = { kubernetes = { KEY } }\n"),
+        ("Peer", "[peer.p]\nKEY\n"),
+        ("Allow", "[[allow]]\nKEY\n"),
+        ("Forbid", "[[forbid]]\nKEY\n"),
+        ("Test", "[[test]]\nKEY\n"),
+    ] {
+        assert_eq!(keys_of_loader(table), keys_of_schema(&schema["definitions"][name]), "{name}");
+        tables.remove(name);
+    }
+    let with_keys = |name: &&str| schema["definitions"][name].to_string().contains("\"properties\"");
+    assert_eq!(
+        tables.into_iter().filter(with_keys).collect::<Vec<_>>(),
+        Vec::<&str>::new(),
+        "are not compared"
+    );
+}
+
+/// So that what is tried below is tried of every key.
+#[test]
+fn the_policy_that_is_tried_has_every_key() {
+    let schema: Value = serde_json::from_str(&json_schema()).unwrap();
+    let tables = schema["definitions"].as_object().unwrap().values().chain([&schema]);
+    let with_keys = tables.filter(|table| table.to_string().contains("\"properties\""));
+    for key in with_keys.flat_map(keys_of_schema) {
+        assert!([format!("{key} = "), format!("[{key}")].iter().any(|form| WHOLE.contains(form)), "{key}");
+    }
 }
 
 #[test]
