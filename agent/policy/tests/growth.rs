@@ -8,9 +8,13 @@ use rustix::time::{ClockId, clock_gettime};
 /// How many parts the smaller text has. A part is about 20 bytes.
 const PARTS: usize = 2_500;
 /// How many times as many the larger one has.
-const TIMES: u32 = 4;
-/// How much longer that may take: linear growth is TIMES, quadratic growth is its square.
-const MOST: f64 = 8.0;
+const TIMES: usize = 4;
+/// How much longer than linear growth that may take. Quadratic growth is TIMES as long as linear growth.
+const MOST: f64 = 2.0;
+/// What nobody writes by hand and a program may write, in bytes: fifty times as long as the texts above.
+const LARGEST: usize = 10_000_000;
+/// How much longer than linear growth that may take: what no longer fits the processor's caches is slower.
+const MOST_OF_LARGEST: f64 = 5.0;
 /// The most that is said of a policy, in bytes.
 const LONGEST_REPORT: usize = 1 << 20;
 
@@ -28,22 +32,39 @@ fn taken(run: impl Fn()) -> Duration {
 /// Fails if `run` takes unduly longer for more parts. Tried anew on failure: other load disturbs caches.
 #[track_caller]
 fn grows_evenly(run: impl Fn(usize)) {
-    let growth = || taken(|| run(PARTS * TIMES as usize)).div_duration_f64(taken(|| run(PARTS)));
-    let seen: Vec<f64> = (0..3).map(|_| growth()).take_while(|growth| *growth > MOST).collect();
-    assert!(seen.len() < 3, "{TIMES} times as much takes {seen:.1?} times as long");
+    grows_at_most(MOST, PARTS, PARTS * TIMES, run);
+}
+
+#[track_caller]
+fn grows_at_most(most: f64, few: usize, many: usize, run: impl Fn(usize)) {
+    let even = Duration::from_secs(many as u64).div_duration_f64(Duration::from_secs(few as u64));
+    let growth = || taken(|| run(many)).div_duration_f64(taken(|| run(few))) / even;
+    let seen: Vec<f64> = (0..3).map(|_| growth()).take_while(|growth| *growth > most).collect();
+    assert!(seen.len() < 3, "{even:.1} times as much takes {seen:.1?} times as long as that");
+}
+
+fn say(text: String) {
+    let source = [Source::new("p.toml", text)];
+    let findings = match load(&source) {
+        Ok(loaded) => loaded.warnings,
+        Err(findings) => findings,
+    };
+    let said = findings.render(&source, true);
+    assert!(said.len() < LONGEST_REPORT, "{} bytes are said", said.len());
 }
 
 #[track_caller]
 fn policy_grows_evenly(text: impl Fn(usize) -> String) {
-    grows_evenly(|parts| {
-        let source = [Source::new("p.toml", text(parts))];
-        let findings = match load(&source) {
-            Ok(loaded) => loaded.warnings,
-            Err(findings) => findings,
-        };
-        let said = findings.render(&source, true);
-        assert!(said.len() < LONGEST_REPORT, "{} bytes are said", said.len());
-    });
+    grows_evenly(|parts| say(text(parts)));
+}
+
+/// And so it is up to 10 MB.
+#[track_caller]
+fn large_policy_grows_evenly(text: impl Fn(usize) -> String) {
+    policy_grows_evenly(&text);
+    let few = PARTS * TIMES;
+    let many = LARGEST.div_ceil(text(few).len()) * few;
+    grows_at_most(MOST_OF_LARGEST, few, many, |parts| say(text(parts)));
 }
 
 fn many(parts: usize, part: impl Fn(usize) -> String) -> String {
@@ -54,7 +75,9 @@ const WEB: &str = "[workload.web]\nselect = { systemd = \"web.service\" }\n";
 
 #[test]
 fn equal_rules() {
-    policy_grows_evenly(|n| WEB.to_owned() + &"[[allow]]\nfrom = \"web\"\nto = \"any\"\n".repeat(n / 4));
+    large_policy_grows_evenly(|n| {
+        WEB.to_owned() + &"[[allow]]\nfrom = \"web\"\nto = \"any\"\n".repeat(n / 4)
+    });
 }
 
 #[test]
@@ -79,12 +102,12 @@ fn an_unknown_key_on_every_line() {
 
 #[test]
 fn a_mistake_in_every_word_of_one_line() {
-    policy_grows_evenly(|n| format!("[peer.a]\ncidrs = [{}]\n", "\"10.0.0.1/8\", ".repeat(n)));
+    large_policy_grows_evenly(|n| format!("[peer.a]\ncidrs = [{}]\n", "\"10.0.0.1/8\", ".repeat(n)));
 }
 
 #[test]
 fn one_long_name_that_is_unknown() {
-    policy_grows_evenly(|n| {
+    large_policy_grows_evenly(|n| {
         let name = "x".repeat(n * 20);
         format!(
             "[workload.{name}y]\nselect = {{ systemd = \"a.service\" }}\n[[allow]]\nfrom = \"{name}\"\nto = \"any\"\n"
@@ -102,27 +125,27 @@ fn unknown_names_that_are_nearly_known() {
 
 #[test]
 fn names_declared_twice() {
-    policy_grows_evenly(|n| many(n / 4, |p| format!("[peer.n{}]\ncidrs = [\"10.0.0.0/8\"]\n", p / 2)));
+    large_policy_grows_evenly(|n| many(n / 4, |p| format!("[peer.n{}]\ncidrs = [\"10.0.0.0/8\"]\n", p / 2)));
 }
 
 #[test]
 fn unclosed_brackets() {
-    policy_grows_evenly(|n| format!("x = {}", "[".repeat(n * 20)));
-    policy_grows_evenly(|n| "[".repeat(n * 20));
-    policy_grows_evenly(|n| format!("x = {}", "{a=".repeat(n * 6)));
-    policy_grows_evenly(|n| format!("a{} = 1\n", ".a".repeat(n * 10)));
+    large_policy_grows_evenly(|n| format!("x = {}", "[".repeat(n * 20)));
+    large_policy_grows_evenly(|n| "[".repeat(n * 20));
+    large_policy_grows_evenly(|n| format!("x = {}", "{a=".repeat(n * 6)));
+    large_policy_grows_evenly(|n| format!("a{} = 1\n", ".a".repeat(n * 10)));
 }
 
 #[test]
 fn an_unfinished_string() {
-    policy_grows_evenly(|n| format!("x = '''{}", "line\n".repeat(n * 4)));
-    policy_grows_evenly(|n| format!("x = \"{}", "x".repeat(n * 20)));
+    large_policy_grows_evenly(|n| format!("x = '''{}", "line\n".repeat(n * 4)));
+    large_policy_grows_evenly(|n| format!("x = \"{}", "x".repeat(n * 20)));
 }
 
 #[test]
 fn many_addresses_in_two_rules() {
     let addresses = |n| many(n, |p| format!("\"10.{}.{}.{}\",", p >> 16 & 255, p >> 8 & 255, p & 255));
-    policy_grows_evenly(|n| {
+    large_policy_grows_evenly(|n| {
         let rule = format!("[[allow]]\nfrom = \"web\"\nto = [{}]\n", addresses(n / 2));
         format!("{WEB}{rule}{rule}")
     });
@@ -187,7 +210,7 @@ fn a_forbid_between_any_two_environments() {
 
 #[test]
 fn forbids_that_every_rule_contradicts() {
-    policy_grows_evenly(|n| {
+    large_policy_grows_evenly(|n| {
         let ends = "from = \"web\"\nto = \"any\"\n";
         let part = |kind| format!("[[{kind}]]\n{ends}").repeat(n / 8);
         WEB.to_owned() + &part("allow") + &part("forbid")
@@ -207,7 +230,7 @@ fn globs_that_select_alike() {
 
 #[test]
 fn many_workloads_with_a_rule_each() {
-    policy_grows_evenly(|n| {
+    large_policy_grows_evenly(|n| {
         "[peer.far]\nnames = [\"example.org\"]\n".to_owned()
             + &many(n / 8, |p| {
                 format!("[workload.w{p}]\ningress = \"allow\"\nselect = {{ systemd = \"w{p}.service\" }}\n")
@@ -224,6 +247,43 @@ fn many_ranges_in_environments_and_peers() {
             + &many(n / 8, |p| format!("[environment.e{p}]\n{}", range(p, 1)))
             + &many(n / 8, |p| format!("[peer.p{p}]\n{}", range(p, 2)))
             + &many(n / 8, |p| format!("[[allow]]\nfrom = \"web\"\nto = [\"p{p}\", \"env:e{p}\"]\n"))
+    });
+}
+
+#[test]
+fn rules_from_ranges_within_each_other() {
+    policy_grows_evenly(|n| {
+        let peers = "[peer.a]\ncidrs = [".to_owned()
+            + &many(n / 8, |p| format!("\"11.{}.{}.0/24\",", p >> 8 & 255, p & 255))
+            + "]\n";
+        let range = |p: usize| {
+            let len = p % 17 + 8;
+            let first = (10 << 24 | p << 8) & u32::MAX as usize >> (32 - len) << (32 - len);
+            format!("10.{}.{}.0/{len}", first >> 16 & 255, first >> 8 & 255)
+        };
+        WEB.to_owned()
+            + &peers
+            + &many(n / 8, |p| {
+                format!(
+                    "[[allow]]\nfrom = \"{}\"\nto = \"web\"\nports = [\"tcp/{}\"]\n",
+                    range(p),
+                    p % 60_000 + 1
+                )
+            })
+            + &"[[allow]]\nfrom = \"a\"\nto = \"web\"\nports = [\"tcp/1\"]\n".repeat(n / 16)
+    });
+}
+
+#[test]
+fn rules_of_one_environment_with_many_workloads() {
+    large_policy_grows_evenly(|n| {
+        "[environment.e]\n[peer.far]\nnames = [\"example.org\"]\n".to_owned()
+            + &many(n / 8, |p| {
+                format!(
+                    "[workload.w{p}]\nenvironment = \"e\"\negress = \"allow\"\nselect = {{ systemd = \"w{p}.service\" }}\n"
+                )
+            })
+            + &"[[allow]]\nfrom = \"env:e\"\nto = \"far\"\n".repeat(n / 8)
     });
 }
 

@@ -127,13 +127,15 @@ impl<'p> Meetings<'p> {
         to: &[End],
         ports: &[Ports],
     ) -> impl Iterator<Item = (usize, End, End)> {
-        let [from, to] = [from, to].map(|ends| ends.iter().map(|end| self.met(*end)).collect::<Vec<_>>());
-        let rules = self.nearest(&from, &to, ports);
+        let [from, to] = [from, to].map(|ends| ends.iter().map(|end| self.met(*end)).collect::<Rc<[_]>>());
+        // Who wants no more rules has none looked up.
+        let (meetings, ends) = (&*self, (Rc::clone(&from), Rc::clone(&to)));
+        let rules = std::iter::once_with(move || meetings.nearest(&ends.0, &ends.1, ports)).flatten();
         let common = |ours: &[End], theirs: &[Rc<Met>]| {
             ours.iter().find(|end| theirs.iter().any(|met| met.ends.contains(end))).copied()
         };
-        rules.into_iter().filter_map(move |n| {
-            let rule = &self.policy.rules[n];
+        rules.filter_map(move |n| {
+            let rule = &meetings.policy.rules[n];
             let ends = (common(&rule.from, &from)?, common(&rule.to, &to)?);
             ports_meet(&rule.ports, ports).then_some((n, ends.0, ends.1))
         })

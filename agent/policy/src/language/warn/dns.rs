@@ -1,11 +1,10 @@
 //! DNS names that are of no use to who may not ask what they stand for.
 
+use std::collections::HashSet;
+
 use bulkhead_common::Protocol;
 
-use super::{
-    super::{Cidr, End, Mode, Policy, Rule},
-    workloads,
-};
+use super::super::{Cidr, End, Mode, Policy, Rule, WorkloadId};
 use crate::text::{Code, Diagnostic, Findings};
 
 /// A name can only be reached by who may ask a resolver for its addresses.
@@ -19,15 +18,29 @@ pub(super) fn no_way(policy: &Policy, findings: &mut Findings) {
             _ => None,
         })
     };
-    let mut can_ask = vec![false; policy.workloads.len()];
-    for rule in policy.rules.iter().filter(|rule| reaches_resolver(policy, rule)) {
-        workloads(policy, &rule.from).for_each(|w| can_ask[w.0] = true);
+    let asking = policy.rules.iter().filter(|rule| reaches_resolver(policy, rule));
+    let asking: HashSet<End> = asking.flat_map(|rule| &rule.from).copied().collect();
+    let is_mute = |w: WorkloadId| {
+        let workload = &policy.workloads[w.0];
+        let environment = workload.environment.map(End::Environment);
+        let asks =
+            [Some(End::Workload(w)), environment].into_iter().flatten().any(|end| asking.contains(&end));
+        !asks && !workload.egress_open && policy.mode(w) != Mode::Off
+    };
+    let mut mute_members = vec![None; policy.environments.len()];
+    for (n, workload) in policy.workloads.iter().enumerate().rev() {
+        if let Some(environment) = workload.environment.filter(|_| is_mute(WorkloadId(n))) {
+            mute_members[environment.0] = Some(WorkloadId(n));
+        }
     }
     for rule in &policy.rules {
         let Some(name) = named(rule) else { continue };
-        let mut mute = workloads(policy, &rule.from)
-            .filter(|w| !can_ask[w.0] && !policy.workloads[w.0].egress_open && policy.mode(*w) != Mode::Off);
-        let Some(w) = mute.next() else { continue };
+        let mute = rule.from.iter().find_map(|end| match end {
+            End::Workload(w) => Some(*w).filter(|w| is_mute(*w)),
+            End::Environment(e) => mute_members[e.0],
+            _ => None,
+        });
+        let Some(w) = mute else { continue };
         let who = &policy.workloads[w.0].name;
         let fault = format!("`{who}` may reach `{name}`, and may not ask a resolver for its addresses");
         findings.add(

@@ -2,20 +2,12 @@
 
 use bulkhead_common::Protocol;
 
-use super::{
-    super::{Cidr, End, Mode, Peer, Policy, Ports, Workload, WorkloadId},
-    workloads,
-};
+use super::super::{Cidr, End, Mode, Peer, Policy, Ports, WorkloadId};
 use crate::text::{Code, Diagnostic, Findings};
 
 pub(super) fn rules(policy: &Policy, findings: &mut Findings) {
     let ends = Ends::new(policy);
-    let left_alone = |w: WorkloadId| policy.mode(w) == Mode::Off;
-    let opens = |ends: &[End], open: fn(&Workload) -> bool| {
-        workloads(policy, ends).any(|w| !open(&policy.workloads[w.0]) && !left_alone(w))
-    };
-    let mut all = policy.workloads.iter().enumerate();
-    let any_open = all.any(|(n, w)| w.egress_open || w.ingress_open || left_alone(WorkloadId(n)));
+    let any_open = (0..policy.workloads.len()).any(|w| isolated(policy, WorkloadId(w)) != [true; 2]);
     for rule in &policy.rules {
         let sides = [&rule.from[..], &rule.to[..]];
         let (why, help) = if !sides.iter().any(|side| ends.name_workload(side)) {
@@ -32,7 +24,7 @@ pub(super) fn rules(policy: &Policy, findings: &mut Findings) {
         } else if let Some(family) = ends.other_family(sides, &rule.ports) {
             let help = "\"icmp\" is ICMP of both families; \"icmpv6\" and types by their number are of one";
             (format!("only {family} is at one end"), help)
-        } else if any_open && !opens(&rule.from, |w| w.egress_open) && !opens(&rule.to, |w| w.ingress_open) {
+        } else if any_open && !sides.iter().zip([0, 1]).any(|(side, n)| ends.are_isolated(side, n)) {
             let help = "remove it, or isolate the workload that it names";
             ("what it opens is open without it".to_owned(), help)
         } else {
@@ -41,6 +33,12 @@ pub(super) fn rules(policy: &Policy, findings: &mut Findings) {
         let fault = format!("rule `{}` opens nothing: {why}", rule.id);
         findings.add(Diagnostic::warning(Code::IdleRule, &rule.place, fault).help(help));
     }
+}
+
+/// Is the workload's egress isolated, and its ingress?
+fn isolated(policy: &Policy, w: WorkloadId) -> [bool; 2] {
+    let workload = &policy.workloads[w.0];
+    [workload.egress_open, workload.ingress_open].map(|open| !open && policy.mode(w) != Mode::Off)
 }
 
 /// In which families somebody may have addresses.
@@ -81,24 +79,36 @@ impl Families {
 /// Whom the ends of rules name, as far as the policy tells.
 struct Ends<'p> {
     policy: &'p Policy,
-    /// By environment: has it a workload, and of which families are those who are in it?
-    environments: Vec<(bool, Families)>,
+    environments: Vec<Members>,
+}
+
+/// Who is in an environment.
+struct Members {
+    has_workload: bool,
+    /// Is the egress of one of them isolated, and somebody's ingress?
+    isolated: [bool; 2],
+    families: Families,
 }
 
 impl<'p> Ends<'p> {
     fn new(policy: &'p Policy) -> Self {
         let own = policy.environments.iter().map(|e| {
             let routed = if e.interfaces.is_empty() { Families::NONE } else { Families::BOTH };
-            (false, routed.or(Families::of(&e.cidrs)))
+            let families = routed.or(Families::of(&e.cidrs));
+            Members { has_workload: false, isolated: [false; 2], families }
         });
         let mut environments: Vec<_> = own.collect();
-        for environment in policy.workloads.iter().filter_map(|w| w.environment) {
-            environments[environment.0] = (true, Families::BOTH);
+        for (n, workload) in policy.workloads.iter().enumerate() {
+            let Some(environment) = workload.environment else { continue };
+            let members = &mut environments[environment.0];
+            let [egress, ingress] = isolated(policy, WorkloadId(n));
+            members.isolated = [members.isolated[0] || egress, members.isolated[1] || ingress];
+            (members.has_workload, members.families) = (true, Families::BOTH);
         }
         for peer in &policy.peers {
             let Some(environment) = peer.environment else { continue };
-            let (_, families) = &mut environments[environment.0];
-            *families = families.or(Families::of_peer(peer));
+            let members = &mut environments[environment.0];
+            members.families = members.families.or(Families::of_peer(peer));
         }
         Self { policy, environments }
     }
@@ -106,7 +116,16 @@ impl<'p> Ends<'p> {
     fn name_workload(&self, ends: &[End]) -> bool {
         ends.iter().any(|end| match end {
             End::Workload(_) => true,
-            End::Environment(e) => self.environments[e.0].0,
+            End::Environment(e) => self.environments[e.0].has_workload,
+            _ => false,
+        })
+    }
+
+    /// Is the egress (0) or ingress (1) of a workload among them isolated?
+    fn are_isolated(&self, ends: &[End], side: usize) -> bool {
+        ends.iter().any(|end| match end {
+            End::Workload(w) => isolated(self.policy, *w)[side],
+            End::Environment(e) => self.environments[e.0].isolated[side],
             _ => false,
         })
     }
@@ -120,7 +139,7 @@ impl<'p> Ends<'p> {
         match end {
             End::Cidr(cidr) => Families::of(&[cidr]),
             End::Peer(p) => Families::of_peer(&self.policy.peers[p]),
-            End::Environment(e) => self.environments[e.0].1,
+            End::Environment(e) => self.environments[e.0].families,
             End::Any | End::Host | End::Dns | End::Private | End::Internet | End::Workload(_) => {
                 Families::BOTH
             }

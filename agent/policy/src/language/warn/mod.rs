@@ -60,18 +60,6 @@ fn loose_selectors(policy: &Policy, findings: &mut Findings) {
     }
 }
 
-/// The workloads that `ends` name.
-fn workloads<'p>(policy: &'p Policy, ends: &'p [End]) -> impl Iterator<Item = WorkloadId> + 'p {
-    (0..policy.workloads.len()).map(WorkloadId).filter(move |w| {
-        let environment = policy.workloads[w.0].environment;
-        ends.iter().any(|end| match end {
-            End::Workload(named) => named == w,
-            End::Environment(e) => environment == Some(*e),
-            _ => false,
-        })
-    })
-}
-
 /// A boundary means little if everybody may cross it anywhere.
 fn broad_rules(policy: &Policy, findings: &mut Findings) {
     if policy.environments.len() < 2 {
