@@ -9,6 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::site::Numbers;
 
+/// How many others a workload tries to reach that it may not.
+const OTHERS: usize = 10;
+
 /// Flows without end, of which hardly two have the same numbers; the same ones every time.
 pub(crate) struct Flows<'p> {
     policy: &'p Policy,
@@ -68,8 +71,8 @@ impl<'p> Flows<'p> {
         let peer = if self.numbers.below(2) == 0 {
             FlowPeer { is: Some(Vec::new()), ..FlowPeer::default() }
         } else {
-            let other = WorkloadId(self.index(self.policy.workloads.len()));
-            self.workload_peer(other)
+            let other = workload.0 + 1 + self.index(OTHERS);
+            self.workload_peer(WorkloadId(other % self.policy.workloads.len()))
         };
         let port = [22, 53, 80, 443, 3_306, 5_432, 6_379, 8_080][self.index(8)];
         FlowKind {
