@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bulkhead_policy::{Inventory, Simulation, Source, load};
+use bulkhead_policy::{Inventory, Simulation, Source, diff, load};
 use rustix::time::{ClockId, clock_gettime};
 
 /// How many parts the smaller text has. A part is about 20 bytes.
@@ -284,6 +284,33 @@ fn rules_of_one_environment_with_many_workloads() {
                 )
             })
             + &"[[allow]]\nfrom = \"env:e\"\nto = \"far\"\n".repeat(n / 8)
+    });
+}
+
+/// Of two policies that differ in every tenth rule, and in a side that is opened to everybody.
+#[test]
+fn differences_of_many_workloads() {
+    let policy = |parts: usize, turn: usize| {
+        let n = parts / 8;
+        let text = "[environment.e]\ncidrs = [\"10.0.0.0/8\"]\n".to_owned()
+            + &many(n, |p| {
+                let environment = if p % 3 == 0 { "environment = \"e\"\n" } else { "" };
+                format!("[workload.w{p}]\n{environment}select = {{ systemd = \"w{p}.service\" }}\n")
+            })
+            + &many(n, |p| {
+                let to = if p % 10 == 0 { (p + turn) % n } else { (p + 1) % n };
+                let port = p % 60_000 + 1;
+                format!(
+                    "[[allow]]\nfrom = \"w{p}\"\nto = [\"w{to}\", \"10.{}.0.0/16\"]\nports = [\"tcp/{port}\"]\n",
+                    p % 250
+                )
+            })
+            + &format!("[[allow]]\nfrom = \"any\"\nto = \"w{turn}\"\n");
+        load(&[Source::new("p.toml", text)]).unwrap().policy
+    };
+    grows_evenly(|parts| {
+        let found = diff(&policy(parts, 1), &policy(parts, 2), &Inventory::default(), 0);
+        assert!(found.access.len() < parts, "{} changes", found.access.len());
     });
 }
 
