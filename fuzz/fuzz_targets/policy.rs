@@ -33,7 +33,7 @@ fn put_to_records(policy: &Policy) {
     for (name, peer) in names().zip(before).take(4) {
         let record = format!(
             "{{\"time\":\"2026-06-01T00:00:00Z\",\"verdict\":\"denied\",\"direction\":\"ingress\",\"protocol\":\"tcp\",\
-             \"workload\":{{\"name\":\"{name}\"}},\"peer\":{{\"address\":\"10.0.0.1\",\"port\":443,\"name\":{peer}}}}}"
+             \"workload\":{{\"name\":\"{name}\"}},\"peer\":{{\"address\":\"10.0.0.1\",\"port\":443,\"name\":{peer}}},\"service\":\"tcp/443\"}}"
         );
         assert!(simulation.record(record.as_bytes()).is_ok(), "{record}");
     }
