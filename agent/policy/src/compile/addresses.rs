@@ -125,7 +125,7 @@ impl Ranges {
 const SINGLE: u8 = 128;
 
 /// All IPv4 addresses.
-const V4: Cidr = Cidr::of(Address::v4([0; 4]), 96);
+const V4: Cidr = Cidr::ALL[0];
 
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1"];
 

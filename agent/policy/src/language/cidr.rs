@@ -26,6 +26,10 @@ pub enum CidrError {
 }
 
 impl Cidr {
+    /// All IPv4 addresses, and all of IPv6.
+    pub(crate) const ALL: [Self; 2] =
+        [Self::of(Address::v4([0; 4]), 96), Self::of(Address::from_words([0; 4]), 0)];
+
     /// The range of `ip` alone.
     pub fn single(ip: IpAddr) -> Self {
         Self { first: ip.into(), len: 128 }

@@ -65,6 +65,17 @@ pub(super) struct Meetings<'p> {
     port_lengths: BTreeSet<u8>,
     /// What is known of ends that have been asked for.
     met: HashMap<End, Rc<Met>>,
+    /// Whom only a host can find: nobody, or whoever has any address.
+    unresolved: Unresolved,
+}
+
+/// Whom to take those for of whom no address is known: `host` beyond loopback, `dns`, and who has a DNS name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unresolved {
+    /// Themselves alone.
+    Nobody,
+    /// Everybody who has an address.
+    Anybody,
 }
 
 /// Who meets one end.
@@ -77,7 +88,11 @@ struct Met {
 
 impl<'p> Meetings<'p> {
     /// `asked` are the lists of ends and ports that will be asked for.
-    pub(super) fn new<'a>(policy: &'p Policy, asked: impl Iterator<Item = (&'a [End], &'a [Ports])>) -> Self {
+    pub(super) fn new<'a>(
+        policy: &'p Policy,
+        unresolved: Unresolved,
+        asked: impl Iterator<Item = (&'a [End], &'a [Ports])>,
+    ) -> Self {
         let mut meetings = Self {
             policy,
             overlap: Overlap::new(policy),
@@ -89,6 +104,7 @@ impl<'p> Meetings<'p> {
             ports: Nested::new(),
             port_lengths: BTreeSet::new(),
             met: HashMap::new(),
+            unresolved,
         };
         let mut known: HashSet<End> = HashSet::new();
         for (n, rule) in policy.rules.iter().enumerate() {
@@ -102,7 +118,7 @@ impl<'p> Meetings<'p> {
             known.extend(ends);
             meetings.port_lengths.extend(PortPrefix::of(ports).iter().map(|p| p.len()));
         }
-        let lengths = known.into_iter().flat_map(|end| meetings.overlap.declared(end));
+        let lengths = known.into_iter().flat_map(|end| meetings.ranges(end));
         meetings.lengths = lengths.map(Cidr::prefix_len).collect();
         for n in 0..meetings.ends.len() {
             for group in meetings.groups_of(meetings.ends[n]) {
@@ -173,8 +189,10 @@ impl<'p> Meetings<'p> {
         }
         // Of an environment, ranges may be in another one.
         let is_environment = |end: End| matches!(end, End::Environment(_));
+        let certain = |end| self.unresolved == Unresolved::Nobody || !is_unresolved(self.policy, end);
         ends.retain(|other| {
-            !(is_environment(end) || is_environment(*other)) || self.overlap.meets(*other, end)
+            let narrows = (is_environment(end) || is_environment(*other)) && certain(end) && certain(*other);
+            !narrows || self.overlap.meets(*other, end)
         });
         let rules =
             |side: &HashMap<End, Vec<usize>>| ends.iter().filter_map(|e| side.get(e)).map(Vec::len).sum();
@@ -190,8 +208,17 @@ impl<'p> Meetings<'p> {
             End::Workload(w) => Group::Workload(w),
             other => Group::Only(other),
         };
-        let ranges = self.overlap.declared(end).into_iter().map(Group::Range);
+        let ranges = self.ranges(end).into_iter().map(Group::Range);
         [own].into_iter().chain(ranges).collect()
+    }
+
+    /// The ranges that an end has or may have.
+    fn ranges(&self, end: End) -> Vec<Cidr> {
+        let mut ranges = self.overlap.declared(end);
+        if self.unresolved == Unresolved::Anybody && is_unresolved(self.policy, end) {
+            ranges.extend(Cidr::ALL);
+        }
+        ranges
     }
 
     /// The groups around one.
@@ -213,6 +240,15 @@ impl<'p> Meetings<'p> {
 
     fn ports_around(&self, prefix: PortPrefix) -> Vec<PortPrefix> {
         self.port_lengths.range(..prefix.len()).map(|len| prefix.widened(*len)).collect()
+    }
+}
+
+/// Is it somebody of whom only a host knows the addresses, or some of them?
+pub(super) fn is_unresolved(policy: &Policy, end: End) -> bool {
+    match end {
+        End::Host | End::Dns => true,
+        End::Peer(p) => !policy.peers[p].names.is_empty(),
+        _ => false,
     }
 }
 
@@ -285,7 +321,7 @@ mod tests {
         let web = policy.workload("web").map(End::Workload).unwrap();
         let asked = ends.iter().flat_map(|end| [([*end], [End::Any]), ([web], [*end]), ([*end], [*end])]);
         let lists: Vec<_> = ends.chunks(1).flat_map(|end| ports().map(move |ports| (end, ports))).collect();
-        let mut meetings = Meetings::new(&policy, lists.into_iter());
+        let mut meetings = Meetings::new(&policy, Unresolved::Nobody, lists.into_iter());
         for (from, to) in asked {
             for ports in ports() {
                 let found: Vec<_> = meetings.rules(&from, &to, ports).collect();

@@ -11,6 +11,43 @@ fn finds(text: &str, expected: &str) {
 }
 
 #[test]
+fn a_forbid_that_only_a_host_can_prove_is_told_of() {
+    const ENDS: &str = "[environment.lan]\ncidrs = [\"192.168.1.0/24\"]\n[environment.work]\n\
+        [workload.a]\nselect = { systemd = \"a.service\" }\n[workload.b]\nenvironment = \"work\"\nselect = { systemd = \"b.service\" }\n\
+        [peer.mirrors]\nnames = [\"deb.example.org\"]\n";
+    for (rule, forbid, said) in [
+        ("dns", "192.168.1.0/24", "unproved-forbid"),
+        ("private", "host", "unproved-forbid"),
+        ("mirrors", "env:lan", "unproved-forbid"),
+        ("host", "dns", "unproved-forbid"),
+        ("env:lan", "mirrors", "unproved-forbid"),
+        ("host", "127.0.0.0/8", "forbidden"),
+        ("dns", "dns", "forbidden"),
+        ("any", "dns", "forbidden"),
+        ("dns", "b", ""),
+        ("host", "env:work", ""),
+        ("b", "host", ""),
+        ("192.168.1.0/24", "10.0.0.0/8", ""),
+    ] {
+        let text = format!(
+            "{ENDS}[[allow]]\nfrom = \"a\"\nto = {rule:?}\n[[forbid]]\nfrom = \"a\"\nto = {forbid:?}\n"
+        );
+        let found = findings(&text);
+        let codes = [("unproved-forbid", "may allow what"), ("forbidden", "forbids (")];
+        let codes = codes.into_iter().filter(|(_, words)| found.contains(words)).map(|(code, _)| code);
+        let codes: Vec<_> = codes.collect();
+        assert_eq!(codes.concat(), said, "{rule} against {forbid}: {found}");
+        let excepted = text.replace("from = \"a\"\nto", "id = \"r\"\nfrom = \"a\"\nto").replacen(
+            "[[forbid]]\nid = \"r\"",
+            "[[forbid]]\nexcept = [\"r\"]",
+            1,
+        );
+        let found = findings(&excepted);
+        assert!(!found.contains("forbids"), "{found}");
+    }
+}
+
+#[test]
 fn misspelt_keys_and_values_are_named_with_what_was_meant() {
     finds(
         "[[allow]]\nform = \"web\"\nto = \"any\"",

@@ -50,6 +50,8 @@ pub enum Code {
     AmbiguousInterface,
     /// An allow that a forbid rules out.
     Forbidden,
+    /// An allow that a forbid rules out if somebody has the addresses for it.
+    UnprovedForbid,
     /// A rule that opens nothing.
     IdleRule,
     /// A rule that other rules make superfluous.
@@ -72,7 +74,7 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Syntax,
         Self::UnknownKey,
         Self::MissingKey,
@@ -87,6 +89,7 @@ impl Code {
         Self::AmbiguousCidr,
         Self::AmbiguousInterface,
         Self::Forbidden,
+        Self::UnprovedForbid,
         Self::IdleRule,
         Self::ShadowedRule,
         Self::ExpiredRule,
@@ -115,6 +118,7 @@ impl Code {
             Self::AmbiguousCidr => "ambiguous-cidr",
             Self::AmbiguousInterface => "ambiguous-interface",
             Self::Forbidden => "forbidden",
+            Self::UnprovedForbid => "unproved-forbid",
             Self::IdleRule => "idle-rule",
             Self::ShadowedRule => "shadowed-rule",
             Self::ExpiredRule => "expired-rule",
