@@ -10,7 +10,7 @@ use crate::{
     describe::names_address,
     inventory::Inventory,
     language::{Cidr, End, Policy, Ports, WorkloadId, address, bits},
-    unresolved::Roll,
+    unresolved::Outlook,
 };
 
 /// One address of each kind that the policies tell apart.
@@ -138,13 +138,13 @@ pub(crate) fn parties(
     policy: &Policy,
     inventory: &Inventory,
     addresses: &Addresses,
-    roll: &Roll,
+    outlook: &Outlook,
     end: End,
 ) -> Vec<Party> {
     let workloads = (0..policy.workloads.len()).map(WorkloadId);
     let workloads = workloads.filter(|w| end == End::Any || crate::nearest::names_workload(policy, end, *w));
     let named = addresses.named(policy, inventory, end).into_iter().map(|a| Party::Address(a.into()));
-    let unresolved = roll.named(policy, end).map(Party::Unresolved);
+    let unresolved = outlook.named(end).map(Party::Unresolved);
     workloads.map(Party::Workload).chain(named).chain(unresolved).collect()
 }
 

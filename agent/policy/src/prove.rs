@@ -44,7 +44,7 @@ pub fn run_tests(policy: &Policy, inventory: &Inventory, now_ns: u64) -> Vec<Tes
     let addresses = Addresses::new([policy], inventory);
     let ask = |test: &Test| {
         let everybody = |ends: &[_]| -> Vec<_> {
-            ends.iter().flat_map(|end| parties(policy, inventory, &addresses, &roll, *end)).collect()
+            ends.iter().flat_map(|end| parties(policy, inventory, &addresses, &outlook, *end)).collect()
         };
         let (from, to) = (everybody(&test.from), everybody(&test.to));
         let services: Vec<_> = test.ports.iter().flat_map(|p| services(policy, p)).collect();

@@ -77,7 +77,7 @@ pub fn ask(
     let mut kinds = Addresses::new(among.iter().copied(), &inventory);
     [from, to].iter().filter_map(|whom| whom.range()).for_each(|cidr| kinds.split(cidr));
     let [from_all, to_all] = [(from, from_name), (to, to_name)]
-        .map(|(whom, name)| whom.parties(policy, &inventory, &kinds, &roll, name));
+        .map(|(whom, name)| whom.parties(policy, &inventory, &kinds, &outlook, name));
     let count = from_all.len().saturating_mul(to_all.len());
     if count > TooManyConnections::MOST {
         let [from, to] = [from, to].map(|whom| whom.text().to_owned());

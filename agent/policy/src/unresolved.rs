@@ -1,6 +1,6 @@
 //! Whom policies name and only a host can find: its resolvers, its own addresses, and who has a DNS name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use bulkhead_common::PeerId;
 
@@ -11,7 +11,7 @@ use crate::{
     language::{End, Policy},
 };
 
-/// One whom a policy names and of whom no address is known: a number in a [`Roll`].
+/// One whom a policy names and of whom no address is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Unresolved(usize);
 
@@ -71,38 +71,55 @@ impl Roll {
         (0..self.0.len()).map(Unresolved)
     }
 
-    /// The ends of rules that it is, whatever its addresses are.
-    pub(crate) fn ends(&self, policy: &Policy, Unresolved(number): Unresolved) -> Vec<End> {
-        let name = match &self.0[number] {
-            Who::Host => return vec![End::Host],
-            Who::Dns => return vec![End::Dns],
-            Who::Name(name) => name,
-        };
-        let (mut ends, mut environment) = (Vec::new(), None);
-        for (n, peer) in policy.peers.iter().enumerate().filter(|(_, peer)| peer.has_name(name)) {
-            ends.push(End::Peer(n));
-            environment = peer.environment.map_or(environment, |e| Some(Claim::add(environment, e)));
-        }
-        if let Some(Claim::One(environment)) = environment {
-            ends.push(End::Environment(environment));
-        }
-        ends
-    }
-
-    /// Those whom `end` names.
-    pub(crate) fn named(&self, policy: &Policy, end: End) -> impl Iterator<Item = Unresolved> {
-        self.iter().filter(move |who| end == End::Any || self.ends(policy, *who).contains(&end))
-    }
-
     /// A policy as far as it can be asked on this inventory.
     pub(crate) fn outlook(&self, policy: &Policy, inventory: &Inventory) -> Outlook {
+        let names = PeerNames::new(policy);
         let mut compiler = Compiler::new(policy, inventory.clone());
-        let known = self.iter().map(|who| {
-            let ends = self.ends(policy, who);
+        let known = self.0.iter().map(|who| {
+            let ends = match who {
+                Who::Host => vec![End::Host],
+                Who::Dns => vec![End::Dns],
+                Who::Name(name) => names.ends(name),
+            };
             (compiler.class_of(&ends), ends)
         });
         let known = known.collect();
         Outlook { compiled: compiler.compiled(), known }
+    }
+}
+
+/// The peers by their DNS names.
+struct PeerNames<'p> {
+    policy: &'p Policy,
+    peers: HashMap<&'p str, Vec<usize>>,
+}
+
+impl<'p> PeerNames<'p> {
+    fn new(policy: &'p Policy) -> Self {
+        let mut peers: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (n, peer) in policy.peers.iter().enumerate() {
+            for name in &peer.names {
+                peers.entry(name).or_default().push(n);
+            }
+        }
+        Self { policy, peers }
+    }
+
+    /// The ends of rules that who has this name is, whatever its addresses are.
+    fn ends(&self, name: &str) -> Vec<End> {
+        let above = name.match_indices('.').map(|(dot, _)| format!("*{}", &name[dot..]));
+        let patterns = [name.to_owned()].into_iter().chain(above);
+        let peers: BTreeSet<_> = patterns.filter_map(|p| self.peers.get(&*p)).flatten().copied().collect();
+        let mut environment = None;
+        for peer in &peers {
+            let own = self.policy.peers[*peer].environment;
+            environment = own.map_or(environment, |e| Some(Claim::add(environment, e)));
+        }
+        let environment = match environment {
+            Some(Claim::One(environment)) => Some(End::Environment(environment)),
+            Some(Claim::Several) | None => None,
+        };
+        peers.into_iter().map(End::Peer).chain(environment).collect()
     }
 }
 
@@ -117,7 +134,13 @@ impl Outlook {
         self.known[number].0
     }
 
-    /// See [`Roll::ends`].
+    /// Those whom `end` names.
+    pub(crate) fn named(&self, end: End) -> impl Iterator<Item = Unresolved> {
+        let known = self.known.iter().enumerate();
+        known.filter(move |(_, (_, ends))| end == End::Any || ends.contains(&end)).map(|(n, _)| Unresolved(n))
+    }
+
+    /// The ends of rules that it is, whatever its addresses are.
     pub(crate) fn ends(&self, Unresolved(number): Unresolved) -> &[End] {
         &self.known[number].1
     }

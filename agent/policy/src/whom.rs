@@ -8,7 +8,7 @@ use crate::{
     language::{Cidr, CidrError, End, EnvironmentId, Policy},
     parties::{Addresses, parties},
     text::nearest,
-    unresolved::{Roll, Unresolved},
+    unresolved::{Outlook, Roll, Unresolved},
 };
 
 /// Whom a question is about.
@@ -144,11 +144,11 @@ impl Whom {
         policy: &Policy,
         inventory: &Inventory,
         kinds: &Addresses,
-        roll: &Roll,
+        outlook: &Outlook,
         name: Option<Unresolved>,
     ) -> Vec<Party> {
         match self.kind {
-            Kind::End(end) => parties(policy, inventory, kinds, roll, end),
+            Kind::End(end) => parties(policy, inventory, kinds, outlook, end),
             Kind::Name(_) => name.map(Party::Unresolved).into_iter().collect(),
         }
     }
