@@ -34,6 +34,7 @@ mod draft;
 mod flow_record;
 mod identity;
 mod inventory;
+mod junit;
 mod language;
 mod nearest;
 mod one_end;
@@ -62,6 +63,7 @@ pub use draft::{Draft, NoDraft, draft};
 pub use flow_record::RecordError;
 pub use identity::{CgroupDir, Identity};
 pub use inventory::Inventory;
+pub use junit::junit;
 pub use language::{
     Cidr, CidrError, End, Environment, EnvironmentId, Expectation, Forbid, Glob, Loaded, Mode, Pattern, Peer,
     Policy, PortSpan, Ports, PortsError, Rule, Selector, Test, Workload, WorkloadId, empty_selectors,
@@ -69,7 +71,7 @@ pub use language::{
 };
 pub use nearest::{Asked, NearRules, NearestRule, nearest_rule};
 pub use one_end::OneEnd;
-pub use prove::{TestResult, junit, run_tests};
+pub use prove::{TestResult, run_tests};
 pub use question::{Answer, TooManyConnections, ask};
 pub use schema::json_schema;
 pub use service::{protocol_name, service};

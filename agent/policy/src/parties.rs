@@ -1,6 +1,6 @@
 //! Who stands for everybody whom an end names: one of each kind that a policy can tell apart.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, ops::Bound};
 
 use bulkhead_common::Address;
 
@@ -56,6 +56,16 @@ impl Addresses {
         let ends =
             self.0.iter().skip(1).map(|a| address(bits(*a) - 1)).chain([Address::from_octets([0xff; 16])]);
         self.iter().zip(ends)
+    }
+
+    /// All whom this one stands for.
+    pub(crate) fn alike(&self, ip: IpAddr) -> Alike {
+        let mut alike = Alike::default();
+        let first = Address::from(ip);
+        let next = self.0.range((Bound::Excluded(first), Bound::Unbounded)).next();
+        let last = next.map_or(Address::from_octets([0xff; 16]), |next| address(bits(*next) - 1));
+        alike.add(first, last);
+        alike
     }
 
     /// Those that `end` names.

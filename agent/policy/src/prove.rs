@@ -1,12 +1,10 @@
 //! The policy's own `[[test]]`s.
 
-use std::fmt::Write;
-
 use bulkhead_common::{Protocol, Verdict};
 use serde::Serialize;
 
 use crate::{
-    connection::{Connection, Explanation, explain},
+    connection::{Connection, Explanation, Party, explain},
     inventory::Inventory,
     language::{Expectation, Policy, Test},
     nearest::nearest_rule,
@@ -69,7 +67,11 @@ pub fn run_tests(policy: &Policy, inventory: &Inventory, now_ns: u64) -> Vec<Tes
                     result.count(test.expect, &found, || {
                         let found =
                             explain(&outlook, &connection, now_ns, |asked| nearest_rule(policy, asked));
-                        let [from, to] = [from, to].map(|party| roll.party_name(policy, party));
+                        let name = |party| match party {
+                            Party::Address(ip) => addresses.alike(ip).in_words(),
+                            other => roll.party_name(policy, other),
+                        };
+                        let [from, to] = [from, to].map(name);
                         found.in_words_between(policy, &from, &to)
                     });
                 }
@@ -99,46 +101,6 @@ impl TestResult {
             self.failures.push(words());
         }
     }
-}
-
-/// The results in the form that CI systems read (JUnit XML).
-pub fn junit(results: &[TestResult]) -> String {
-    let failed = results.iter().filter(|r| !r.passed).count();
-    let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-    let _ = writeln!(xml, "<testsuite name=\"bulkhead\" tests=\"{}\" failures=\"{failed}\">", results.len());
-    for r in results {
-        let (name, file) = (escape(&r.name), escape(&r.file));
-        let _ = write!(
-            xml,
-            "  <testcase name=\"{name}\" classname=\"{file}\" file=\"{file}\" line=\"{}\"",
-            r.line
-        );
-        if r.passed {
-            xml.push_str("/>\n");
-        } else {
-            let text = escape(&r.failures.join("\n"));
-            let _ =
-                writeln!(xml, ">\n    <failure message=\"not as expected\">{text}</failure>\n  </testcase>");
-        }
-    }
-    xml.push_str("</testsuite>\n");
-    xml
-}
-
-fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            // XML 1.0 has no way to write other control characters.
-            c if c.is_control() && !matches!(c, '\n' | '\t') => safe.push('\u{fffd}'),
-            c => safe.push(c),
-        }
-    }
-    safe
 }
 
 #[cfg(test)]
@@ -211,6 +173,12 @@ ports = ["tcp/443"]
     }
 
     #[test]
+    fn a_failure_names_all_whom_an_address_stands_for() {
+        let result = outcome("web", "192.0.2.0/24", "tcp/80", "allow");
+        assert_eq!(result.failures[0].lines().next(), Some("denied: web -> 192.0.2.0/24 tcp/80"));
+    }
+
+    #[test]
     fn this_machine_is_more_than_loopback() {
         let test =
             "[[test]]\nname = \"t\"\nfrom = \"ci\"\nto = \"host\"\nport = \"tcp/80\"\nexpect = \"allow\"\n";
@@ -233,13 +201,5 @@ ports = ["tcp/443"]
     fn a_test_of_nothing_fails() {
         let result = outcome("10.0.0.1", "10.0.0.2", "tcp/1", "deny");
         assert!(!result.passed && result.failures[0].contains("no workload"), "{result:?}");
-    }
-
-    #[test]
-    fn ci_systems_are_told_what_failed_in_xml() {
-        let xml =
-            junit(&[outcome("web", "db", "tcp/5432", "deny"), outcome("web", "db", "tcp/5432", "allow")]);
-        assert!(xml.contains("tests=\"2\" failures=\"1\""), "{xml}");
-        assert!(xml.contains("web -&gt; db tcp/5432"), "{xml}");
     }
 }
