@@ -14,6 +14,9 @@ const MOST: usize = 10_000;
 /// The most rules of which it is noted that a host may prove them wrong.
 const MOST_UNPROVED: usize = 100;
 
+/// The most pairs of an unresolved end and a forbid that are looked at: everybody may be everybody among them.
+const MOST_PAIRS: usize = 1_000_000;
+
 /// Notes every rule that allows what a forbid rules out, and those that do if somebody whom only a host knows has the
 /// addresses for it.
 pub(super) fn check(policy: &Policy, findings: &mut Findings) {
@@ -21,10 +24,10 @@ pub(super) fn check(policy: &Policy, findings: &mut Findings) {
         return;
     }
     let asked = || policy.forbids.iter().flat_map(|f| [(&*f.from, &*f.ports), (&*f.to, &*f.ports)]);
-    let forbidden = |unresolved, room| {
+    let forbidden = |unresolved, forbids, room| {
         let mut meetings = Meetings::new(policy, unresolved, asked());
         let mut found = Vec::new();
-        for (n, forbid) in policy.forbids.iter().enumerate() {
+        for (n, forbid) in policy.forbids.iter().enumerate().take(forbids) {
             let except: HashSet<_> = forbid.except.iter().copied().collect();
             let rules = meetings.rules(&forbid.from, &forbid.to, &forbid.ports);
             let rules = rules.filter(|(rule, ..)| !except.contains(rule));
@@ -32,7 +35,7 @@ pub(super) fn check(policy: &Policy, findings: &mut Findings) {
         }
         found
     };
-    let certain = forbidden(Unresolved::Nobody, MOST);
+    let certain = forbidden(Unresolved::Nobody, usize::MAX, MOST);
     for (forbid, rule, from, to) in &certain {
         let (forbid, rule) = (&policy.forbids[*forbid], &policy.rules[*rule]);
         let fault = format!(
@@ -54,12 +57,11 @@ pub(super) fn check(policy: &Policy, findings: &mut Findings) {
         );
     }
     let rules = policy.rules.iter().flat_map(|rule| rule.from.iter().chain(&rule.to));
-    let mut ends = rules.chain(policy.forbids.iter().flat_map(|forbid| forbid.from.iter().chain(&forbid.to)));
-    if !ends.any(|end| is_unresolved(policy, *end)) {
-        return;
-    }
+    let ends = rules.chain(policy.forbids.iter().flat_map(|forbid| forbid.from.iter().chain(&forbid.to)));
+    let unresolved = ends.filter(|end| is_unresolved(policy, **end)).count();
+    let Some(forbids) = MOST_PAIRS.checked_div(unresolved) else { return };
     let known: HashSet<_> = certain.iter().map(|(forbid, rule, ..)| (*forbid, *rule)).collect();
-    let possible = forbidden(Unresolved::Anybody, certain.len() + MOST_UNPROVED);
+    let possible = forbidden(Unresolved::Anybody, forbids, certain.len() + MOST_UNPROVED);
     for (forbid, rule, from, to) in possible.into_iter().filter(|found| !known.contains(&(found.0, found.1)))
     {
         let (forbid, rule) = (&policy.forbids[forbid], &policy.rules[rule]);
