@@ -7,14 +7,12 @@ mod shadow;
 use core::ptr;
 
 use aya_ebpf::{
-    bindings::bpf_sock_addr,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
-    macros::cgroup_sock_addr,
+    bindings::bpf_sock_addr, helpers::generated::bpf_get_socket_cookie, macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
 use bulkhead_common::{
     Address, CounterKey, Decision, Direction, Endpoint, Flow, Hook, Origin, Outcome, Peer, PeerEntry,
-    PeerFlowKey, Process, Protocol, Reason, RuleId,
+    PeerFlowKey, Process, Protocol, Reason, RuleId, SubjectId,
 };
 
 use crate::{
@@ -104,8 +102,6 @@ struct Call<const NOTES: bool> {
     peer_cgroup: u64,
     /// Whom the target's address names.
     by_address: Peer,
-    /// May the address be another's than the listener's that was found?
-    elsewhere: Fact,
     /// Has a socket been found at the target, whosoever it is?
     found: Fact,
     /// Could the call be noted on its socket?
@@ -144,7 +140,6 @@ impl<const NOTES: bool> Call<NOTES> {
             outcome: forget_outcome(Outcome::PASSES),
             peer_cgroup: 0,
             by_address: Peer::default(),
-            elsewhere: Fact::of(false),
             found: Fact::of(false),
             marked: Fact::of(false),
         }
@@ -183,10 +178,11 @@ impl<const NOTES: bool> Call<NOTES> {
             }
         }
         if self.target.is_loopback() && self.listener.endpoint.flags & Endpoint::ISOLATE_INGRESS != 0 {
-            // The listener sees the socket's workload at the same loopback address, as its ingress program will.
+            // What the listener's ingress program will see: the socket's workload, or the address that the caller has.
             self.flow.direction = Direction::Ingress;
             self.flow.peer = if owner.anchor == 0 {
-                self.by_address
+                let entry = self.generation.peer(source(self));
+                Peer { subject: entry.subject, class: entry.class }
             } else {
                 Peer { subject: owner.endpoint.subject, class: owner.endpoint.peer }
             };
@@ -215,6 +211,16 @@ fn destination(address: Address) -> Address {
     let loopback_v4 = u32::from_ne_bytes([127, 0, 0, 1]) * unspecified_v4;
     let loopback_v6 = 1_u32.to_be() * unspecified_v6;
     Address::from_words([a, b, c, last | loopback_v4 | loopback_v6])
+}
+
+/// From where a call on loopback comes: 127.0.0.1 or ::1, the source that routes of the loopback interface prefer, unless
+/// the socket is bound to another (`ip_route_output_key_hash_rcu` in net/ipv4/route.c).
+#[inline(always)]
+fn source<const NOTES: bool>(call: &Call<NOTES>) -> Address {
+    // SAFETY: the context's own socket.
+    let (own, _) = unsafe { socket::own_address((*call.ctx).__bindgen_anon_1.sk) };
+    let family = if call.target.is_v4() { Address::v4([0; 4]) } else { Address::from_words([0; 4]) };
+    destination(if is_unspecified(own) { family } else { own })
 }
 
 /// 1 or 0.
@@ -261,15 +267,14 @@ fn mark<const NOTES: bool>(call: &mut Call<NOTES>) {
 /// Who is at the target: on this host the tag of the socket that listens there tells, elsewhere the address.
 ///
 /// Listeners are looked for at addresses of this machine only: one on the wildcard address would otherwise be taken
-/// for whoever has the same port open anywhere in the world. In a network namespace other than the initial one such an
-/// address may be elsewhere, and the listener found the wrong one: then what the address alone would allow is left to the
-/// packet's own hook, which knows better.
+/// for whoever has the same port open anywhere in the world. An address that a workload has to itself tells who is there.
 #[inline(never)]
 fn identify<const NOTES: bool>(call: &mut Call<NOTES>) {
     let entry = call.generation.peer(call.target);
     call.by_address = Peer { subject: entry.subject, class: entry.class };
     call.flow.peer = call.by_address;
-    if !call.target.is_loopback() && entry.flags & PeerEntry::LOCAL == 0 {
+    let is_local = entry.flags & PeerEntry::LOCAL != 0 && entry.subject == SubjectId::NONE;
+    if !call.target.is_loopback() && !is_local {
         return;
     }
     // SAFETY: the context's own socket.
@@ -292,9 +297,6 @@ fn identify<const NOTES: bool>(call: &mut Call<NOTES>) {
     let Some(Some((owner, anchor))) = found else { return };
     let listener = identity::of_tag(call.generation, owner, anchor);
     if listener.anchor != 0 {
-        if !call.target.is_loopback() && !is_initial_namespace(call.ctx) {
-            call.elsewhere = Fact::of(true);
-        }
         call.listener = listener;
         call.peer_cgroup = listener.anchor;
         call.flow.peer.subject = listener.endpoint.subject;
@@ -302,11 +304,21 @@ fn identify<const NOTES: bool>(call: &mut Call<NOTES>) {
     }
 }
 
-/// Is the socket in the initial network namespace?
+/// The verdict of `endpoint`'s allowlist on `flow`.
+///
+/// Off loopback the packet may go elsewhere than to the listener that was found: the address may be of another network
+/// namespace, or be translated on the way (NAT). What the address alone would allow is left to the packet's own hook, which
+/// knows better.
 #[inline(always)]
-fn is_initial_namespace(ctx: *mut bpf_sock_addr) -> bool {
-    // SAFETY: the program's context; without one the helper tells of the initial namespace (net/core/filter.c).
-    unsafe { bpf_get_netns_cookie(ctx.cast()) == bpf_get_netns_cookie(ptr::null_mut()) }
+fn ask<const NOTES: bool>(call: &Call<NOTES>, endpoint: &Endpoint, flow: &Flow) -> Outcome {
+    let outcome = verdict(call.generation, endpoint, flow);
+    if outcome.refuses() && !call.target.is_loopback() {
+        let by_address = verdict(call.generation, endpoint, &Flow { peer: call.by_address, ..*flow });
+        if !by_address.refuses() {
+            return by_address;
+        }
+    }
+    outcome
 }
 
 /// Does a datagram sent now answer one that both the caller's and the owner's workload may receive?
@@ -333,8 +345,8 @@ fn answers<const NOTES: bool>(call: &mut Call<NOTES>, owner: &Local) -> bool {
         flow.peer.subject = endpoint.subject;
         flow.peer.class = endpoint.peer;
     }
-    let outcome = verdict(call.generation, &call.local.endpoint, &flow);
-    if !call.marked.holds() || outcome.stops() || verdict(call.generation, &owner.endpoint, &flow).stops() {
+    let outcome = ask(call, &call.local.endpoint, &flow);
+    if !call.marked.holds() || outcome.stops() || ask(call, &owner.endpoint, &flow).stops() {
         return false;
     }
     // What is only marked has been reported as the exchange was opened.
@@ -362,11 +374,7 @@ fn refuses<const NOTES: bool>(call: &mut Call<NOTES>) -> bool {
     let peer = &mut call.flow.peer;
     peer.subject.0 = forget32(peer.subject.0);
     peer.class.0 = forget32(peer.class.0);
-    let mut outcome = verdict(call.generation, &call.local.endpoint, &call.flow);
-    if outcome.refuses() && call.elsewhere.holds() {
-        let by_address = Flow { peer: call.by_address, ..call.flow };
-        outcome = verdict(call.generation, &call.local.endpoint, &by_address);
-    }
+    let mut outcome = ask(call, &call.local.endpoint, &call.flow);
     if !call.marked.holds() && !outcome.is(Reason::NotIsolated) {
         let decision = Decision::new(&call.local.endpoint, Reason::SocketMemory, RuleId::NONE);
         outcome = Outcome::new(decision, false);

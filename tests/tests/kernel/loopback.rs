@@ -22,6 +22,7 @@ pub(crate) const CASES: &[Case] = &[
     ("loopback::a_server_older_than_the_agent_is_known", a_server_older_than_the_agent_is_known),
     ("loopback::a_process_in_no_workload_reaches_only_what_is_open", nobody_reaches_only_what_is_open),
     ("loopback::an_address_of_the_host_leads_to_no_workload", an_address_leads_to_no_workload),
+    ("loopback::who_listens_here_is_not_who_is_in_a_container", who_listens_here_is_not_in_a_container),
     ("loopback::a_ping_to_the_own_host_needs_a_rule", a_ping_to_the_own_host_needs_a_rule),
     ("loopback::ports_in_time_wait_are_taken_again", ports_in_time_wait_are_taken_again),
 ];
@@ -150,6 +151,50 @@ fn an_address_leads_to_no_workload(_: &Site) -> Result<()> {
     check_all(&lab, &mut checks, "web", &web, Blocked)?;
     check_all(&lab, &mut checks, "a process in no workload", &nobody, Allowed)?;
     checks.add("web to nobody's server", Allowed, web.tcp(open.address)?);
+    checks.finish()?;
+    agent.stop()?;
+    Ok(())
+}
+
+/// The same port is open on every address of the host, which a look-up there finds for an address of a container too.
+fn who_listens_here_is_not_in_a_container(_: &Site) -> Result<()> {
+    let lab = Lab::new()?;
+    let (alone, shared) = (lab.network()?, lab.network()?);
+    let (web, ci) = (lab.probe("/web")?, lab.probe("/ci")?);
+    let (db, one) = (lab.probe_in("/db", &alone)?, lab.probe_in("/one", &shared)?);
+    let _other = lab.probe_in("/other", &shared)?;
+    for server in [&ci, &db, &one] {
+        serve(server)?;
+    }
+    let policy = format!(
+        r#"
+        [workload]
+        web.select = {{ cgroup = "/web" }}
+        ci.select = {{ cgroup = "/ci" }}
+        db.select = {{ cgroup = "/db" }}
+        one.select = {{ cgroup = "/one" }}
+        other.select = {{ cgroup = "/other" }}
+        [[allow]]
+        from = "web"
+        to = ["db", "{}", "{}"]
+        [[allow]]
+        from = "host"
+        to = ["db", "one"]
+        [[allow]]
+        from = "web"
+        to = "one"
+        "#,
+        shared.v4, shared.v6
+    );
+    let agent = lab.agent(&policy)?.start()?;
+    let mut checks = Checks::default();
+    for address in [alone.v4, alone.v6, shared.v4, shared.v6, lab.host().v4, lab.host().v6] {
+        let here = address == lab.host().v4 || address == lab.host().v6;
+        for (way, ask) in WAYS {
+            let expected = if here { Refused } else { Allowed };
+            checks.add(&format!("{way} from web to {address}"), expected, ask(&web, at(address, PORT))?);
+        }
+    }
     checks.finish()?;
     agent.stop()?;
     Ok(())
