@@ -109,7 +109,8 @@ impl Enricher {
             direction,
             subject,
             peer_workload,
-            peer_address: (peer_workload.is_none() || event.peer_cgroup == 0).then_some(address),
+            // The socket of an unidentified cgroup names nobody: what its address allows is not asked.
+            peer_address: (event.peer_cgroup == 0).then_some(address),
             peer_is: &[],
             protocol,
             port: event.port,
@@ -214,4 +215,44 @@ fn file_name(place: &Place) -> String {
 fn command(comm: &[u8]) -> String {
     let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
     String::from_utf8_lossy(&comm[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bulkhead_common::Address;
+    use bulkhead_policy::{Source, load};
+
+    use super::*;
+
+    #[test]
+    fn what_the_address_of_an_unidentified_cgroup_would_be_allowed_is_not_near() {
+        let text = r#"
+            [workload.web]
+            select = { cgroup = "/web" }
+            [[allow]]
+            id = "web-host"
+            from = "web"
+            to = "host"
+        "#;
+        let policies = Policies::default();
+        let policy = load(&[Source::new("p.toml", text)]).unwrap().policy;
+        policies.note(7, Arc::new(policy), BTreeMap::new());
+        let event = Event {
+            generation: 7,
+            subject: 1,
+            peer_subject: SubjectId::UNIDENTIFIED.0,
+            peer_cgroup: 4711,
+            peer_address: Address::v4([127, 0, 0, 1]),
+            protocol: Protocol::TCP.0,
+            port: 80,
+            verdict: Verdict::Denied as u8,
+            reason: Reason::NoRule as u8,
+            ..bytemuck::Zeroable::zeroed()
+        };
+        let denial = Enricher::new(policies, |_, _| None).look_up(&event).unwrap();
+        let nearest = denial.nearest_rule.unwrap();
+        assert_eq!((nearest.rule.id.as_str(), nearest.differs), ("web-host", vec!["to"]));
+    }
 }
