@@ -68,13 +68,15 @@ pub enum Code {
     EmptySelector,
     /// Rules for DNS names, and no rule that lets the workload ask for them.
     NoWayToDns,
+    /// A rule for `dns`, where a workload is the resolver.
+    DnsIsAWorkload,
     /// What no agent follows yet.
     NotFollowed,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Syntax,
         Self::UnknownKey,
         Self::MissingKey,
@@ -98,6 +100,7 @@ impl Code {
         Self::LooseSelector,
         Self::EmptySelector,
         Self::NoWayToDns,
+        Self::DnsIsAWorkload,
         Self::NotFollowed,
     ];
 
@@ -127,6 +130,7 @@ impl Code {
             Self::LooseSelector => "loose-selector",
             Self::EmptySelector => "empty-selector",
             Self::NoWayToDns => "no-way-to-dns",
+            Self::DnsIsAWorkload => "dns-is-a-workload",
             Self::NotFollowed => "not-followed",
         }
     }

@@ -1,4 +1,4 @@
-//! DNS names that are of no use to who may not ask what they stand for.
+//! DNS names that are of no use to who may not ask what they stand for, and resolvers that may not be asked.
 
 use std::collections::HashSet;
 
@@ -6,6 +6,8 @@ use bulkhead_common::Protocol;
 
 use super::super::{Cidr, End, Mode, Policy, Rule, WorkloadId};
 use crate::text::{Code, Diagnostic, Findings};
+
+const DNS: u16 = 53;
 
 /// A name can only be reached by who may ask a resolver for its addresses.
 pub(super) fn no_way(policy: &Policy, findings: &mut Findings) {
@@ -53,8 +55,7 @@ pub(super) fn no_way(policy: &Policy, findings: &mut Findings) {
 /// Which addresses resolvers have, only the host knows. A rule for their port is for a resolver, whoever that is; one
 /// for every port is if it is for more than somebody of one name or address.
 fn reaches_resolver(policy: &Policy, rule: &Rule) -> bool {
-    const DNS: u16 = 53;
-    let is_asked = rule.ports.iter().any(|p| p.holds(Protocol::UDP, DNS));
+    let is_asked = is_for_dns(rule);
     let many = |cidrs: &[Cidr]| cidrs.iter().any(|cidr| is_asked || cidr.first() != cidr.last());
     (is_asked || rule.ports.is_empty())
         && rule.to.iter().any(|end| match end {
@@ -64,4 +65,59 @@ fn reaches_resolver(policy: &Policy, rule: &Rule) -> bool {
             End::Peer(p) => many(&policy.peers[*p].cidrs),
             End::Cidr(cidr) => many(&[*cidr]),
         })
+}
+
+/// Does the rule open the port of resolvers by its number?
+fn is_for_dns(rule: &Rule) -> bool {
+    rule.ports.iter().any(|p| p.holds(Protocol::UDP, DNS))
+}
+
+/// `dns` is who has the resolvers' addresses. Where that is a workload of this host its socket tells, and then only rules
+/// that name it let anybody ask it.
+pub(super) fn is_a_workload(policy: &Policy, findings: &mut Findings) {
+    let for_dns = || policy.rules.iter().filter(|rule| is_for_dns(rule));
+    let resolvers: HashSet<End> =
+        for_dns().flat_map(|rule| &rule.to).filter(|end| matches!(end, End::Workload(_))).copied().collect();
+    if resolvers.is_empty() {
+        return;
+    }
+    let openers = |to_everybody: bool| -> HashSet<End> {
+        let opened = |end: &End| resolvers.contains(end) || (to_everybody && *end == End::Any);
+        for_dns().filter(|rule| rule.to.iter().any(opened)).flat_map(|rule| &rule.from).copied().collect()
+    };
+    let (asking, admitted) = (openers(true), openers(false));
+    let is_deaf = |w: WorkloadId| {
+        let workload = &policy.workloads[w.0];
+        let own = [Some(End::Workload(w)), workload.environment.map(End::Environment)];
+        let own = || own.iter().flatten();
+        let asks = workload.egress_open || own().any(|end| asking.contains(end));
+        let is_admitted = admitted.contains(&End::Any) || own().any(|end| admitted.contains(end));
+        let is_resolver = resolvers.contains(&End::Workload(w));
+        policy.mode(w) != Mode::Off && !is_resolver && !(asks && is_admitted)
+    };
+    let mut deaf_members = vec![None; policy.environments.len()];
+    for (n, workload) in policy.workloads.iter().enumerate().rev() {
+        if let Some(environment) = workload.environment.filter(|_| is_deaf(WorkloadId(n))) {
+            deaf_members[environment.0] = Some(WorkloadId(n));
+        }
+    }
+    let names = resolvers.iter().map(|end| policy.end_name(*end).to_string());
+    let Some(resolver) = names.min() else { return };
+    for rule in for_dns().filter(|rule| rule.to.contains(&End::Dns)) {
+        let deaf = rule.from.iter().find_map(|end| match end {
+            End::Workload(w) => Some(*w).filter(|w| is_deaf(*w)),
+            End::Environment(e) => deaf_members[e.0],
+            _ => None,
+        });
+        let Some(w) = deaf else { continue };
+        let who = &policy.workloads[w.0].name;
+        let fault = format!(
+            "`{who}` may ask `dns`, which names no workload, and not `{resolver}`, a workload with the port of resolvers"
+        );
+        findings.add(
+            Diagnostic::warning(Code::DnsIsAWorkload, &rule.place, fault).help(format!(
+                "if this host asks it, write to = [\"dns\", \"{resolver}\"]; if not, name the others instead of `dns`"
+            )),
+        );
+    }
 }

@@ -18,6 +18,7 @@ pub(super) fn check(policy: &Policy, findings: &mut Findings) {
     broad_rules(policy, findings);
     workloads_without_rule(policy, findings);
     dns::no_way(policy, findings);
+    dns::is_a_workload(policy, findings);
     not_followed::check(policy, findings);
 }
 

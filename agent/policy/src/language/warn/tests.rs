@@ -109,6 +109,29 @@ fn a_rule_within_wider_ranges_is_superfluous_at_either_end() {
 }
 
 #[test]
+fn a_resolver_that_is_a_workload_must_be_named() {
+    for (text, warned) in [
+        ("a -> dns udp/53; 10.0.0.0/8 -> b udp/53", true),
+        ("a -> dns udp/53,tcp/53; env:lan -> b udp/53,tcp/53", true),
+        ("a -> dns udp/53; 10.0.0.0/8 -> b udp/53; a -> b tcp/53", true),
+        ("a -> dns udp/53; 10.0.0.0/8 -> b udp/53; any -> b tcp/53", true),
+        ("a -> dns udp/53; any -> b udp/53", true),
+        ("env:prod -> dns udp/53; 10.0.0.0/8 -> b udp/53", true),
+        ("a -> dns udp/53; a -> any udp/53; 10.0.0.0/8 -> b udp/53", true),
+        ("a -> dns udp/53; a -> any udp/53; any -> b udp/53", false),
+        ("a -> dns,b udp/53", false),
+        ("a -> dns udp/53; a,10.0.0.0/8 -> b udp/53", false),
+        ("a -> dns udp/53; env:prod -> b udp/53", false),
+        ("b -> dns udp/53; 10.0.0.0/8 -> b udp/53", false),
+        ("a -> dns tcp/443; 10.0.0.0/8 -> b udp/53", false),
+        ("a -> dns udp/53; 10.0.0.0/8 -> b", false),
+        ("a -> dns udp/53", false),
+    ] {
+        is_warned_of(text, "a workload with the port of resolvers", warned);
+    }
+}
+
+#[test]
 fn a_name_is_of_no_use_to_who_asks_no_resolver() {
     let to_mirrors = "a -> mirrors tcp/443";
     for (rule, mute) in [
