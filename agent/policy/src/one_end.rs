@@ -80,7 +80,6 @@ impl Compiled {
 fn essential(local: &Endpoint, flow: &Flow) -> Option<Decision> {
     let is_essential = flow.protocol.is_icmp()
         && flow.direction == Direction::Ingress
-        && local.isolates(flow.direction)
         && Message::arriving(flow.protocol, flow.port).is_essential();
     is_essential.then(|| Decision::new(local, Reason::Essential, RuleId::NONE))
 }
