@@ -81,21 +81,16 @@ pub(crate) fn explain(
     now_ns: u64,
     mut nearest: impl FnMut(&Asked<'_>) -> Option<NearestRule>,
 ) -> Explanation {
+    let by_name = outlook.by_name(connection, now_ns, &mut nearest);
     let Connection { from, to, protocol, .. } = *connection;
-    let mut decide = |far: [Party; 2]| Explanation {
-        connection: *connection,
-        ends: outlook.decide(connection, far, now_ns, &mut nearest),
-    };
-    let explanation = decide([reached(to), from]);
     let are_workloads = matches!((from, to), (Party::Workload(_), Party::Workload(_))) && from != to;
-    if are_workloads && !tells_sockets(protocol) && explanation.verdict() != Verdict::Allowed {
-        let host = Party::Address(Ipv4Addr::LOCALHOST.into());
-        let by_address = decide([host; 2]);
-        if by_address.verdict() == Verdict::Allowed {
-            return by_address;
+    if are_workloads && !tells_sockets(protocol) && by_name.verdict() != Verdict::Allowed {
+        let at_host = outlook.at_host(connection, now_ns, &mut nearest);
+        if at_host.verdict() == Verdict::Allowed {
+            return at_host;
         }
     }
-    explanation
+    by_name
 }
 
 /// Where a connection goes: connect() takes the unspecified address for loopback (net/ipv4/route.c, net/ipv6/tcp_ipv6.c).
@@ -113,6 +108,28 @@ pub(crate) fn tells_sockets(protocol: Protocol) -> bool {
 }
 
 impl Outlook {
+    /// What comes of a connection if each end knows who the other one is.
+    pub(crate) fn by_name(
+        &self,
+        connection: &Connection,
+        now_ns: u64,
+        nearest: impl FnMut(&Asked<'_>) -> Option<NearestRule>,
+    ) -> Explanation {
+        let far = [reached(connection.to), connection.from];
+        Explanation { connection: *connection, ends: self.decide(connection, far, now_ns, nearest) }
+    }
+
+    /// What comes of it if each end sees an address of this machine.
+    pub(crate) fn at_host(
+        &self,
+        connection: &Connection,
+        now_ns: u64,
+        nearest: impl FnMut(&Asked<'_>) -> Option<NearestRule>,
+    ) -> Explanation {
+        let host = Party::Address(Ipv4Addr::LOCALHOST.into());
+        Explanation { connection: *connection, ends: self.decide(connection, [host; 2], now_ns, nearest) }
+    }
+
     /// What the ends say that are workloads: the opener's of the first of `far`, the other one's of the second.
     fn decide(
         &self,

@@ -38,6 +38,7 @@ mod junit;
 mod language;
 mod nearest;
 mod one_end;
+mod own_addresses;
 mod parties;
 mod prove;
 mod question;

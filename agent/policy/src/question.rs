@@ -9,6 +9,7 @@ use crate::{
     inventory::Inventory,
     language::{Policy, WorkloadId},
     nearest::NearRules,
+    own_addresses,
     parties::{Addresses, Alike},
     unresolved::Roll,
     whom::Whom,
@@ -98,7 +99,14 @@ pub fn ask(
             }
         }
     }
-    Ok(found.answers(from, to))
+    let mut answers = found.answers(from, to);
+    if !several {
+        // Where there is one connection of each service, each has its own answer.
+        for answer in &mut answers {
+            answer.notes.extend(own_addresses::note(policy, &outlook, &kinds, &answer.explanation, now_ns));
+        }
+    }
+    Ok(answers)
 }
 
 /// Connections that fare alike.
@@ -311,7 +319,10 @@ ports = ["icmp/echo-request"]
         let words = |service| ask(&p, &[&p], &web, &db, &[service], 0).unwrap()[0].in_words(&p);
         let tcp = words((Protocol::TCP, 5432));
         assert!(tcp.starts_with("denied: web -> db tcp/5432"), "{tcp}");
-        assert!(tcp.ends_with("rule `in` (policy.toml:37), which differs in from"), "{tcp}");
+        assert!(
+            tcp.contains("rule `in` (policy.toml:37), which differs in from\n  note: ranges name"),
+            "{tcp}"
+        );
         // Nobody can tell by whose socket this is sent: for both the other end is the host.
         let sctp = words((Protocol::SCTP, 5432));
         assert!(

@@ -163,9 +163,13 @@ impl Whom {
             Kind::End(_) => return None,
         };
         let text = &self.text;
+        let or_workload = match &self.kind {
+            Kind::End(End::Host | End::Dns) => ", or a workload: what listens there is known by its name",
+            Kind::End(_) | Kind::Name(_) => "",
+        };
         Some(format!(
             "which addresses {whose} is not known here, so that rules which name addresses are left out for `{text}`; \
-             give an address to count them in"
+             give an address to count them in{or_workload}"
         ))
     }
 }
