@@ -1,9 +1,15 @@
 //! Audit and dry run: nothing is refused, everything that would be is reported.
 
-use std::process::Command;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    process::Command,
+};
 
-use anyhow::{Result, ensure};
-use bulkhead_tests::{Lab, Probe, artifact, probe::Kind};
+use anyhow::{Result, bail, ensure};
+use bulkhead_tests::{
+    Lab, Probe, artifact,
+    probe::{Family, Kind},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -19,7 +25,7 @@ const PING_NOBODY: &str =
 fn attempts(
     lab: &Lab,
     check: fn(&str, bulkhead_tests::Outcome) -> Result<()>,
-    to: &[std::net::SocketAddr],
+    to: &[SocketAddr],
 ) -> Result<Probe> {
     let ci = lab.probe("/ci")?;
     for &to in to {
@@ -119,6 +125,23 @@ fn an_environment_that_is_off_is_left_alone() -> Result<()> {
     let agent = lab.agent(&policy)?.start()?;
     attempts(&lab, allowed, &[there])?;
     agent.denials().expect_none(&json!({}))?;
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_dry_run_marks_a_datagram_in_the_name_of_whoever_is_left_alone() -> Result<()> {
+    let lab = Lab::new()?;
+    let (ci, nobody) = (lab.probe("/ci")?, lab.probe("/other")?);
+    let IpAddr::V4(host) = lab.host().v4 else { bail!("the host has no IPv4 address") };
+    let policy = POLICY.replace("[environment.dev]", "[environment.dev]\nmode = \"off\"");
+    let agent = lab.agent(&policy)?.dry_run().start()?;
+    let cis = ci.open(Kind::Udp, Family::V4)?;
+    let place = cis.bind(at(host, 0))?;
+    let forger = nobody.open(Kind::Udp, Family::V4)?;
+    forger.bind(at(Ipv4Addr::new(127, 0, 0, 2), place.port()))?;
+    allowed("a datagram as from ci", forger.send_as(host, SocketAddrV4::new(host, PORT))?)?;
+    agent.denials().expect(&json!({"verdict": "would-deny", "reason": "forged-source"}))?;
     agent.stop()?;
     Ok(())
 }

@@ -73,6 +73,8 @@ fn flags(policy: &Policy, workload: WorkloadId) -> u32 {
     match policy.mode(workload) {
         Mode::Enforce => isolated,
         Mode::Audit => isolated | Endpoint::AUDIT,
+        // Who sends in its name is refused whatever its mode, but not in a dry run.
+        Mode::Off if policy.dry_run => Endpoint::AUDIT,
         Mode::Off => 0,
     }
 }

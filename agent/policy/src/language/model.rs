@@ -19,7 +19,7 @@ pub struct Policy {
     /// What the policy promises.
     pub tests: Vec<Test>,
     /// Is nothing refused, whatever the environments' modes say?
-    pub(super) dry_run: bool,
+    pub(crate) dry_run: bool,
 }
 
 /// Index into [`Policy::environments`].
