@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bulkhead_common::Counter;
 use bulkhead_datapath::Traffic;
-use bulkhead_policy::{Identity, Mode, WorkloadId};
+use bulkhead_policy::{Identity, Mode, Policy, WorkloadId};
 use tokio::sync::oneshot;
 
 use super::Enforcement;
@@ -77,19 +77,16 @@ impl Enforcement {
         let held = self.in_force();
         let policy = held.policy();
         let mut selected = held.selected();
-        let mut warnings = Vec::new();
-        for (n, workload) in policy.workloads.iter().enumerate() {
-            let (id, place) = (WorkloadId(n), &workload.place);
-            if policy.needs_container_facts(id) {
-                warnings.push(format!(
-                    "workload {} ({place}) is selected by container or Kubernetes, which this version does not \
-                     follow: select it by systemd or cgroup",
-                    workload.name
-                ));
-            } else if !selected.contains_key(&Identity::Workload(id)) {
-                warnings.push(format!("workload {} ({place}) selects nothing now", workload.name));
-            }
-        }
+        let workloads = || (0..policy.workloads.len()).map(WorkloadId);
+        let mut warnings = of_workloads(
+            policy,
+            workloads().filter(|id| policy.needs_container_facts(*id)),
+            "is selected by container or Kubernetes, which this version does not follow: select it by systemd or cgroup",
+        );
+        let is_empty = |id: &WorkloadId| {
+            !policy.needs_container_facts(*id) && !selected.contains_key(&Identity::Workload(*id))
+        };
+        warnings.extend(of_workloads(policy, workloads().filter(is_empty), "selects nothing now"));
         for cgroup in selected.remove(&Identity::Unidentified).unwrap_or_default() {
             warnings.push(format!(
                 "{cgroup} is selected by several workloads with equal right and refused everything: make one selector \
@@ -120,6 +117,19 @@ impl Enforcement {
     }
 }
 
+/// The same of several workloads, one by one as long as somebody would read it.
+fn of_workloads(policy: &Policy, ids: impl Iterator<Item = WorkloadId>, what: &str) -> Vec<String> {
+    const SHOWN: usize = 5;
+    let mut ids = ids.map(|WorkloadId(n)| &policy.workloads[n]);
+    let shown = ids.by_ref().take(SHOWN).map(|w| format!("workload {} ({}) {what}", w.name, w.place));
+    let mut warnings: Vec<_> = shown.collect();
+    let more = ids.count();
+    if more > 0 {
+        warnings.push(format!("the same of {more} more workloads: `bulkhead workloads` lists them"));
+    }
+    warnings
+}
+
 fn traffic(read: Traffic) -> control::Traffic {
     let count =
         |c: Counter| control::Count { packets: c.packets, bytes: c.bytes, connections: c.connections };
@@ -129,5 +139,25 @@ fn traffic(read: Traffic) -> control::Traffic {
         would_deny: count(read.would_deny),
         refused_calls: read.refused_calls,
         other: count(read.other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bulkhead_policy::{Source, load};
+
+    use super::*;
+
+    #[test]
+    fn many_workloads_are_one_warning_after_the_first() {
+        let declare = |n| format!("[workload.w{n}]\nselect = {{ cgroup = \"/w{n}\" }}\n");
+        let text: String = (0..8).map(declare).collect();
+        let policy = load(&[Source::new("p.toml", text)]).unwrap().policy;
+        let warnings = |count| of_workloads(&policy, (0..count).map(WorkloadId), "selects nothing now");
+        assert_eq!(warnings(1), ["workload w0 (p.toml:1) selects nothing now"]);
+        assert_eq!(warnings(5).len(), 5);
+        let of_eight = warnings(8);
+        assert_eq!(of_eight.len(), 6);
+        assert_eq!(of_eight[5], "the same of 3 more workloads: `bulkhead workloads` lists them");
     }
 }
