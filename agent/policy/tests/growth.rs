@@ -190,6 +190,25 @@ fn forbids_and_rules_of_other_workloads() {
     forbids_grow_evenly(|p, add| format!("to = \"w{}\"", 2 * p + add));
 }
 
+/// Of whom only a host knows the addresses, in one forbid and in many.
+#[test]
+fn forbids_and_rules_of_dns_names() {
+    type Ends = fn(usize) -> String;
+    let name: Ends = |p| format!("n{p}");
+    let range: Ends = |p| format!("10.{}.{}.0/24", p >> 8 & 255, p & 255);
+    let policy = |n: usize, to: Ends| {
+        many(n, |p| format!("[peer.n{p}]\nnames = [\"n{p}.example.org\"]\n"))
+            + &many(n, |p| format!("[workload.w{p}]\nselect = {{ systemd = \"w{p}.service\" }}\n"))
+            + &many(n, |p| format!("[[allow]]\nfrom = \"w{p}\"\nto = \"{}\"\nports = [\"tcp/1\"]\n", to(p)))
+    };
+    let forbid = |ends: &[String]| format!("[[forbid]]\nfrom = \"any\"\nto = {ends:?}\n");
+    let all = |n: usize, end: Ends| (0..n).map(end).collect::<Vec<_>>();
+    for (to, forbidden) in [(range, name), (name, range), (name, name)] {
+        policy_grows_evenly(|n| policy(n / 8, to) + &forbid(&all(n / 8, forbidden)));
+    }
+    policy_grows_evenly(|n| policy(n / 8, range) + &many(n / 8, |p| forbid(&[name(p)])));
+}
+
 #[test]
 fn a_forbid_between_any_two_environments() {
     policy_grows_evenly(|n| {

@@ -3,19 +3,20 @@
 use std::collections::HashSet;
 
 use super::{
-    Policy, Rule,
-    meeting::{Meetings, Unresolved, is_unresolved},
+    End, Forbid, Policy, Rule,
+    meeting::{Meeting, Meetings, is_unresolved},
 };
 use crate::text::{Code, Diagnostic, Findings};
 
 /// The most contradictions that are noted: nobody mends more of them one by one.
 const MOST: usize = 10_000;
 
-/// The most rules of which it is noted that a host may prove them wrong.
+/// The most rules that are noted because a host may prove them wrong.
 const MOST_UNPROVED: usize = 100;
 
-/// The most pairs of an unresolved end and a forbid that are looked at: everybody may be everybody among them.
-const MOST_PAIRS: usize = 1_000_000;
+/// The most ends and ports of rules that are compared for what only a host can prove: everybody may be everybody among
+/// those of whom no address is known.
+const MOST_COMPARED: usize = 1_000_000;
 
 /// Notes every rule that allows what a forbid rules out, and those that do if somebody whom only a host knows has the
 /// addresses for it.
@@ -23,62 +24,104 @@ pub(super) fn check(policy: &Policy, findings: &mut Findings) {
     if policy.forbids.is_empty() {
         return;
     }
-    let asked = || policy.forbids.iter().flat_map(|f| [(&*f.from, &*f.ports), (&*f.to, &*f.ports)]);
-    let forbidden = |unresolved, forbids, room| {
-        let mut meetings = Meetings::new(policy, unresolved, asked());
-        let mut found = Vec::new();
-        for (n, forbid) in policy.forbids.iter().enumerate().take(forbids) {
-            let except: HashSet<_> = forbid.except.iter().copied().collect();
-            let rules = meetings.rules(&forbid.from, &forbid.to, &forbid.ports);
-            let rules = rules.filter(|(rule, ..)| !except.contains(rule));
-            found.extend(rules.take(room - found.len()).map(|(rule, from, to)| (n, rule, from, to)));
+    let asked = policy.forbids.iter().flat_map(|f| [(&*f.from, &*f.ports), (&*f.to, &*f.ports)]);
+    let mut meetings = Meetings::new(policy, asked);
+    contradictions(policy, &mut meetings, findings);
+    unproved(policy, &mut meetings, findings);
+}
+
+fn contradictions(policy: &Policy, meetings: &mut Meetings<'_>, findings: &mut Findings) {
+    let mut noted = 0;
+    for (n, forbid) in policy.forbids.iter().enumerate() {
+        for (rule, from, to) in against(forbid, meetings, Meeting::Certain, &mut 0) {
+            if noted == MOST {
+                let after = policy.forbids.len() - n - 1;
+                let fault = format!(
+                    "{MOST} contradictions are noted: this forbid and {after} after it are looked at no further"
+                );
+                return findings.add(Diagnostic::error(Code::Forbidden, &forbid.place, fault));
+            }
+            noted += 1;
+            let rule = &policy.rules[rule];
+            let fault = format!(
+                "rule `{}` allows {} to reach {}, which {} forbids",
+                rule.id,
+                policy.end_name(from),
+                policy.end_name(to),
+                forbid.place,
+            );
+            let why = forbid
+                .reason
+                .as_ref()
+                .map_or_else(|| "forbidden here".into(), |r| format!("forbidden here: {r}"));
+            findings.add(
+                Diagnostic::error(Code::Forbidden, &rule.place, fault)
+                    .label("allowed here")
+                    .related(&forbid.place, why)
+                    .help(except(rule)),
+            );
         }
-        found
-    };
-    let certain = forbidden(Unresolved::Nobody, usize::MAX, MOST);
-    for (forbid, rule, from, to) in &certain {
-        let (forbid, rule) = (&policy.forbids[*forbid], &policy.rules[*rule]);
-        let fault = format!(
-            "rule `{}` allows {} to reach {}, which {} forbids",
-            rule.id,
-            policy.end_name(*from),
-            policy.end_name(*to),
-            forbid.place,
-        );
-        let why = forbid
-            .reason
-            .as_ref()
-            .map_or_else(|| "forbidden here".into(), |r| format!("forbidden here: {r}"));
-        findings.add(
-            Diagnostic::error(Code::Forbidden, &rule.place, fault)
-                .label("allowed here")
-                .related(&forbid.place, why)
-                .help(except(rule)),
-        );
     }
-    let rules = policy.rules.iter().flat_map(|rule| rule.from.iter().chain(&rule.to));
-    let ends = rules.chain(policy.forbids.iter().flat_map(|forbid| forbid.from.iter().chain(&forbid.to)));
-    let unresolved = ends.filter(|end| is_unresolved(policy, **end)).count();
-    let Some(forbids) = MOST_PAIRS.checked_div(unresolved) else { return };
-    let known: HashSet<_> = certain.iter().map(|(forbid, rule, ..)| (*forbid, *rule)).collect();
-    let possible = forbidden(Unresolved::Anybody, forbids, certain.len() + MOST_UNPROVED);
-    for (forbid, rule, from, to) in possible.into_iter().filter(|found| !known.contains(&(found.0, found.1)))
-    {
-        let (forbid, rule) = (&policy.forbids[forbid], &policy.rules[rule]);
-        let all = [from, to].into_iter().chain(forbid.from.iter().chain(&forbid.to).copied());
-        let Some(who) = all.into_iter().find(|end| is_unresolved(policy, *end)) else { continue };
-        let who = policy.end_name(who);
-        let fault = format!(
-            "rule `{}` may allow what {} forbids: only a host knows the addresses of {who}",
-            rule.id, forbid.place,
-        );
-        findings.add(
-            Diagnostic::warning(Code::UnprovedForbid, &rule.place, fault)
-                .label("allowed here")
-                .related(&forbid.place, "forbidden here")
-                .help(except(rule)),
-        );
+}
+
+fn unproved(policy: &Policy, meetings: &mut Meetings<'_>, findings: &mut Findings) {
+    let (mut found, mut compared) = (0, 0);
+    let mut not_shown = None;
+    for (n, forbid) in policy.forbids.iter().enumerate() {
+        if compared > MOST_COMPARED {
+            let after = policy.forbids.len() - n - 1;
+            let fault = format!(
+                "this forbid and {after} after it are not compared with what rules may allow: only a host knows the addresses of \
+                 too many"
+            );
+            findings.add(
+                Diagnostic::warning(Code::UnprovedForbid, &forbid.place, fault)
+                    .help("put DNS names that mean one thing into one peer, and the ends of such forbids into one forbid"),
+            );
+            break;
+        }
+        for (rule, from, to) in against(forbid, meetings, Meeting::Possible, &mut compared) {
+            let rule = &policy.rules[rule];
+            found += 1;
+            if found > MOST_UNPROVED {
+                not_shown.get_or_insert(&rule.place);
+                continue;
+            }
+            let mut all = [from, to].into_iter().chain(forbid.from.iter().chain(&forbid.to).copied());
+            let who = all.find(|end| is_unresolved(policy, *end)).unwrap_or(to);
+            let fault = format!(
+                "rule `{}` may allow what {} forbids: only a host knows the addresses of {}",
+                rule.id,
+                forbid.place,
+                policy.end_name(who),
+            );
+            findings.add(
+                Diagnostic::warning(Code::UnprovedForbid, &rule.place, fault)
+                    .label("allowed here")
+                    .related(&forbid.place, "forbidden here")
+                    .help(except(rule)),
+            );
+        }
     }
+    if let Some(first) = not_shown {
+        let more = found - MOST_UNPROVED;
+        let fault = format!(
+            "this rule and others may allow what is forbidden in {more} more cases, which are not shown"
+        );
+        findings.add(Diagnostic::warning(Code::UnprovedForbid, first, fault));
+    }
+}
+
+/// The rules that are no exceptions and allow what is forbidden, each with two of its ends that are.
+fn against<'a>(
+    forbid: &'a Forbid,
+    meetings: &'a mut Meetings<'_>,
+    meeting: Meeting,
+    compared: &'a mut usize,
+) -> impl Iterator<Item = (usize, End, End)> {
+    let rules = meetings.rules([&forbid.from, &forbid.to], &forbid.ports, meeting, compared);
+    let except: HashSet<_> = forbid.except.iter().copied().collect();
+    rules.filter(move |(rule, ..)| !except.contains(rule))
 }
 
 fn except(rule: &Rule) -> String {

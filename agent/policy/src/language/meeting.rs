@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Cidr, End, EnvironmentId, Policy, Ports, WorkloadId,
+    Cidr, End, EnvironmentId, Policy, Ports, Rule, WorkloadId,
     overlap::{Overlap, ports_meet},
 };
 use crate::compile::PortPrefix;
@@ -50,6 +50,34 @@ enum Group {
     Only(End),
 }
 
+/// Whether two ends are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meeting {
+    /// The policy says so.
+    Certain,
+    /// They are if somebody of whom no address is known has the addresses for it: `host` beyond loopback, `dns`, or who has
+    /// a DNS name.
+    Possible,
+}
+
+/// What a policy tells of an end's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Addresses {
+    /// It has none.
+    None,
+    /// It has these.
+    Declared,
+    /// Only a host knows them, or some of them.
+    Unresolved,
+}
+
+impl Addresses {
+    /// Who has the one may be who has the other.
+    fn may_meet(self, other: Self) -> bool {
+        self.min(other) > Self::None && self.max(other) == Self::Unresolved
+    }
+}
+
 /// The rules of a policy, by the ends and ports that they name.
 pub(super) struct Meetings<'p> {
     policy: &'p Policy,
@@ -59,26 +87,36 @@ pub(super) struct Meetings<'p> {
     groups: Nested<Group>,
     /// The lengths of prefixes that occur.
     lengths: BTreeSet<u8>,
-    from: HashMap<End, Vec<usize>>,
-    to: HashMap<End, Vec<usize>>,
+    from: Named,
+    to: Named,
     ports: Nested<PortPrefix>,
     port_lengths: BTreeSet<u8>,
     /// What is known of ends that have been asked for.
     met: HashMap<End, Rc<Met>>,
-    /// Whom only a host can find: nobody, or whoever has any address.
-    unresolved: Unresolved,
 }
 
-/// Whom to take those for of whom no address is known: `host` beyond loopback, `dns`, and who has a DNS name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unresolved {
-    /// Themselves alone.
-    Nobody,
-    /// Everybody who has an address.
-    Anybody,
+/// The rules, by whom they name at one side.
+#[derive(Default)]
+struct Named {
+    by_end: HashMap<End, Vec<usize>>,
+    /// Those that name somebody who has or may have an address.
+    addressed: Vec<usize>,
+    /// Those that name somebody of whom no address is known.
+    unresolved: Vec<usize>,
 }
 
-/// Who meets one end.
+impl Named {
+    /// Those that somebody in the circle may meet, beside those that are met for certain.
+    fn possible(&self, circle: &Circle) -> &[usize] {
+        match circle.addresses {
+            Some(Addresses::Unresolved) => &self.addressed,
+            Some(Addresses::Declared) => &self.unresolved,
+            Some(Addresses::None) | None => &[],
+        }
+    }
+}
+
+/// Who meets one end for certain.
 struct Met {
     ends: HashSet<End>,
     /// How many rules have one of them at each end.
@@ -86,30 +124,49 @@ struct Met {
     to: usize,
 }
 
+/// Who meets one of several ends.
+struct Circle {
+    met: Vec<Rc<Met>>,
+    /// The ends that all of these hold, if they are put together.
+    all: Option<HashSet<End>>,
+    /// The most that is open of their addresses, if it is asked who may meet them.
+    addresses: Option<Addresses>,
+}
+
+impl Circle {
+    /// For many questions everybody is put together: that is less work than to look into each of them every time.
+    fn expect(&mut self, questions: usize) {
+        let sizes = self.met.iter().map(|met| met.ends.len());
+        if sizes.sum::<usize>() < questions.saturating_mul(self.met.len()) {
+            self.all = Some(self.met.iter().flat_map(|met| &met.ends).copied().collect());
+        }
+    }
+
+    fn holds(&self, end: End) -> bool {
+        let one_does = || self.met.iter().any(|met| met.ends.contains(&end));
+        self.all.as_ref().map_or_else(one_does, |all| all.contains(&end))
+    }
+}
+
 impl<'p> Meetings<'p> {
     /// `asked` are the lists of ends and ports that will be asked for.
-    pub(super) fn new<'a>(
-        policy: &'p Policy,
-        unresolved: Unresolved,
-        asked: impl Iterator<Item = (&'a [End], &'a [Ports])>,
-    ) -> Self {
+    pub(super) fn new<'a>(policy: &'p Policy, asked: impl Iterator<Item = (&'a [End], &'a [Ports])>) -> Self {
         let mut meetings = Self {
             policy,
             overlap: Overlap::new(policy),
             ends: Vec::new(),
             groups: Nested::new(),
             lengths: BTreeSet::new(),
-            from: HashMap::new(),
-            to: HashMap::new(),
+            from: Named::default(),
+            to: Named::default(),
             ports: Nested::new(),
             port_lengths: BTreeSet::new(),
             met: HashMap::new(),
-            unresolved,
         };
+        meetings.from = meetings.named(|rule| &rule.from);
+        meetings.to = meetings.named(|rule| &rule.to);
         let mut known: HashSet<End> = HashSet::new();
-        for (n, rule) in policy.rules.iter().enumerate() {
-            rule.from.iter().for_each(|end| meetings.from.entry(*end).or_default().push(n));
-            rule.to.iter().for_each(|end| meetings.to.entry(*end).or_default().push(n));
+        for rule in &policy.rules {
             known.extend(rule.from.iter().chain(&rule.to));
             meetings.port_lengths.extend(PortPrefix::of(&rule.ports).iter().map(|p| p.len()));
         }
@@ -118,7 +175,7 @@ impl<'p> Meetings<'p> {
             known.extend(ends);
             meetings.port_lengths.extend(PortPrefix::of(ports).iter().map(|p| p.len()));
         }
-        let lengths = known.into_iter().flat_map(|end| meetings.ranges(end));
+        let lengths = known.into_iter().flat_map(|end| meetings.overlap.declared(end));
         meetings.lengths = lengths.map(Cidr::prefix_len).collect();
         for n in 0..meetings.ends.len() {
             for group in meetings.groups_of(meetings.ends[n]) {
@@ -135,48 +192,88 @@ impl<'p> Meetings<'p> {
         meetings
     }
 
+    fn named(&self, ends: impl Fn(&Rule) -> &[End]) -> Named {
+        let mut named = Named::default();
+        for (n, rule) in self.policy.rules.iter().enumerate() {
+            for end in ends(rule) {
+                named.by_end.entry(*end).or_default().push(n);
+            }
+            let most = ends(rule).iter().map(|end| self.addresses(*end)).max();
+            named.addressed.extend((most > Some(Addresses::None)).then_some(n));
+            named.unresolved.extend((most == Some(Addresses::Unresolved)).then_some(n));
+        }
+        named
+    }
+
     /// The rules that let somebody of `from` reach somebody of `to` on one of `ports`, in order, each with two of its ends
-    /// that they are.
+    /// that they are: for certain, or possibly and not for certain. `compared` is increased by what that takes, in ends and
+    /// ports of rules.
     pub(super) fn rules(
         &mut self,
-        from: &[End],
-        to: &[End],
+        [from, to]: [&[End]; 2],
         ports: &[Ports],
+        meeting: Meeting,
+        compared: &mut usize,
     ) -> impl Iterator<Item = (usize, End, End)> {
-        let [from, to] = [from, to].map(|ends| ends.iter().map(|end| self.met(*end)).collect::<Rc<[_]>>());
-        // Who wants no more rules has none looked up.
-        let (meetings, ends) = (&*self, (Rc::clone(&from), Rc::clone(&to)));
-        let rules = std::iter::once_with(move || meetings.nearest(&ends.0, &ends.1, ports)).flatten();
-        let common = |ours: &[End], theirs: &[Rc<Met>]| {
-            ours.iter().find(|end| theirs.iter().any(|met| met.ends.contains(end))).copied()
-        };
-        rules.filter_map(move |n| {
+        let [mut from, mut to] = [from, to].map(|ends| self.circle(ends, meeting));
+        let meetings = &*self;
+        let rules = meetings.nearest(&from, &to, ports);
+        from.expect(rules.len());
+        to.expect(rules.len());
+        rules.into_iter().filter_map(move |n| {
             let rule = &meetings.policy.rules[n];
-            let ends = (common(&rule.from, &from)?, common(&rule.to, &to)?);
-            ports_meet(&rule.ports, ports).then_some((n, ends.0, ends.1))
+            *compared += rule.from.len() + rule.to.len() + rule.ports.len();
+            let (a, from) = meetings.common(&rule.from, &from)?;
+            let (b, to) = meetings.common(&rule.to, &to)?;
+            let is_asked =
+                (from == Meeting::Certain && to == Meeting::Certain) == (meeting == Meeting::Certain);
+            (is_asked && ports_meet(&rule.ports, ports)).then_some((n, a, b))
         })
     }
 
-    /// The rules that meet the ends at one side, or the ports: whichever are the fewest.
-    fn nearest(&self, from: &[Rc<Met>], to: &[Rc<Met>], ports: &[Ports]) -> BTreeSet<usize> {
-        let by_ends = |side: &HashMap<End, Vec<usize>>, met: &[Rc<Met>]| {
-            met.iter().flat_map(|met| &met.ends).filter_map(|end| side.get(end)).flatten().copied().collect()
+    fn circle(&mut self, ends: &[End], meeting: Meeting) -> Circle {
+        let met = ends.iter().map(|end| self.met(*end)).collect();
+        let addresses = ends.iter().map(|end| self.addresses(*end)).max();
+        Circle { met, all: None, addresses: addresses.filter(|_| meeting == Meeting::Possible) }
+    }
+
+    /// One of `ends` that is in the circle, or may be.
+    fn common(&self, ends: &[End], circle: &Circle) -> Option<(End, Meeting)> {
+        let certain = ends.iter().find(|end| circle.holds(**end)).map(|end| (*end, Meeting::Certain));
+        certain.or_else(|| {
+            let addresses = circle.addresses?;
+            let end = ends.iter().find(|end| self.addresses(**end).may_meet(addresses))?;
+            Some((*end, Meeting::Possible))
+        })
+    }
+
+    /// The rules that meet the ends at one side, or the ports: whichever are the fewest. Or those that name somebody
+    /// unresolved, if one must be and nobody is who is asked for.
+    fn nearest(&self, from: &Circle, to: &Circle, ports: &[Ports]) -> BTreeSet<usize> {
+        let by_ends = |side: &Named, circle: &Circle| {
+            let certain = circle.met.iter().flat_map(|met| &met.ends).filter_map(|end| side.by_end.get(end));
+            certain.flatten().chain(side.possible(circle)).copied().collect()
         };
         let prefixes: Vec<_> = PortPrefix::of(ports).into_iter().map(|p| (p, self.ports_around(p))).collect();
         let by_ports = || prefixes.iter().flat_map(|(prefix, around)| self.ports.meeting(*prefix, around));
+        let unresolved = || self.from.unresolved.iter().chain(&self.to.unresolved);
+        let must_be =
+            [from, to].iter().all(|circle| circle.addresses.is_some_and(|a| a < Addresses::Unresolved));
         let counts = [
-            from.iter().map(|met| met.from).sum::<usize>(),
-            to.iter().map(|met| met.to).sum(),
+            from.met.iter().map(|met| met.from).sum::<usize>() + self.from.possible(from).len(),
+            to.met.iter().map(|met| met.to).sum::<usize>() + self.to.possible(to).len(),
             by_ports().map(<[_]>::len).sum(),
+            if must_be { unresolved().count() } else { usize::MAX },
         ];
-        match counts {
-            [a, b, c] if a <= b && a <= c => by_ends(&self.from, from),
-            [_, b, c] if b <= c => by_ends(&self.to, to),
-            _ => by_ports().flatten().copied().collect(),
+        match counts.iter().min().and_then(|least| counts.iter().position(|count| count == least)) {
+            Some(0) => by_ends(&self.from, from),
+            Some(1) => by_ends(&self.to, to),
+            Some(2) => by_ports().flatten().copied().collect(),
+            _ => unresolved().copied().collect(),
         }
     }
 
-    /// Who meets `end`.
+    /// Who meets `end` for certain.
     fn met(&mut self, end: End) -> Rc<Met> {
         if let Some(known) = self.met.get(&end) {
             return Rc::clone(known);
@@ -189,16 +286,23 @@ impl<'p> Meetings<'p> {
         }
         // Of an environment, ranges may be in another one.
         let is_environment = |end: End| matches!(end, End::Environment(_));
-        let certain = |end| self.unresolved == Unresolved::Nobody || !is_unresolved(self.policy, end);
         ends.retain(|other| {
-            let narrows = (is_environment(end) || is_environment(*other)) && certain(end) && certain(*other);
-            !narrows || self.overlap.meets(*other, end)
+            !(is_environment(end) || is_environment(*other)) || self.overlap.meets(*other, end)
         });
-        let rules =
-            |side: &HashMap<End, Vec<usize>>| ends.iter().filter_map(|e| side.get(e)).map(Vec::len).sum();
+        let rules = |side: &Named| ends.iter().filter_map(|e| side.by_end.get(e)).map(Vec::len).sum();
         let met = Rc::new(Met { from: rules(&self.from), to: rules(&self.to), ends });
         self.met.insert(end, Rc::clone(&met));
         met
+    }
+
+    fn addresses(&self, end: End) -> Addresses {
+        if is_unresolved(self.policy, end) {
+            Addresses::Unresolved
+        } else if self.overlap.has_ranges(end) {
+            Addresses::Declared
+        } else {
+            Addresses::None
+        }
     }
 
     fn groups_of(&self, end: End) -> Vec<Group> {
@@ -208,17 +312,8 @@ impl<'p> Meetings<'p> {
             End::Workload(w) => Group::Workload(w),
             other => Group::Only(other),
         };
-        let ranges = self.ranges(end).into_iter().map(Group::Range);
+        let ranges = self.overlap.declared(end).into_iter().map(Group::Range);
         [own].into_iter().chain(ranges).collect()
-    }
-
-    /// The ranges that an end has or may have.
-    fn ranges(&self, end: End) -> Vec<Cidr> {
-        let mut ranges = self.overlap.declared(end);
-        if self.unresolved == Unresolved::Anybody && is_unresolved(self.policy, end) {
-            ranges.extend(Cidr::ALL);
-        }
-        ranges
     }
 
     /// The groups around one.
@@ -316,22 +411,43 @@ mod tests {
             .collect::<HashSet<_>>()
             .into_iter()
             .collect();
+        let may_meet = |a: End, b: End| {
+            let ranges = |end| !overlap.declared(end).is_empty() || is_unresolved(&policy, end);
+            (is_unresolved(&policy, a) && ranges(b)) || (is_unresolved(&policy, b) && ranges(a))
+        };
+        let common = |ours: &[End], theirs: &[End]| {
+            let found = |meets: &dyn Fn(End, End) -> bool| {
+                ours.iter().find(|end| theirs.iter().any(|other| meets(**end, *other))).copied()
+            };
+            let certain = found(&|a, b| overlap.meets(a, b)).map(|end| (end, true));
+            certain.or_else(|| Some((found(&may_meet)?, false)))
+        };
         let ports = ["tcp/90-200", "udp/80", "icmp/8", "sctp/1"].map(|text| vec![text.parse().unwrap()]);
         let ports = || ports.iter().map(Vec::as_slice).chain([&[][..]]);
         let web = policy.workload("web").map(End::Workload).unwrap();
-        let asked = ends.iter().flat_map(|end| [([*end], [End::Any]), ([web], [*end]), ([*end], [*end])]);
+        let two = |n: usize| vec![ends[n], ends[(n + 5) % ends.len()]];
+        let asked = (0..ends.len()).flat_map(|n| {
+            let end = vec![ends[n]];
+            [(end.clone(), vec![End::Any]), (vec![web], end.clone()), (end.clone(), end), (two(n), two(1))]
+        });
         let lists: Vec<_> = ends.chunks(1).flat_map(|end| ports().map(move |ports| (end, ports))).collect();
-        let mut meetings = Meetings::new(&policy, Unresolved::Nobody, lists.into_iter());
+        let mut meetings = Meetings::new(&policy, lists.into_iter());
         for (from, to) in asked {
+            let meet = policy.rules.iter().enumerate().filter_map(|(n, rule)| {
+                let ((a, x), (b, y)) = (common(&rule.from, &from)?, common(&rule.to, &to)?);
+                let meeting = if x && y { Meeting::Certain } else { Meeting::Possible };
+                Some((meeting, (n, a, b)))
+            });
+            let meet: Vec<_> = meet.collect();
             for ports in ports() {
-                let found: Vec<_> = meetings.rules(&from, &to, ports).collect();
-                let common =
-                    |ours: &[End], theirs: End| ours.iter().find(|end| overlap.meets(**end, theirs)).copied();
-                let compared = policy.rules.iter().enumerate().filter_map(|(n, rule)| {
-                    let ends = (common(&rule.from, from[0])?, common(&rule.to, to[0])?);
-                    ports_meet(&rule.ports, ports).then_some((n, ends.0, ends.1))
-                });
-                assert_eq!(found, compared.collect::<Vec<_>>(), "{from:?} to {to:?} on {ports:?}");
+                for meeting in [Meeting::Certain, Meeting::Possible] {
+                    let found: Vec<_> = meetings.rules([&from, &to], ports, meeting, &mut 0).collect();
+                    let compared = meet.iter().filter(|(known, (n, ..))| {
+                        *known == meeting && ports_meet(&policy.rules[*n].ports, ports)
+                    });
+                    let compared: Vec<_> = compared.map(|(_, ends)| *ends).collect();
+                    assert_eq!(found, compared, "{meeting:?}: {from:?} to {to:?} on {ports:?}");
+                }
             }
         }
     }

@@ -80,6 +80,16 @@ impl<'p> Overlap<'p> {
         }
     }
 
+    /// Has it any of these?
+    pub(super) fn has_ranges(&self, end: End) -> bool {
+        match end {
+            End::Environment(e) => !self.ranges[e.0].is_empty(),
+            End::Peer(p) => !self.policy.peers[p].cidrs.is_empty(),
+            End::Cidr(_) | End::Private | End::Internet | End::Host => true,
+            End::Any | End::Dns | End::Workload(_) => false,
+        }
+    }
+
     /// The addresses of an end that is neither a workload nor an environment. What only the host knows is left out.
     fn ranges(&self, end: End) -> Vec<Cidr> {
         match end {

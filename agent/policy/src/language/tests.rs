@@ -48,6 +48,39 @@ fn a_forbid_that_only_a_host_can_prove_is_told_of() {
 }
 
 #[test]
+fn what_is_too_much_to_be_told_is_counted() {
+    let declared = format!("{WEB}[peer.mirror]\nnames = [\"deb.example.org\"]\n");
+    let rules = |count: usize, to: &str| {
+        let rule =
+            |n: usize| format!("[[allow]]\nfrom = \"web\"\nto = \"{to}\"\nports = [\"tcp/{}\"]\n", n + 1);
+        (0..count).map(rule).collect::<String>()
+    };
+    let forbid = |to: &str| format!("[[forbid]]\nfrom = \"web\"\nto = \"{to}\"\n");
+    let about = |text: &str, words: &str| -> Vec<String> {
+        let found = findings(&format!("{declared}{text}"));
+        found.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
+    };
+    let shown = rules(103, "10.0.0.0/8") + &forbid("mirror");
+    assert_eq!(about(&shown, "may allow what p:").len(), 100);
+    let more =
+        "p:405:1: this rule and others may allow what is forbidden in 3 more cases, which are not shown";
+    assert_eq!(about(&shown, "not shown"), [more]);
+    let much = rules(600, "10.0.0.0/8") + &forbid("mirror").repeat(600);
+    let last = format!("{much}{}", forbid("10.0.0.7"));
+    assert_eq!(
+        about(&last, "forbids (").len(),
+        600,
+        "who certainly contradicts is told, whatever comes before"
+    );
+    let left = about(&much, "after it are not compared");
+    assert_eq!(left.len(), 1, "{left:?}");
+    let contradicted = rules(101, "10.0.0.0/8") + &forbid("10.0.0.7").repeat(100);
+    assert_eq!(about(&contradicted, "forbids (").len(), 10_000);
+    let left = "p:706:1: 10000 contradictions are noted: this forbid and 0 after it are looked at no further";
+    assert_eq!(about(&contradicted, "contradictions are noted"), [left]);
+}
+
+#[test]
 fn misspelt_keys_and_values_are_named_with_what_was_meant() {
     finds(
         "[[allow]]\nform = \"web\"\nto = \"any\"",
