@@ -333,6 +333,36 @@ fn differences_of_many_workloads() {
     });
 }
 
+/// Of two policies in which rules of every workload for everybody differ: there are as many differences as there are pairs.
+#[test]
+fn differences_for_everybody() {
+    let policy = |n: usize, turn: usize, ports: &dyn Fn(usize, usize) -> String| {
+        let text = many(n, |p| format!("[workload.w{p}]\nselect = {{ systemd = \"w{p}.service\" }}\n"))
+            + &many(n, |p| {
+                let next = (p + 1) % n;
+                format!(
+                    "[[allow]]\nfrom = \"any\"\nto = \"w{p}\"\nports = [\"{}\"]\n\
+                     [[allow]]\nfrom = \"w{p}\"\nto = \"any\"\nports = [\"{}\"]\n\
+                     [[allow]]\nfrom = \"w{p}\"\nto = [\"w{next}\", \"10.0.{}.0/24\"]\n",
+                    ports(p, turn),
+                    ports(p, 1 - turn),
+                    p & 255
+                )
+            });
+        load(&[Source::new("p.toml", text)]).unwrap().policy
+    };
+    let apart = |p: usize, turn: usize| format!("tcp/{}", 2 * p + turn + 1);
+    let one_end = |p: usize, turn: usize| if turn == 0 { apart(p, 0) } else { "tcp/*".to_owned() };
+    let nested = |p: usize, turn: usize| format!("tcp/{}-{}", p + turn + 1, 60_000 - 7 * p);
+    for ports in [&apart as &dyn Fn(usize, usize) -> String, &one_end, &nested] {
+        grows_evenly(|parts| {
+            let n = parts / 16;
+            let found = diff(&policy(n, 0, ports), &policy(n, 1, ports), &Inventory::default(), 0);
+            assert!(found.access.len() < 10 * n, "{} changes", found.access.len());
+        });
+    }
+}
+
 fn record_grows_evenly(line: impl Fn(usize) -> String) {
     let policy = load(&[Source::new("p.toml", WEB)]).unwrap().policy;
     grows_evenly(|parts| {

@@ -1,20 +1,24 @@
 //! What access one policy gives and another does not, read from the compiled tables and not from the text.
 
+mod everybody;
+mod groups;
 mod side;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     fmt,
 };
 
 use bulkhead_common::{Direction, PeerId, Protocol};
 use serde::{Deserialize, Serialize};
 
-use self::side::{Side, between, pairs, twins};
+use self::{
+    groups::Groups,
+    side::{Side, between, open, particular, twins},
+};
 use crate::{
     inventory::Inventory,
     language::{Policy, PortSpan},
-    parties::{Addresses, Alike},
     steps::Steps,
     unresolved::Roll,
 };
@@ -31,7 +35,7 @@ pub struct Difference {
 /// Connections between two parties that fare alike.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Change {
-    /// Who opens them: workloads, or ranges of addresses.
+    /// Who opens them: workloads, or ranges of addresses. Of very many, some are named and the others counted.
     pub from: String,
     /// To whom.
     pub to: String,
@@ -51,6 +55,18 @@ pub enum Access {
     Removed,
     /// It passes, and until another time.
     Expiry,
+}
+
+impl Access {
+    /// From one time until which it passes to another: 0 if it does not.
+    fn of(before: u64, after: u64) -> Option<Self> {
+        match (before, after) {
+            (a, b) if a == b => None,
+            (0, _) => Some(Self::Added),
+            (_, 0) => Some(Self::Removed),
+            _ => Some(Self::Expiry),
+        }
+    }
 }
 
 impl Difference {
@@ -85,7 +101,8 @@ pub fn diff(old: &Policy, new: &Policy, inventory: &Inventory, now_ns: u64) -> D
     let [mut before, mut after] = [old, new].map(|policy| Side::new(policy, &roll, inventory, now_ns));
     let mut access = Vec::new();
     let twins = twins(&names, [&before, &after]);
-    for (from, to) in pairs(&twins, [&mut before, &mut after]) {
+    let particular = particular(&twins, [&before, &after]);
+    for (from, to) in particular.iter().copied() {
         // Those of one group reach each other, and not themselves.
         if from != to || twins[from].len() > 1 {
             let [a, b] = [twins[from][0], *twins[to].last().unwrap_or(&"")];
@@ -93,24 +110,23 @@ pub fn diff(old: &Policy, new: &Policy, inventory: &Inventory, now_ns: u64) -> D
             compare(&until[0], &until[1], &twins[from].join(", "), &twins[to].join(", "), &mut access);
         }
     }
-    let groups = groups([&before, &after], [old, new], inventory, &roll);
+    let directions = [Direction::Egress, Direction::Ingress];
+    let open = directions.map(|direction| open(&twins, direction, [&mut before, &mut after]));
+    access.extend(everybody::changes(&twins, &particular, &open));
+    let groups = Groups::new([&before, &after], [old, new], inventory, &roll);
     for twins in &twins {
         let (name, names) = (twins[0], twins.join(", "));
-        for direction in [Direction::Egress, Direction::Ingress] {
-            let towards: HashSet<_> =
-                [&before, &after].map(|side| side.classes(name, direction)).concat().into_iter().collect();
+        for direction in directions {
+            let towards = groups.among([&before, &after].map(|side| side.classes(name, direction)));
+            // Whom no rule tells apart fares as everybody.
             let [a, b] = [&mut before, &mut after].map(|side| side.one_end(name, direction, PeerId::NONE));
-            let all_alike = a == b;
-            for (ranges, [old, new]) in &groups {
-                // Whom no rule tells apart fares as everybody.
-                if all_alike && !towards.contains(old) && !towards.contains(new) {
-                    continue;
-                }
-                let until =
-                    [before.by_address(name, direction, *old), after.by_address(name, direction, *new)];
+            let rest = if a == b { None } else { groups.all_but(&towards) };
+            let rest = rest.as_deref().map(|words| (words, [PeerId::NONE; 2]));
+            for (ranges, [old, new]) in towards.iter().map(|group| groups.get(*group)).chain(rest) {
+                let until = [before.by_address(name, direction, old), after.by_address(name, direction, new)];
                 let (from, to) = match direction {
-                    Direction::Egress => (names.as_str(), ranges.as_str()),
-                    Direction::Ingress => (ranges.as_str(), names.as_str()),
+                    Direction::Egress => (&*names, ranges),
+                    Direction::Ingress => (ranges, &*names),
                 };
                 compare(&until[0], &until[1], from, to, &mut access);
             }
@@ -128,13 +144,8 @@ fn compare(before: &Steps<u64>, after: &Steps<u64>, from: &str, to: &str, change
         return;
     }
     let mut found: BTreeMap<Access, Vec<String>> = BTreeMap::new();
-    for (first, last, (old, new)) in before.with(after, |a, b| (a, b)).ranges(LAST_SERVICE) {
-        let change = match (old, new) {
-            (a, b) if a == b => continue,
-            (0, _) => Access::Added,
-            (_, 0) => Access::Removed,
-            _ => Access::Expiry,
-        };
+    for (first, last, change) in before.with(after, Access::of).ranges(LAST_SERVICE) {
+        let Some(change) = change else { continue };
         found.entry(change).or_default().extend(services(first, last));
     }
     let alike = found.into_iter().map(|(change, services)| Change {
@@ -174,40 +185,6 @@ fn services(first: u128, last: u128) -> Vec<String> {
         next += 1;
     }
     parts
-}
-
-/// Addresses and names that neither policy tells apart, in words, with their classes in both.
-fn groups(
-    sides: [&Side<'_>; 2],
-    policies: [&Policy; 2],
-    inventory: &Inventory,
-    roll: &Roll,
-) -> Vec<(String, [PeerId; 2])> {
-    let mut groups: BTreeMap<[PeerId; 2], Alike> = BTreeMap::new();
-    for who in roll.iter() {
-        let classes = sides.map(|side| side.outlook.class(who));
-        // Whom no rule names is known by his address alone.
-        if classes != [PeerId::NONE; 2] {
-            groups.entry(classes).or_default().names.push(roll.name(who).to_owned());
-        }
-    }
-    for (first, last) in Addresses::new(policies, inventory).ranges() {
-        let classes = sides.map(|side| side.outlook.compiled.peer(first).class);
-        groups.entry(classes).or_default().add(first, last);
-    }
-    // One group at most is whoever is in no other: more than one of them would not be told apart.
-    let mut scattered = groups.iter().filter(|(_, alike)| alike.is_scattered());
-    let rest = match (scattered.next(), scattered.next()) {
-        (Some((classes, _)), None) => Some(*classes),
-        _ => None,
-    };
-    let words = |classes, alike: Alike| match rest {
-        Some(rest) if rest == classes => {
-            alike.names.into_iter().chain(["everybody else".to_owned()]).collect::<Vec<_>>().join(", ")
-        }
-        _ => alike.in_words(),
-    };
-    groups.into_iter().map(|(classes, alike)| (words(classes, alike), classes)).collect()
 }
 
 fn workloads(old: &Policy, new: &Policy, names: &BTreeSet<&str>) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! What each of the two policies says of its workloads, and of which pairs of them both must be asked.
+//! What each of the two policies says of its workloads, and of which pairs of them in particular.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -8,6 +8,7 @@ use std::{
 
 use bulkhead_common::{Direction, Endpoint, Message, PeerId, Protocol};
 
+use super::everybody::{CLOSED, Open};
 use crate::{
     inventory::Inventory,
     language::{Policy, WorkloadId},
@@ -24,11 +25,10 @@ pub(super) fn twins<'n>(names: &BTreeSet<&'n str>, sides: [&Side<'_>; 2]) -> Vec
     groups.into_values().collect()
 }
 
-/// The pairs of groups whose access can differ: one has a rule for the other, or both have one for everybody and one of these
-/// changes.
-pub(super) fn pairs(twins: &[Vec<&str>], mut sides: [&mut Side<'_>; 2]) -> BTreeSet<(usize, usize)> {
+/// The pairs of groups of which one has a rule for the other.
+pub(super) fn particular(twins: &[Vec<&str>], sides: [&Side<'_>; 2]) -> BTreeSet<(usize, usize)> {
     let mut pairs = BTreeSet::new();
-    for side in &sides {
+    for side in sides {
         let mut by_class: HashMap<PeerId, Vec<usize>> = HashMap::new();
         for (n, twins) in twins.iter().enumerate() {
             by_class.entry(side.class(twins[0])).or_default().push(n);
@@ -43,20 +43,21 @@ pub(super) fn pairs(twins: &[Vec<&str>], mut sides: [&mut Side<'_>; 2]) -> BTree
             }
         }
     }
-    let closed = Steps::new(0, []);
-    let mut open = |direction| -> Vec<(usize, bool)> {
-        let all = twins.iter().enumerate().filter_map(|(n, twins)| {
-            let [a, b] = sides.each_mut().map(|side| side.one_end(twins[0], direction, PeerId::NONE));
-            (*a != closed || *b != closed).then_some((n, a != b))
-        });
-        all.collect()
-    };
-    let (out, into) = (open(Direction::Egress), open(Direction::Ingress));
-    for (from, changes) in &out {
-        let others = into.iter().filter(|(_, other)| *changes || *other);
-        pairs.extend(others.map(|(to, _)| (*from, *to)));
-    }
     pairs
+}
+
+/// Until when each group's end lets everybody through, before and after. What needs no rule on its way in is told of addresses.
+pub(super) fn open(
+    twins: &[Vec<&str>],
+    direction: Direction,
+    mut sides: [&mut Side<'_>; 2],
+) -> Vec<Steps<Open>> {
+    let open = twins.iter().map(|twins| {
+        let [a, b] = sides.each_mut().map(|side| side.one_end(twins[0], direction, PeerId::NONE));
+        let both = a.with(&b, |a, b| [a, b]);
+        both.with(&ESSENTIAL, |open, essential| if essential { CLOSED } else { open })
+    });
+    open.collect()
 }
 
 /// All that a policy says of a workload: its class, and for each direction its allowlist, if it is isolated.

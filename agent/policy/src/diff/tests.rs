@@ -136,3 +136,75 @@ fn what_needs_no_rule_is_no_access() {
     assert_eq!(between(&allow("a", "any", ""), &(allow("a", "any", "") + &allow("any", "b", ports))), "");
     assert_eq!(between("", &allow("a", "b", ports)), "+ a -> b: icmp/3.4, icmpv6/2\n");
 }
+
+/// What is said of the workloads when `more` is added to `rules` of 40 workloads, of which no two fare alike.
+fn said_of_many(rules: &str, more: &str) -> Vec<String> {
+    let one = |n: usize| {
+        let ends =
+            format!("[workload.w{n:02}]\nenvironment = \"e\"\nselect = {{ systemd = \"w{n}.service\" }}\n");
+        ends + &allow(&format!("w{n:02}"), format!("10.0.0.{n}"), "")
+    };
+    let many = || (0..40).map(one).collect::<String>();
+    let [old, new] = [rules.to_owned(), format!("{rules}{more}")]
+        .map(|rules| policy(&format!("[environment.e]\n{}{rules}", many())));
+    let found = diff(&old, &new, &Inventory::default(), 0).to_string();
+    found
+        .lines()
+        .filter(|line| line.matches('w').count() + line.matches("workload").count() > 1)
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn who_fares_as_everybody_is_told_of_together() {
+    let tcp = "ports = [\"tcp/80\"]";
+    let [out, into] = [allow("env:e", "any", tcp), allow("any", "env:e", tcp)];
+    assert_eq!(said_of_many("", &(out.clone() + &into)), ["+ every workload -> every workload: tcp/80"]);
+    assert_eq!(said_of_many(&out, &allow("any", "w07", "")), ["+ every other workload -> w07: tcp/80"]);
+    assert_eq!(
+        said_of_many(&out, &allow("any", ["w07", "w08"], tcp)),
+        ["+ every workload -> w07, w08: tcp/80"]
+    );
+    let known = out.clone() + &allow("w03", "w07", tcp);
+    assert_eq!(
+        said_of_many(&known, &allow("any", ["w07", "w08"], tcp)),
+        ["+ every other workload -> w08: tcp/80", "+ every other workload but w03 -> w07: tcp/80"]
+    );
+    assert_eq!(
+        said_of_many(&allow("w03", "w07", tcp), &(out.clone() + &into)),
+        ["+ every workload -> every workload, where no rule names both: tcp/80"]
+    );
+    let few: Vec<_> = (0..35).map(|n| format!("w{n:02}")).collect();
+    let all_but = said_of_many(&into, &allow("w01", "any", tcp));
+    assert_eq!(all_but, ["+ w01 -> every other workload: tcp/80"]);
+    let some = said_of_many(&allow("any", &few, tcp), &allow("w39", "any", tcp));
+    assert_eq!(some, ["+ w39 -> every other workload but w35, w36, w37, w38: tcp/80"]);
+    assert_eq!(said_of_many(&(out.clone() + &into), &allow("w03", "w07", tcp)), [""; 0]);
+    assert_eq!(said_of_many(&out, &allow("any", "w07", "ports = [\"tcp/81\"]")), [""; 0]);
+}
+
+#[test]
+fn so_many_that_nobody_reads_all_are_counted() {
+    let ends = |rules: &str| {
+        let one = |n: usize| format!("[workload.w{n}]\nselect = {{ systemd = \"w{n}.service\" }}\n");
+        let open =
+            |n: usize| allow(&format!("w{n}"), "any", &format!("ports = [\"tcp/{}\", \"udp/1\"]", n + 1));
+        policy(&format!(
+            "{}{}{rules}",
+            (0..80).map(one).collect::<String>(),
+            (0..40).map(open).collect::<String>()
+        ))
+    };
+    let found = diff(&ends(""), &ends(&allow("any", "w79", "ports = [\"udp/1\"]")), &Inventory::default(), 0);
+    let lines: Vec<_> = found.access.iter().filter(|change| change.from.contains("w1")).collect();
+    assert!(lines.len() == 1 && lines[0].from.ends_with(" and 8 more workloads"), "{lines:?}");
+}
+
+#[test]
+fn addresses_that_no_rule_of_a_workload_tells_apart_are_told_of_together() {
+    let peers: String =
+        (0..20).map(|n| allow("a", format!("10.0.{n}.0/24"), "ports = [\"tcp/80\"]")).collect();
+    let own = peers + &allow("b", "10.0.7.0/24", "ports = [\"tcp/80\"]");
+    let opened = own.clone() + &allow("b", "any", "ports = [\"tcp/80\"]");
+    assert_eq!(between(&own, &opened), "+ b -> every address but 10.0.7.0/24: tcp/80\n");
+}

@@ -182,11 +182,34 @@ proptest! {
             let (old, new) = (world.policy(), other.policy());
             let found = diff(&old, &new, &inventory, now_ns);
             let (a, b) = (compile(&old, &inventory), compile(&new, &inventory));
-            let told_apart = worlds::connections(&inventory).find(|connection| {
+            let differs = |connection: &Connection| {
                 passes(&a, connection, now_ns) != passes(&b, connection, now_ns)
+            };
+            let told_apart = worlds::connections(&inventory).find(differs);
+            let now: Vec<_> = found.access.iter().filter(|c| c.change != Access::Expiry).collect();
+            prop_assert_eq!(told_apart.is_none(), now.is_empty(), "{:?} {:?}\n{:?}", told_apart, now, other);
+            // And of workloads exactly these are named. What needs no rule on its way in may be told of everybody.
+            let pairs = worlds::connections(&inventory).filter_map(|connection| {
+                let Connection { from, to, protocol, port } = connection;
+                let (Party::Workload(from), Party::Workload(to)) = (from, to) else { return None };
+                let direction = Direction::Ingress;
+                let arriving = Packet { local: to, socket: Some(from), address: None, direction, protocol, port, now_ns };
+                let pair = (from.0, to.0, answers::is_essential(&arriving));
+                (from != to && differs(&connection)).then_some(pair)
             });
-            let now = found.access.iter().find(|c| c.change != Access::Expiry);
-            prop_assert_eq!(told_apart.is_some(), now.is_some(), "{:?} {:?}\n{:?}", told_apart, now, other);
+            let workloads = |words: &str| -> Vec<usize> {
+                words.split(", ").filter_map(|name| Some(old.workload(name)?.0)).collect()
+            };
+            let named = now.iter().flat_map(|change| {
+                let to = workloads(&change.to);
+                let pairs = workloads(&change.from).into_iter().flat_map(move |a| to.clone().into_iter().map(move |b| (a, b)));
+                pairs.filter(|(from, to)| from != to)
+            });
+            let (pairs, named): (BTreeSet<_>, BTreeSet<_>) = (pairs.collect(), named.collect());
+            let is_known = |(from, to): &(usize, usize)| [false, true].map(|e| pairs.contains(&(*from, *to, e)));
+            prop_assert!(named.iter().all(|pair| is_known(pair).contains(&true)), "{:?}\n{:?}\n{:?}", pairs, now, other);
+            let all_named = pairs.iter().all(|(from, to, essential)| *essential || named.contains(&(*from, *to)));
+            prop_assert!(all_named, "{:?}\n{:?}\n{:?}", pairs, now, other);
         }
     }
 }
