@@ -60,13 +60,17 @@ pub(super) enum Meeting {
     Possible,
 }
 
-/// What a policy tells of an end's addresses.
+/// What a policy tells of an end's addresses. Whoever may meet one of these may meet those after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Addresses {
     /// It has none.
     None,
+    /// It has those in an environment: but for those of whom a narrower statement says that they are in another.
+    Environment,
     /// It has these.
     Declared,
+    /// Only a host knows them, or some of them. Wherever they lie, they are in an environment of their own.
+    Member,
     /// Only a host knows them, or some of them.
     Unresolved,
 }
@@ -74,7 +78,11 @@ enum Addresses {
 impl Addresses {
     /// Who has the one may be who has the other.
     fn may_meet(self, other: Self) -> bool {
-        self.min(other) > Self::None && self.max(other) == Self::Unresolved
+        match (self.min(other), self.max(other)) {
+            (Self::None, _) => false,
+            (Self::Environment, most) => most == Self::Unresolved,
+            (_, most) => most >= Self::Member,
+        }
     }
 }
 
@@ -109,8 +117,8 @@ impl Named {
     /// Those that somebody in the circle may meet, beside those that are met for certain.
     fn possible(&self, circle: &Circle) -> &[usize] {
         match circle.addresses {
-            Some(Addresses::Unresolved) => &self.addressed,
-            Some(Addresses::Declared) => &self.unresolved,
+            Some(Addresses::Unresolved | Addresses::Member) => &self.addressed,
+            Some(Addresses::Declared | Addresses::Environment) => &self.unresolved,
             Some(Addresses::None) | None => &[],
         }
     }
@@ -200,7 +208,7 @@ impl<'p> Meetings<'p> {
             }
             let most = ends(rule).iter().map(|end| self.addresses(*end)).max();
             named.addressed.extend((most > Some(Addresses::None)).then_some(n));
-            named.unresolved.extend((most == Some(Addresses::Unresolved)).then_some(n));
+            named.unresolved.extend((most >= Some(Addresses::Member)).then_some(n));
         }
         named
     }
@@ -257,8 +265,7 @@ impl<'p> Meetings<'p> {
         let prefixes: Vec<_> = PortPrefix::of(ports).into_iter().map(|p| (p, self.ports_around(p))).collect();
         let by_ports = || prefixes.iter().flat_map(|(prefix, around)| self.ports.meeting(*prefix, around));
         let unresolved = || self.from.unresolved.iter().chain(&self.to.unresolved);
-        let must_be =
-            [from, to].iter().all(|circle| circle.addresses.is_some_and(|a| a < Addresses::Unresolved));
+        let must_be = [from, to].iter().all(|circle| circle.addresses.is_some_and(|a| a < Addresses::Member));
         let counts = [
             from.met.iter().map(|met| met.from).sum::<usize>() + self.from.possible(from).len(),
             to.met.iter().map(|met| met.to).sum::<usize>() + self.to.possible(to).len(),
@@ -296,12 +303,15 @@ impl<'p> Meetings<'p> {
     }
 
     fn addresses(&self, end: End) -> Addresses {
-        if is_unresolved(self.policy, end) {
-            Addresses::Unresolved
-        } else if self.overlap.has_ranges(end) {
-            Addresses::Declared
-        } else {
-            Addresses::None
+        match end {
+            End::Peer(p) if is_unresolved(self.policy, end) => match self.policy.peers[p].environment {
+                Some(_) => Addresses::Member,
+                None => Addresses::Unresolved,
+            },
+            end if is_unresolved(self.policy, end) => Addresses::Unresolved,
+            end if !self.overlap.has_ranges(end) => Addresses::None,
+            End::Environment(_) => Addresses::Environment,
+            _ => Addresses::Declared,
         }
     }
 
@@ -412,8 +422,11 @@ mod tests {
             .into_iter()
             .collect();
         let may_meet = |a: End, b: End| {
-            let ranges = |end| !overlap.declared(end).is_empty() || is_unresolved(&policy, end);
-            (is_unresolved(&policy, a) && ranges(b)) || (is_unresolved(&policy, b) && ranges(a))
+            let unresolved = |end| is_unresolved(&policy, end);
+            let ranges = |end| !overlap.declared(end).is_empty() || unresolved(end);
+            let has_environment = |end| matches!(end, End::Peer(p) if policy.peers[p].environment.is_some());
+            let elsewhere = |a, b| has_environment(a) && matches!(b, End::Environment(_));
+            (unresolved(a) || unresolved(b)) && ranges(a) && ranges(b) && !elsewhere(a, b) && !elsewhere(b, a)
         };
         let common = |ours: &[End], theirs: &[End]| {
             let found = |meets: &dyn Fn(End, End) -> bool| {

@@ -14,7 +14,8 @@ fn finds(text: &str, expected: &str) {
 fn a_forbid_that_only_a_host_can_prove_is_told_of() {
     const ENDS: &str = "[environment.lan]\ncidrs = [\"192.168.1.0/24\"]\n[environment.work]\n\
         [workload.a]\nselect = { systemd = \"a.service\" }\n[workload.b]\nenvironment = \"work\"\nselect = { systemd = \"b.service\" }\n\
-        [peer.mirrors]\nnames = [\"deb.example.org\"]\n";
+        [peer.mirrors]\nnames = [\"deb.example.org\"]\n\
+        [peer.cam]\nenvironment = \"work\"\nnames = [\"cam.example.org\"]\n";
     for (rule, forbid, said) in [
         ("dns", "192.168.1.0/24", "unproved-forbid"),
         ("private", "host", "unproved-forbid"),
@@ -24,6 +25,12 @@ fn a_forbid_that_only_a_host_can_prove_is_told_of() {
         ("host", "127.0.0.0/8", "forbidden"),
         ("dns", "dns", "forbidden"),
         ("any", "dns", "forbidden"),
+        ("cam", "192.168.2.0/24", "unproved-forbid"),
+        ("cam", "mirrors", "unproved-forbid"),
+        ("cam", "env:work", "forbidden"),
+        // Wherever its addresses lie, it is in its own environment.
+        ("cam", "env:lan", ""),
+        ("env:lan", "cam", ""),
         ("dns", "b", ""),
         ("host", "env:work", ""),
         ("b", "host", ""),
