@@ -12,7 +12,9 @@ use crate::{
 
 /// Says what access changes from one policy to another.
 pub(crate) fn diff(arguments: &DiffArguments, output: Output) -> Result<Outcome, InputError> {
-    let [old, new] = [&arguments.old, &arguments.new].map(|path| input::policy(slice::from_ref(path)));
+    let [old, new] = [&arguments.old, &arguments.new].map(slice::from_ref);
+    input::standard_input_once(&[old, new])?;
+    let [old, new] = [old, new].map(input::policy);
     let difference = compared(&old?, &new?, &Inventory::default(), input::now_ns());
     let text = match output {
         Output::Json => output::json(&difference),

@@ -15,6 +15,7 @@ use crate::{
 /// policy is asked, too.
 pub(crate) fn explain(arguments: &ExplainArguments, output: Output) -> Result<Outcome, InputError> {
     let ExplainArguments { policy: given, from, to, port, against } = arguments;
+    input::standard_input_once(&[&given.paths, against])?;
     let new = input::policy(&given.paths)?;
     let old = if against.is_empty() { None } else { Some(input::policy(against)?) };
     let services = services(port)?;

@@ -30,6 +30,10 @@ pub(crate) enum InputError {
     SeveralPorts(String),
     #[error("there is no connection from {from} to {to} of which a workload's allowlist decides")]
     NothingToAsk { from: String, to: String },
+    #[error(
+        "standard input is named twice (`-`) and can be read once: name a file for one of them, or in bash <(COMMAND)"
+    )]
+    StandardInputTwice,
     #[error("cannot read the flows in {name}")]
     Flows { name: String, source: io::Error },
     #[error("{name} holds no flow record, in {lines}: give what `bulkhead run --output json` printed")]
@@ -43,6 +47,12 @@ pub(crate) fn policy(paths: &[PathBuf]) -> Result<Policy, InputError> {
         Ok(loaded) => Ok(loaded.policy),
         Err(findings) => Err(InputError::Policy { sources, findings }),
     }
+}
+
+/// Fails if standard input is named for several of these, which are read one by one: to the second it would be empty.
+pub(crate) fn standard_input_once(inputs: &[&[PathBuf]]) -> Result<(), InputError> {
+    let from_there = |paths: &&&[PathBuf]| paths.iter().any(|path| policy_files::is_standard_input(path));
+    if inputs.iter().filter(from_there).count() > 1 { Err(InputError::StandardInputTwice) } else { Ok(()) }
 }
 
 /// Nanoseconds since the Unix epoch, for which rules' expiry is judged.

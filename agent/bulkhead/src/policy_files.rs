@@ -86,7 +86,7 @@ pub(crate) fn name(path: &Path) -> String {
     if is_standard_input(path) { OF_STANDARD_INPUT.to_owned() } else { plain(&path.display().to_string()) }
 }
 
-fn is_standard_input(path: &Path) -> bool {
+pub(crate) fn is_standard_input(path: &Path) -> bool {
     path.as_os_str() == STANDARD_INPUT
 }
 

@@ -1,6 +1,6 @@
 //! `bulkhead simulate`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, slice};
 
 use bulkhead_policy::{ChangedFlow, Inventory, Simulation, Summary, Tally};
 use serde::Serialize;
@@ -15,6 +15,7 @@ use crate::{
 /// Puts recorded flows to a policy.
 pub(crate) fn simulate(arguments: &SimulateArguments, output: Output) -> Result<Outcome, InputError> {
     let SimulateArguments { policy, flows, against, dry_run } = arguments;
+    input::standard_input_once(&[&policy.paths, against, slice::from_ref(flows)])?;
     let read = |paths: &[PathBuf]| {
         let mut policy = input::policy(paths)?;
         if *dry_run {

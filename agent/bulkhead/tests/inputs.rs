@@ -118,6 +118,23 @@ fn a_policy_may_come_from_standard_input() {
 }
 
 #[test]
+fn standard_input_is_read_once() {
+    let folder = folder();
+    let ends = ["--from", "any", "--to", "web", "--port", "tcp/80"];
+    for arguments in [
+        &["diff", "-", "-"][..],
+        &["simulate", "-", "--flows", "-"],
+        &["simulate", "whole", "--against", "-", "--flows", "-"],
+        &[&["explain", "-", "--against", "-"][..], &ends].concat(),
+    ] {
+        let said = given(POLICY.as_bytes(), folder.path(), arguments);
+        let expected =
+            "error: standard input is named twice (`-`) and can be read once: name a file for one of them";
+        assert!(said.starts_with("exit status: 2\n") && said.contains(expected), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
 fn what_is_no_file_is_not_read_in_a_folder_and_is_if_it_is_named() {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     let folder = folder();
