@@ -19,9 +19,8 @@ pub(crate) fn check(arguments: &CheckArguments, output: Output) -> Result<Outcom
     let (policy, findings) = match load(&sources) {
         Ok(loaded) => {
             let expired = expired_rules(&loaded.policy, input::now_ns());
-            let absent = if arguments.host { here::absent(&loaded.policy)? } else { Diagnostics::default() };
-            let findings: Vec<Diagnostic> =
-                loaded.warnings.into_iter().chain(expired).chain(absent).collect();
+            let here = if arguments.host { here::findings(&loaded.policy)? } else { Vec::new() };
+            let findings: Vec<Diagnostic> = loaded.warnings.into_iter().chain(expired).chain(here).collect();
             (Some(loaded.policy), findings.into())
         }
         Err(findings) => (None, findings),

@@ -68,7 +68,7 @@ pub use junit::junit;
 pub use language::{
     Cidr, CidrError, End, Environment, EnvironmentId, Expectation, Forbid, Glob, Loaded, Mode, Pattern, Peer,
     Policy, PortSpan, Ports, PortsError, Rule, Selector, Test, Workload, WorkloadId, empty_selectors,
-    expired_rules, load,
+    expired_rules, load, unnamed_resolvers,
 };
 pub use nearest::{Asked, NearRules, NearestRule, nearest_rule};
 pub use one_end::OneEnd;

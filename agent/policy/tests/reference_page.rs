@@ -4,7 +4,9 @@
 use std::{fs, path::Path};
 
 use bulkhead_common::Reason;
-use bulkhead_policy::{Code, Diagnostics, Loaded, Source, empty_selectors, expired_rules, json_schema, load};
+use bulkhead_policy::{
+    Code, Diagnostics, Loaded, Source, empty_selectors, expired_rules, json_schema, load, unnamed_resolvers,
+};
 use serde_json::Value;
 
 fn page() -> String {
@@ -32,7 +34,8 @@ fn warnings(loaded: &Loaded) -> Vec<&'static str> {
     let year_2026 = 1_798_761_599_000_000_000;
     let expired = expired_rules(&loaded.policy, year_2026);
     let absent = empty_selectors(&loaded.policy, |_| false);
-    loaded.warnings.iter().chain(&expired).chain(&absent).map(|w| w.code.name()).collect()
+    let unnamed = unnamed_resolvers(&loaded.policy, |_| true);
+    loaded.warnings.iter().chain(&expired).chain(&absent).chain(&unnamed).map(|w| w.code.name()).collect()
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub use model::{
 pub use ports::{PortSpan, Ports, PortsError};
 pub(crate) use selector::MAX_DEPTH;
 pub use selector::Selector;
-pub use warn::{empty_selectors, expired_rules};
+pub use warn::{empty_selectors, expired_rules, unnamed_resolvers};
 
 use crate::text::{Diagnostics, Findings, Source};
 

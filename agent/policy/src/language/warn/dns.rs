@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use bulkhead_common::Protocol;
 
 use super::super::{Cidr, End, Mode, Policy, Rule, WorkloadId};
-use crate::text::{Code, Diagnostic, Findings};
+use crate::text::{Code, Diagnostic, Diagnostics, Findings};
 
 const DNS: u16 = 53;
 
@@ -72,15 +72,16 @@ fn is_for_dns(rule: &Rule) -> bool {
     rule.ports.iter().any(|p| p.holds(Protocol::UDP, DNS))
 }
 
-/// `dns` is who has the resolvers' addresses. Where that is a workload of this host its socket tells, and then only rules
-/// that name it let anybody ask it.
-pub(super) fn is_a_workload(policy: &Policy, findings: &mut Findings) {
+/// Who may ask `dns`, and not the workload that this host asks: rules that name addresses lead to no workload. `is_here`
+/// tells who is on this host.
+pub fn unnamed_resolvers(policy: &Policy, is_here: impl Fn(WorkloadId) -> bool) -> Diagnostics {
+    let mut findings = Findings::default();
     let for_dns = || policy.rules.iter().filter(|rule| is_for_dns(rule));
-    let resolvers: HashSet<End> =
-        for_dns().flat_map(|rule| &rule.to).filter(|end| matches!(end, End::Workload(_))).copied().collect();
-    if resolvers.is_empty() {
-        return;
-    }
+    let resolvers: HashSet<End> = for_dns()
+        .flat_map(|rule| &rule.to)
+        .filter(|end| matches!(end, End::Workload(w) if is_here(*w)))
+        .copied()
+        .collect();
     let openers = |to_everybody: bool| -> HashSet<End> {
         let opened = |end: &End| resolvers.contains(end) || (to_everybody && *end == End::Any);
         for_dns().filter(|rule| rule.to.iter().any(opened)).flat_map(|rule| &rule.from).copied().collect()
@@ -93,7 +94,7 @@ pub(super) fn is_a_workload(policy: &Policy, findings: &mut Findings) {
         let asks = workload.egress_open || own().any(|end| asking.contains(end));
         let is_admitted = admitted.contains(&End::Any) || own().any(|end| admitted.contains(end));
         let is_resolver = resolvers.contains(&End::Workload(w));
-        policy.mode(w) != Mode::Off && !is_resolver && !(asks && is_admitted)
+        policy.mode(w) != Mode::Off && !is_resolver && !(asks && is_admitted) && is_here(w)
     };
     let mut deaf_members = vec![None; policy.environments.len()];
     for (n, workload) in policy.workloads.iter().enumerate().rev() {
@@ -102,7 +103,7 @@ pub(super) fn is_a_workload(policy: &Policy, findings: &mut Findings) {
         }
     }
     let names = resolvers.iter().map(|end| policy.end_name(*end).to_string());
-    let Some(resolver) = names.min() else { return };
+    let Some(resolver) = names.min() else { return findings.finish() };
     for rule in for_dns().filter(|rule| rule.to.contains(&End::Dns)) {
         let deaf = rule.from.iter().find_map(|end| match end {
             End::Workload(w) => Some(*w).filter(|w| is_deaf(*w)),
@@ -115,9 +116,9 @@ pub(super) fn is_a_workload(policy: &Policy, findings: &mut Findings) {
             "`{who}` may ask `dns`, which names no workload, and not `{resolver}`, a workload with the port of resolvers"
         );
         findings.add(
-            Diagnostic::warning(Code::DnsIsAWorkload, &rule.place, fault).help(format!(
-                "if this host asks it, write to = [\"dns\", \"{resolver}\"]; if not, name the others instead of `dns`"
-            )),
+            Diagnostic::warning(Code::DnsIsAWorkload, &rule.place, fault)
+                .help(format!("this host asks itself: write to = [\"dns\", \"{resolver}\"]")),
         );
     }
+    findings.finish()
 }

@@ -7,6 +7,8 @@ mod shadowed;
 #[cfg(test)]
 mod tests;
 
+pub use dns::unnamed_resolvers;
+
 use super::{End, Mode, Policy, Selector, WorkloadId};
 use crate::text::{Code, Diagnostic, Diagnostics, Findings};
 
@@ -18,7 +20,6 @@ pub(super) fn check(policy: &Policy, findings: &mut Findings) {
     broad_rules(policy, findings);
     workloads_without_rule(policy, findings);
     dns::no_way(policy, findings);
-    dns::is_a_workload(policy, findings);
     not_followed::check(policy, findings);
 }
 

@@ -1,6 +1,10 @@
 //! Policies that say what is hardly meant, and whether their authors are told.
 
-use crate::testing::findings;
+use super::unnamed_resolvers;
+use crate::{
+    language::WorkloadId,
+    testing::{findings, policy},
+};
 
 const DECLARED: &str = r#"
 [environment.prod]
@@ -127,7 +131,11 @@ fn a_resolver_that_is_a_workload_must_be_named() {
         ("a -> dns udp/53; 10.0.0.0/8 -> b", false),
         ("a -> dns udp/53", false),
     ] {
-        is_warned_of(text, "a workload with the port of resolvers", warned);
+        let policy = policy(&rules(text));
+        let found = |is_here: &dyn Fn(WorkloadId) -> bool| unnamed_resolvers(&policy, is_here).iter().count();
+        assert_eq!(found(&|_| true) > 0, warned, "{text}");
+        assert_eq!(found(&|w| policy.workloads[w.0].name != "b"), 0, "{text}: the resolver is elsewhere");
+        assert_eq!(found(&|w| policy.workloads[w.0].name == "b"), 0, "{text}: who asks is elsewhere");
     }
 }
 
