@@ -300,7 +300,7 @@ pub(crate) struct CheckArguments {
     /// Take warnings for errors: exit status 1
     #[arg(long)]
     pub(crate) deny_warnings: bool,
-    /// Also warn of workloads that nothing on this machine is, now
+    /// Also warn of workloads that nothing on this machine is, now, or that may not ask its resolver
     #[arg(long)]
     pub(crate) host: bool,
 }
