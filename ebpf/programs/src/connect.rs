@@ -307,12 +307,12 @@ fn identify<const NOTES: bool>(call: &mut Call<NOTES>) {
 /// The verdict of `endpoint`'s allowlist on `flow`.
 ///
 /// Off loopback the packet may go elsewhere than to the listener that was found: the address may be of another network
-/// namespace, or be translated on the way (NAT). What the address alone would allow is left to the packet's own hook, which
-/// knows better.
+/// namespace, or be translated on the way (NAT). What the address alone would allow the socket's workload is left to the
+/// packet's own hook, which knows better. Of another workload that calls with its socket no packet is asked.
 #[inline(always)]
 fn ask<const NOTES: bool>(call: &Call<NOTES>, endpoint: &Endpoint, flow: &Flow) -> Outcome {
     let outcome = verdict(call.generation, endpoint, flow);
-    if outcome.refuses() && !call.target.is_loopback() {
+    if outcome.refuses() && !call.target.is_loopback() && call.local.cgroup == call.owner {
         let by_address = verdict(call.generation, endpoint, &Flow { peer: call.by_address, ..*flow });
         if !by_address.refuses() {
             return by_address;

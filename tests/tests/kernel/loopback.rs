@@ -151,6 +151,12 @@ fn an_address_leads_to_no_workload(_: &Site) -> Result<()> {
     check_all(&lab, &mut checks, "web", &web, Blocked)?;
     check_all(&lab, &mut checks, "a process in no workload", &nobody, Allowed)?;
     checks.add("web to nobody's server", Allowed, web.tcp(open.address)?);
+    // Packets are asked of the socket's workload alone, and so its calls are of whoever makes them.
+    for kind in [Kind::Tcp, Kind::Udp] {
+        let passed = db.open(kind, Family::V4)?.pass_to(&web)?;
+        let outcome = passed.connect(at(lab.host().v4, PORT))?;
+        checks.add(&format!("{kind:?} from web by db's socket"), Refused, outcome);
+    }
     checks.finish()?;
     agent.stop()?;
     Ok(())
