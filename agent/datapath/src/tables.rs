@@ -148,13 +148,15 @@ impl Tables {
     /// lost with the next.
     pub(crate) fn prepare(&mut self, generation: &Generation<'_>) -> Result<(), DatapathError> {
         let slot = self.free_slot();
-        let fill = DatapathError::map("fill the tables of the new generation");
         self.places += 1;
         let (number, places) = (generation.number, self.places);
-        let cgroups = self.shown.cgroups.fill(slot, places, generation.cgroups).map_err(&fill)?;
         // First of all: whoever comes after an agent that was killed here takes other numbers than its tables bear.
         self.number(slot, number, places)?;
-        let (peers, policy) = self.shown.fill_and_set(slot, &cgroups, generation.peers, generation.policy)?;
+        let Generation { cgroups, peers, policy, .. } = *generation;
+        let (cgroups, peers, policy) = self.shown.fill(slot, peers, policy, |shown| {
+            let filled = shown.fill(slot, places, cgroups)?;
+            shown.set(slot, &filled).map(|()| filled)
+        })?;
         self.held.push(Held { number, slot, places, cgroups, peers, policy });
         Ok(())
     }
@@ -207,14 +209,16 @@ impl Tables {
         let Self { held, shown, .. } = self;
         let old = &held[at];
         let (peers, policy) = (renewal.peers, renewal.policy);
-        let (grown, (peers, policy)) = if renewal.grows {
+        let (grown, peers, policy) = if renewal.grows {
             let mut larger = shown.cgroups.larger(slot, &old.cgroups).map_err(&fill)?;
-            let filled = shown.fill_and_set(slot, &larger, peers, policy)?;
+            let ((), peers, policy) = shown.fill(slot, peers, policy, |shown| shown.set(slot, &larger))?;
             shown.cgroups.copy(&old.cgroups, &mut larger).map_err(&fill)?;
-            (Some(larger), filled)
+            (Some(larger), peers, policy)
         } else {
             shown.cgroups.share(slot, &old.cgroups).map_err(&fill)?;
-            (None, shown.fill_and_set(slot, &old.cgroups, peers, policy)?)
+            let ((), peers, policy) =
+                shown.fill(slot, peers, policy, |shown| shown.set(slot, &old.cgroups))?;
+            (None, peers, policy)
         };
         let (number, places) = (renewal.number, old.places);
         self.number(slot, number, places)?;
@@ -380,24 +384,22 @@ impl Tables {
 }
 
 impl ShownTables {
-    /// Puts tables into a slot that is not in use, all at once: the kernel lets each exchange wait (see `crate::together`), and those of
-    /// peers and rules are made meanwhile.
-    fn fill_and_set(
+    /// Fills tables of peers and rules and puts them into a slot that is not in use, and does with those of cgroups what is
+    /// asked for. All at once: the kernel lets each exchange wait (see `crate::together`).
+    fn fill<T>(
         &mut self,
         slot: u32,
-        cgroups: &CgroupTable,
         peers: &[(Address, u32, PeerEntry)],
         policy: &[(u32, PolicyKey, PolicyValue)],
-    ) -> Result<(Peers, Policy), DatapathError> {
-        let Self { cgroups: cgroups_shown, peers: peers_shown, policy: policy_shown, .. } = self;
+        of_cgroups: impl FnOnce(&mut CgroupTables) -> Result<T, MapError>,
+    ) -> Result<(T, Peers, Policy), DatapathError> {
+        let Self { cgroups, peers: peers_shown, policy: policy_shown, .. } = self;
         let addresses = || fill_peers(peers).and_then(|peers| peers_shown.set(slot, &peers).map(|()| peers));
         let rules =
             || fill_policy(policy).and_then(|policy| policy_shown.set(slot, &policy).map(|()| policy));
-        let ((peers, policy), shown) =
-            together(|| together(addresses, rules), || cgroups_shown.set(slot, cgroups));
+        let ((peers, policy), cgroups) = together(|| together(addresses, rules), || of_cgroups(cgroups));
         let failed = DatapathError::map("fill the tables of a new generation and show them to the programs");
-        shown.map_err(&failed)?;
-        Ok((peers.map_err(&failed)?, policy.map_err(&failed)?))
+        Ok((cgroups.map_err(&failed)?, peers.map_err(&failed)?, policy.map_err(&failed)?))
     }
 
     fn number(

@@ -82,10 +82,15 @@ impl Keeper {
         Ok(())
     }
 
+    /// What is kept once this policy is confirmed.
+    pub(super) fn with_confirmed(&self, written: &Written) -> Policies {
+        self.policies.clone().confirm(Kept::new(&written.sources, written.hash.clone()))
+    }
+
     /// Keeps this policy as confirmed; tells what was kept before.
     pub(super) fn confirm(&mut self, written: &Written) -> Result<Policies, String> {
         let before = self.policies.clone();
-        self.keep(before.confirm(Kept::new(&written.sources, written.hash.clone())))?;
+        self.keep(self.with_confirmed(written))?;
         Ok(before)
     }
 }

@@ -1,6 +1,6 @@
 //! Policies that somebody proposes: looked at off the thread that follows cgroups, and then put in force or not.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::resume_unwind, sync::Arc, thread, time::Duration};
 
 use bulkhead_datapath::Observer;
 use bulkhead_policy::{Difference, Source, diff};
@@ -247,7 +247,7 @@ fn put_in_force(
     force: bool,
     (enforcement, keeper, watcher): (&mut Enforcement, &mut Keeper, &mut Watcher),
 ) -> Result<Applied, Refusal> {
-    let Ready { held, refused, .. } = ready;
+    let Ready { mut held, refused, .. } = ready;
     let cut = cuts::cut(refused, enforcement.in_force(), held.policy(), caller, now_ns());
     let guarded: Vec<_> = cut.iter().filter(|cut| cut.guard.is_some() && cut.verdict == "denied").collect();
     if !force && !guarded.is_empty() {
@@ -257,11 +257,15 @@ fn put_in_force(
         return Err(Refusal { error: error.to_owned(), cut, ..Refusal::default() });
     }
     let mut notes = Vec::new();
+    let before = keeper.policies().clone();
     // What is for a while only is kept as it is confirmed: here it is seen whether that will be possible.
-    let kept = match time {
-        None => keeper.confirm(held.written()),
-        Some(_) => keeper.keep(keeper.policies().clone()).map(|()| keeper.policies().clone()),
-    };
+    let after = if time.is_some() { before.clone() } else { keeper.with_confirmed(held.written()) };
+    // The one waits for the disk, the other for the kernel.
+    let (kept, prepared) = thread::scope(|scope| {
+        let kept = scope.spawn(|| keeper.keep(after));
+        let prepared = enforcement.prepare(&mut held);
+        (kept.join().unwrap_or_else(|panic| resume_unwind(panic)), prepared)
+    });
     if let Err(why) = &kept {
         if !force {
             return Err(refusal(format!(
@@ -273,9 +277,11 @@ fn put_in_force(
     }
     let (hash, names) = (held.hash().to_owned(), beginning::names(held.sources()));
     let compared = enforcement.shadow();
-    if let Err(error) = enforcement.change_to(held, time, watcher) {
+    if let Err(error) = prepared.and_then(|()| enforcement.change_to(held, time, watcher)) {
         let why = format!("{:#}", anyhow::Error::new(error));
-        if let Err(lost) = kept.map_or_else(|_| Ok(()), |before| keeper.keep(before)) {
+        if kept.is_ok()
+            && let Err(lost) = keeper.keep(before)
+        {
             tracing::error!("what was confirmed before is not kept any more: {lost}");
         }
         return Err(refusal(format!("nothing has changed: the kernel did not take the policy: {why}")));

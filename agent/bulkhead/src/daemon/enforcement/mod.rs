@@ -194,15 +194,20 @@ impl Enforcement {
         self.datapath.take_observer().ok_or(RunError::ReportsEnded)
     }
 
-    /// Puts another policy in force: for good, or for a while, after which the kernel by itself goes back to what is in force
-    /// for good now. After an error all is as before.
+    /// Hands the tables of another policy to the kernel, which judges nothing by them until it is [put in
+    /// force](Self::change_to).
+    pub(super) fn prepare(&mut self, held: &mut Held) -> Result<(), DatapathError> {
+        held.prepare(&mut self.datapath, &self.policies)
+    }
+
+    /// Puts what was [prepared](Self::prepare) just now in force: for good, or for a while, after which the kernel by itself
+    /// goes back to what is in force for good now. After an error all is as before.
     pub(super) fn change_to(
         &mut self,
         mut held: Held,
         time: Option<Duration>,
         watcher: &mut Watcher,
     ) -> Result<(), DatapathError> {
-        held.prepare(&mut self.datapath, &self.policies)?;
         let changes = watcher.look_again();
         self.follow(&changes);
         held.follow(&mut self.datapath, &changes)?;
