@@ -7,12 +7,21 @@ use aya::{
     programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, links::FdLink},
 };
 
-use crate::{Datapath, DatapathError, Unguarded, holders::Visited, programs::program, security};
+use crate::{Datapath, DatapathError, Unguarded, holders::Visited, programs::program, security, sys};
 
 /// The programs in the order in which they are attached: first those that tag and mark, then those that judge, so
 /// that no packet is judged without its mark.
-pub(crate) const PROGRAMS: [&str; 10] = [
-    "create", "bind4", "bind6", "release", "connect4", "connect6", "sendmsg4", "sendmsg6", "ingress",
+pub(crate) const PROGRAMS: [&str; 11] = [
+    "create",
+    "setsockopt",
+    "bind4",
+    "bind6",
+    "release",
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "ingress",
     "egress",
 ];
 
@@ -140,6 +149,11 @@ impl Datapath {
         if pins.attaches(name) && pins.replace(name, program.fd().map_err(failed)?.as_fd()) {
             return Ok(());
         }
+        if let Program::CgroupSockopt(program) = program {
+            let attached = sys::attach_to_setsockopt(program.fd().map_err(failed)?.as_fd(), cgroup.as_fd());
+            let link = attached.map_err(|error| failed(ProgramError::IOError(error)))?;
+            return pins.keep_as(name, |path| sys::pin(link.as_fd(), path));
+        }
         let link = attach_for_good(program, cgroup, name).map_err(failed)?;
         pins.keep(name, link)
     }
@@ -154,6 +168,7 @@ pub(crate) fn attach(program: &mut Program, cgroup: &File, name: &str) -> Result
         Program::CgroupSock(p) => p.attach(cgroup, MODE).map(drop),
         Program::CgroupSockAddr(p) => p.attach(cgroup, MODE).map(drop),
         Program::CgroupSkb(p) => p.attach(cgroup, way(name), MODE).map(drop),
+        Program::CgroupSockopt(p) => p.attach(cgroup, MODE).map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -119,10 +119,10 @@ impl Observer {
     }
 }
 
-fn opened(origin: u32) -> Option<Direction> {
+fn opened(origin: u16) -> Option<Direction> {
     match origin {
-        o if o == Origin::Initiator as u32 => Some(Direction::Egress),
-        o if o == Origin::Listener as u32 => Some(Direction::Ingress),
+        o if o == Origin::Initiator as u16 => Some(Direction::Egress),
+        o if o == Origin::Listener as u16 => Some(Direction::Ingress),
         _ => None,
     }
 }

@@ -136,7 +136,7 @@ fn fresh(owner: u64, anchor: Option<u64>, places: u32, is_listener: bool) -> Soc
         anchor: anchor.unwrap_or(0),
         // Whoever is not known to be in a workload may be in one that has appeared meanwhile: nobody vouches for that.
         seal: anchor.map_or(0, |anchor| SocketState::seal(anchor, places)),
-        origin: origin as u32,
+        origin: origin as u16,
         ..SocketState::zeroed()
     }
 }

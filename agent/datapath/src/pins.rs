@@ -113,14 +113,22 @@ impl Pins {
 
     /// Keeps a link after the agent's end, in place of the one of this name.
     pub(crate) fn keep(&self, name: &str, link: FdLink) -> Result<(), DatapathError> {
+        // The descriptor is closed: from here on the link goes with its pin.
+        self.keep_as(name, |path| link.pin(path).map(drop).map_err(io::Error::other))
+    }
+
+    /// The same, by what `pin` pins.
+    pub(crate) fn keep_as(
+        &self,
+        name: &str,
+        pin: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<(), DatapathError> {
         // A name with a dot is the kernel's (`bpf_lookup` in kernel/bpf/inode.c).
         let (path, new) = (self.link(name), self.link(&format!("{name}-new")));
         // Left by an agent that was killed just here.
         let _ = fs::remove_file(&new);
         let failed = |source| DatapathError::Pin { path: path.clone(), source };
-        // The descriptor is closed: from here on the link goes with its pin.
-        drop(link.pin(&new).map_err(|error| failed(io::Error::other(error)))?);
-        fs::rename(&new, &path).map_err(failed)
+        pin(&new).and_then(|()| fs::rename(&new, &path)).map_err(failed)
     }
 
     /// A map of this name of every other version.

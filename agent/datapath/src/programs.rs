@@ -83,6 +83,7 @@ fn load(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSock(p) => p.load(),
         Program::CgroupSockAddr(p) => p.load(),
         Program::CgroupSkb(p) => p.load(),
+        Program::CgroupSockopt(p) => p.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -1,5 +1,5 @@
-//! The calls that no library offers: of bpf(2) to open and to make pins, to put another program behind a link, and to end what a
-//! link attaches; and whether the clock is set by anybody.
+//! The calls that no library offers: of bpf(2) to open and to make pins, to attach what aya has no pinned links of, to put another
+//! program behind a link, and to end what a link attaches; and whether the clock is set by anybody.
 
 use std::{
     ffi::CString,
@@ -15,8 +15,11 @@ use std::{
 /// `enum bpf_cmd` (include/uapi/linux/bpf.h).
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
+/// `enum bpf_attach_type`.
+const BPF_CGROUP_SETSOCKOPT: u32 = 22;
 
 /// What `BPF_OBJ_GET` and `BPF_OBJ_PIN` take of `union bpf_attr`.
 #[repr(C)]
@@ -24,6 +27,15 @@ struct Pinned {
     pathname: u64,
     bpf_fd: RawFd,
     file_flags: u32,
+}
+
+/// What `BPF_LINK_CREATE` takes.
+#[repr(C)]
+struct Create {
+    prog_fd: RawFd,
+    target_fd: RawFd,
+    attach_type: u32,
+    flags: u32,
 }
 
 /// What `BPF_LINK_UPDATE` takes.
@@ -55,6 +67,15 @@ pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let pinned = Pinned { pathname: path.as_ptr() as u64, bpf_fd: object.as_raw_fd(), file_flags: 0 };
     bpf(BPF_OBJ_PIN, &pinned).map(drop)
+}
+
+/// Attaches a program to setsockopt(2) in a cgroup. Minimum kernel: 5.7.
+pub(crate) fn attach_to_setsockopt(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (prog_fd, target_fd) = (program.as_raw_fd(), cgroup.as_raw_fd());
+    let fd =
+        bpf(BPF_LINK_CREATE, &Create { prog_fd, target_fd, attach_type: BPF_CGROUP_SETSOCKOPT, flags: 0 })?;
+    // SAFETY: the call returns a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Puts `program` in place of the one that `link` attaches, at once: no packet meets both, or none. Minimum kernel: 5.7,

@@ -88,7 +88,7 @@ fn cause(denial: &Denial) -> String {
         },
         "unidentified" => "its workload cannot be told".to_owned(),
         "malformed" => "the packet cannot be parsed".to_owned(),
-        "forged-source" => "it bears the address and port of another workload's socket".to_owned(),
+        "forged-source" => "it bears the address of another workload".to_owned(),
         "socket-memory" => "no kernel memory left to note who opened it".to_owned(),
         "raw-socket" => "no rule of the workload allows this protocol".to_owned(),
         "unseen-socket" => "its packets would pass by the policy".to_owned(),

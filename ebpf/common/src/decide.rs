@@ -34,7 +34,7 @@ pub enum Reason {
     Malformed = 7,
     /// Refused: the kernel had no memory to note who opened the connection.
     SocketMemory = 8,
-    /// Refused: the packet bears the address and port of another workload's socket on this host.
+    /// Refused: the packet bears the address of another workload, on this host with the port of its socket.
     ForgedSource = 9,
     /// Refused: a raw socket of a protocol that no rule of the workload allows.
     RawSocket = 10,

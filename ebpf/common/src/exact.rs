@@ -20,19 +20,19 @@ pub struct HostEntry(pub u64);
 impl HostEntry {
     /// Class and subject have so many bits here, and what vouches for the address the rest of the word.
     const NUMBER_BITS: u32 = 24;
-    const LOCAL: u64 = 1 << 48;
-    const VOUCHES: u32 = 49;
+    /// Where the flags of a [`PeerEntry`] lie.
+    const FLAGS: u32 = 48;
+    const VOUCHES: u32 = 50;
 
     /// None: the entry does not fit.
     pub fn new(address: Address, entry: &PeerEntry) -> Option<Self> {
         let PeerEntry { class, subject, flags } = *entry;
         let fits = |number: u32| number >> Self::NUMBER_BITS == 0;
-        if !fits(class.0) || !fits(subject.0) || flags & !PeerEntry::LOCAL != 0 {
+        if !fits(class.0) || !fits(subject.0) || flags >> (Self::VOUCHES - Self::FLAGS) != 0 {
             return None;
         }
-        let local = if flags & PeerEntry::LOCAL == 0 { 0 } else { Self::LOCAL };
         let numbers = u64::from(class.0) | u64::from(subject.0) << Self::NUMBER_BITS;
-        Some(Self(numbers | local | voucher(address.words(), Self::VOUCHES)))
+        Some(Self(numbers | u64::from(flags) << Self::FLAGS | voucher(address.words(), Self::VOUCHES)))
     }
 
     /// The entry, if it is that of `address`.
@@ -45,7 +45,7 @@ impl HostEntry {
         PeerEntry {
             class: PeerId(self.0 as u32 & mask),
             subject: SubjectId((self.0 >> Self::NUMBER_BITS) as u32 & mask),
-            flags: if self.0 & Self::LOCAL == 0 { 0 } else { PeerEntry::LOCAL },
+            flags: (self.0 >> Self::FLAGS) as u32 & (PeerEntry::LOCAL | PeerEntry::AUDITED),
         }
     }
 }
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn what_an_address_stands_for_is_read_as_it_was_written() {
         let largest = (1 << 24) - 1;
-        for (class, subject, flags) in [(0, 0, 0), (1, 2, PeerEntry::LOCAL), (largest, largest, 1)] {
+        for (class, subject, flags) in [(0, 0, 0), (1, 2, PeerEntry::LOCAL), (largest, largest, 3)] {
             let entry = PeerEntry { class: PeerId(class), subject: SubjectId(subject), flags };
             assert_eq!(HostEntry::new(address(1), &entry).map(|e| e.of(address(1))), Some(entry));
         }

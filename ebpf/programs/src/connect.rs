@@ -258,7 +258,7 @@ fn mark<const NOTES: bool>(call: &mut Call<NOTES>) {
         }
     }
     if matches!(call.hook, Hook::Connect) && call.flow.protocol == Protocol::TCP {
-        state.origin = Origin::Initiator as u32;
+        state.origin = Origin::Initiator as u16;
         state.peer = 0;
         state.reported = 0;
     }

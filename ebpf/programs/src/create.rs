@@ -48,6 +48,7 @@ pub fn create(ctx: SockContext) -> i32 {
         owner: new.local.cgroup,
         anchor: new.local.anchor,
         seal: SocketState::seal(new.local.anchor, places),
+        names_source: if kind == SOCK_RAW { SocketState::BY_PRIVILEGE } else { 0 },
         process: new.process,
         ..SocketState::default()
     };

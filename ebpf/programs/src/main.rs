@@ -29,6 +29,7 @@ mod exec;
 mod generation;
 mod identity;
 mod maps;
+mod options;
 mod packet;
 mod parse;
 mod plain;

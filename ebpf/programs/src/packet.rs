@@ -13,7 +13,7 @@ use core::{arch::asm, mem::offset_of, ptr};
 use aya_ebpf::{
     bindings::__sk_buff, helpers::generated::bpf_sk_fullsock, macros::cgroup_skb, programs::SkBuffContext,
 };
-use bulkhead_common::{CounterKey, Direction, Endpoint, Hook};
+use bulkhead_common::{CounterKey, Direction, Endpoint, Hook, SocketState};
 
 use self::{passage::Passage, steps::keep};
 use crate::{
@@ -73,8 +73,12 @@ fn judge(ctx: &SkBuffContext, way: Direction, device: u32) -> i32 {
     let full = if sk.is_null() { sk } else { unsafe { bpf_sk_fullsock(sk) } };
     // SAFETY: a full socket.
     let stream = if !full.is_null() && unsafe { socket::is_tcp(full) } { full } else { ptr::null_mut() };
-    // Whoever sends a datagram can name its source: on this host that would be to pose as another workload.
-    let may_forge = matches!(way, Direction::Egress) && on_loopback.holds() && stream.is_null();
+    // Whoever sends a datagram can name its source: that would be to pose as another workload. To others than this host only
+    // who has asked to can.
+    // SAFETY: a storage, or null.
+    let foreign =
+        unsafe { state.as_ref() }.is_some_and(|state| state.names_source & SocketState::BY_ANYBODY != 0);
+    let may_forge = matches!(way, Direction::Egress) && (on_loopback.holds() || foreign) && stream.is_null();
     let isolated = local.endpoint.flags & (Endpoint::ISOLATE_EGRESS | Endpoint::ISOLATE_INGRESS) != 0;
     if !isolated && !may_forge {
         // SAFETY: a storage, or null.

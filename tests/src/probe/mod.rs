@@ -5,7 +5,7 @@ mod protocol;
 use std::{
     cell::RefCell,
     io::{BufRead as _, BufReader, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Stdio},
     time::Duration,
@@ -370,8 +370,8 @@ impl Socket<'_> {
     }
 
     /// Sends a datagram that bears another address of this host as its source.
-    pub fn send_as(&self, source: Ipv4Addr, to: SocketAddrV4) -> Result<Outcome> {
-        let bytes = b"a forged question".to_vec();
+    pub fn send_as(&self, source: impl Into<IpAddr>, to: impl Into<SocketAddr>) -> Result<Outcome> {
+        let (source, to, bytes) = (source.into(), to.into(), b"a forged question".to_vec());
         self.outcome(&Request::SendAs { socket: self.number, source, to, bytes })
     }
 

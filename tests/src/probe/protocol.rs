@@ -1,7 +1,7 @@
 //! What a test says to a probe and what the probe answers: one JSON object a line each.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -217,14 +217,14 @@ pub enum Request {
         /// What.
         bytes: Vec<u8>,
     },
-    /// Send bytes in a datagram that bears another source address (`IP_PKTINFO`).
+    /// Send bytes in a datagram that bears another source address (`IP_PKTINFO`, `IPV6_PKTINFO`).
     SendAs {
         /// Through which socket.
         socket: u32,
-        /// An IPv4 address of this host.
-        source: Ipv4Addr,
-        /// To whom.
-        to: SocketAddrV4,
+        /// An address of this host, or of anybody if the socket may.
+        source: IpAddr,
+        /// To whom, of the same family.
+        to: SocketAddr,
         /// What.
         bytes: Vec<u8>,
     },

@@ -1,15 +1,21 @@
 //! Source addresses that are not the sender's own.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 use bulkhead_tests::{
+    Lab,
     probe::{Family, Kind, Setting},
     scene::PORT,
     verdicts::{allowed, at, blocked, refused},
 };
+use serde_json::json;
 
-use crate::{Case, site::Site};
+use crate::{
+    Case,
+    packets::{Part, SENDER, datagram, ipv4_packet},
+    site::Site,
+};
 
 pub(crate) const CASES: &[Case] = &[
     ("sources::a_foreign_source_address_opens_nothing", foreign_source),
@@ -17,6 +23,7 @@ pub(crate) const CASES: &[Case] = &[
     ("sources::nobody_is_another_machine_on_loopback", nobody_is_another_machine),
     ("sources::who_was_asked_on_loopback_answers_nobody_elsewhere", answers_nobody_elsewhere),
     ("sources::who_was_asked_in_a_group_on_this_host_answers_nobody_elsewhere", answers_nobody_of_a_group),
+    ("sources::nobody_on_this_host_sends_as_from_a_container", as_from_a_container),
 ];
 
 /// A workload that sends from somebody else's address is still itself.
@@ -138,4 +145,68 @@ fn answers_nobody_of_a_group(site: &Site) -> Result<()> {
     allowed("the same, at herald", socket.receive()?)?;
     allowed("herald's answer", socket.send(Some(place))?)?;
     allowed("the same, at who asked", asker.receive()?)
+}
+
+/// Processes on the host send as from db's container to app's, which lets db in. web may send anything to anybody.
+fn as_from_a_container(_: &Site) -> Result<()> {
+    let lab = Lab::new()?;
+    let (theirs, victims) = (lab.network()?, lab.network()?);
+    let (app, db) = (lab.probe_in("/app", &theirs)?, lab.probe_in("/db", &victims)?);
+    let (web, nobody) = (lab.probe("/web")?, lab.probe("/nobody")?);
+    let policy = r#"
+        [workload]
+        app.select = { cgroup = "/app" }
+        db.select = { cgroup = "/db" }
+        web = { select = { cgroup = "/web" }, egress = "allow" }
+        [[allow]]
+        from = "db"
+        to = "app"
+    "#;
+    let agent = lab.agent(policy)?.start()?;
+    for (foreign, there) in [(victims.v4, theirs.v4), (victims.v6, theirs.v6)] {
+        let (target, family) = (at(there, PORT), Family::of(at(there, PORT)));
+        let server = app.open(Kind::Udp, family)?;
+        server.bind(target)?;
+        allowed("db's own", db.open(Kind::Udp, family)?.send(Some(target))?)?;
+        allowed("the same, as it comes", server.receive()?)?;
+        // IPv4 lets nobody send from an address that is foreign only by IP_FREEBIND, and who is in no workload and has the
+        // privilege is not kept from anything.
+        let mut ways = vec![(&web, Setting::Transparent)];
+        if foreign.is_ipv6() {
+            ways.extend([(&web, Setting::ForeignAddress), (&nobody, Setting::ForeignAddress)]);
+        }
+        for (sender, setting) in ways {
+            let socket = sender.open(Kind::Udp, family)?;
+            socket.set(setting)?;
+            socket.bind(foreign)?;
+            let what = format!("as from {foreign} ({setting:?})");
+            refused(&what, socket.send(Some(target))?)?;
+            blocked(&what, server.receive()?)?;
+        }
+    }
+    if let (IpAddr::V4(foreign), IpAddr::V4(there)) = (victims.v4, theirs.v4) {
+        let server = app.open(Kind::Udp, Family::V4)?;
+        server.bind(at(there, PORT))?;
+        let packet = ipv4_packet((foreign, there), Part::Whole, &[], &datagram(SENDER));
+        let raw = web.open(Kind::RawIp, Family::V4)?;
+        refused("a raw packet as from db", raw.send_bytes(at(there, 0), packet)?)?;
+        blocked("the same, as it comes", server.receive()?)?;
+    }
+    // A socket of which it is kept that all it sends passes.
+    let (target, source) = (at(theirs.v6, PORT), victims.v6);
+    let server = app.open(Kind::Udp, Family::V6)?;
+    server.bind(target)?;
+    let socket = nobody.open(Kind::Udp, Family::V6)?;
+    for _ in 0..3 {
+        allowed("nobody's own", socket.send(Some(at(theirs.v6, PORT + 1)))?)?;
+    }
+    socket.set(Setting::ForeignAddress)?;
+    refused("nobody's, as from db", socket.send_as(source, target)?)?;
+    blocked("the same, as it comes", server.receive()?)?;
+    agent.denials().expect(&json!({
+        "verdict": "denied", "reason": "forged-source", "direction": "egress", "protocol": "udp",
+        "workload": {"name": "web"}, "peer": {"port": PORT},
+    }))?;
+    agent.stop()?;
+    Ok(())
 }

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use bulkhead_common::{Address, PeerEntry, SubjectId};
+use bulkhead_common::{Address, Endpoint, PeerEntry, SubjectId};
 
 use super::{
     Zone,
     classes::Classes,
-    subject,
+    flags, subject,
     terms::{Term, Terms},
 };
 use crate::{
@@ -218,10 +218,12 @@ impl Declared {
             self.owner.map(End::Workload),
         ];
         let labels = labels.into_iter().flatten().filter_map(|end| terms.number(end));
+        let audited = self.owner.is_some_and(|owner| flags(policy, owner) & Endpoint::AUDIT != 0);
         PeerEntry {
             class: classes.of(self.terms.iter().copied().chain(labels).collect()),
             subject: self.owner.map_or(SubjectId::NONE, subject),
-            flags: if self.local { PeerEntry::LOCAL } else { 0 },
+            flags: if self.local { PeerEntry::LOCAL } else { 0 }
+                | if audited { PeerEntry::AUDITED } else { 0 },
         }
     }
 }

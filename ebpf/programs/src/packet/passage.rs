@@ -11,7 +11,7 @@ use bulkhead_common::{
     Protocol, Reason, RuleId, SocketState,
 };
 
-use super::steps::{answered, find_exchange, forges, identify, mark_listener, remember, settle};
+use super::steps::{answered, find_exchange, forges, identify, mark_listener, poses, remember, settle};
 use crate::{
     cached::{self, Moment},
     generation::Generation,
@@ -111,7 +111,28 @@ impl<const NOTES: bool> Passage<NOTES> {
     /// Could the sender have named somebody else as the source?
     #[inline(always)]
     fn may_forge(&self) -> bool {
-        matches!(self.way, Direction::Egress) && self.on_loopback.holds() && self.stream.is_null()
+        matches!(self.way, Direction::Egress) && self.stream.is_null()
+    }
+
+    /// Does it name another workload as the source?
+    #[inline(always)]
+    fn is_forged(&mut self) -> bool {
+        if !self.on_loopback.holds() {
+            return self.names_source() && poses(self);
+        }
+        if NOTES && self.state().is_none_or(|state| state.passed[Direction::Egress as usize] == 0) {
+            // Its first datagram on this host: who had its address and port before may be known by them still.
+            cached::datagrams_changed();
+        }
+        forges(self)
+    }
+
+    /// Has it asked to name a source that its network namespace may not have? Who is in no workload and has the privilege to
+    /// may send as whom it likes anyway.
+    #[inline(always)]
+    fn names_source(&self) -> bool {
+        let privilege = if self.is_isolated() { SocketState::BY_PRIVILEGE } else { 0 };
+        self.state().is_some_and(|state| state.names_source & (SocketState::BY_ANYBODY | privilege) != 0)
     }
 
     /// The other end as the packet has it.
@@ -127,14 +148,8 @@ impl<const NOTES: bool> Passage<NOTES> {
     /// Finds the decision; tells the time if it asked for it, else 0.
     #[inline(always)]
     fn judge(&mut self) -> u64 {
-        if self.may_forge() {
-            if NOTES && self.state().is_none_or(|state| state.passed[Direction::Egress as usize] == 0) {
-                // Its first datagram on this host: who had its address and port before may be known by them still.
-                cached::datagrams_changed();
-            }
-            if forges(self) {
-                return 0;
-            }
+        if self.may_forge() && self.is_forged() {
+            return 0;
         }
         if !self.is_isolated() {
             self.outcome =
@@ -172,13 +187,13 @@ impl<const NOTES: bool> Passage<NOTES> {
             mark_listener(self);
         }
         let origin =
-            if listens { Origin::Listener as u32 } else { self.state().map_or(0, |state| state.origin) };
-        if origin == Origin::Initiator as u32 {
+            if listens { Origin::Listener as u16 } else { self.state().map_or(0, |state| state.origin) };
+        if origin == Origin::Initiator as u16 {
             self.ask(Direction::Egress, self.remote_port);
             return;
         }
         self.ask(Direction::Ingress, self.local_port());
-        if origin == Origin::Listener as u32 {
+        if origin == Origin::Listener as u16 {
             return;
         }
         // Of unknown origin. Before the programs were there, either orientation may be the true one. Since then no

@@ -1,7 +1,9 @@
 //! What is asked of one packet, step by step.
 
 use aya_ebpf::bindings::bpf_sock;
-use bulkhead_common::{Decision, Direction, Origin, Outcome, PeerEntry, PeerFlow, PeerId, Reason, RuleId};
+use bulkhead_common::{
+    Decision, Direction, Endpoint, Origin, Outcome, PeerEntry, PeerFlow, PeerId, Reason, RuleId, SubjectId,
+};
 
 use super::passage::Passage;
 use crate::{
@@ -14,8 +16,6 @@ use crate::{
 };
 
 /// Does the packet bear a source that is another workload's socket? The receiver would take its sender for that one.
-///
-/// The decision is the victim's: its mode tells whether to refuse or to mark.
 #[inline(never)]
 pub(super) fn forges<const NOTES: bool>(passage: &mut Passage<NOTES>) -> bool {
     let source = (passage.packet.source, passage.packet.source_port);
@@ -34,8 +34,26 @@ pub(super) fn forges<const NOTES: bool>(passage: &mut Passage<NOTES>) -> bool {
         passage.moment = passage.moment.if_known(owns_source);
         return false;
     }
+    is_forged(passage, &owner.endpoint)
+}
+
+/// Does the packet bear an address that a workload other than the sender's has to itself? Those in other network namespaces, and
+/// on other machines, would take its sender for that one.
+#[inline(never)]
+pub(super) fn poses<const NOTES: bool>(passage: &mut Passage<NOTES>) -> bool {
+    let named = passage.generation.peer(passage.packet.source);
+    if named.subject == SubjectId::NONE || named.subject == passage.local.endpoint.subject {
+        return false;
+    }
+    let flags = if named.flags & PeerEntry::AUDITED == 0 { 0 } else { Endpoint::AUDIT };
+    is_forged(passage, &Endpoint { subject: named.subject, peer: PeerId::NONE, flags })
+}
+
+/// The decision is the victim's: its mode tells whether to refuse or to mark.
+#[inline(always)]
+fn is_forged<const NOTES: bool>(passage: &mut Passage<NOTES>, victim: &Endpoint) -> bool {
     passage.flow.port = passage.packet.target_port;
-    passage.outcome = Outcome::new(Decision::new(&owner.endpoint, Reason::ForgedSource, RuleId::NONE), false);
+    passage.outcome = Outcome::new(Decision::new(victim, Reason::ForgedSource, RuleId::NONE), false);
     true
 }
 
@@ -131,8 +149,8 @@ pub(super) fn mark_listener<const NOTES: bool>(passage: &mut Passage<NOTES>) {
     let state =
         unsafe { socket::state_of(passage.stream.cast(), passage.local.cgroup, passage.local.anchor) };
     if let Some(state) = state {
-        if state.origin != Origin::Listener as u32 {
-            state.origin = Origin::Listener as u32;
+        if state.origin != Origin::Listener as u16 {
+            state.origin = Origin::Listener as u16;
         }
         // Of the connection that the socket may have been before it was made a listener: not to be cloned.
         if state.passes != 0 {

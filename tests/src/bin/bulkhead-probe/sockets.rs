@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs,
     io::{self, IoSlice},
-    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Shutdown, SocketAddr},
     os::{fd::AsRawFd as _, unix::net::UnixListener},
     thread,
     time::{Duration, Instant},
@@ -14,9 +14,9 @@ use bulkhead_tests::probe::{Done, Family, Kind, Request, Setting};
 use nix::{
     libc::{
         AF_PACKET, AF_TIPC, AF_VSOCK, AF_XDP, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_UDPLITE,
-        MSG_FASTOPEN, in_addr, in_pktinfo,
+        MSG_FASTOPEN, in_addr, in_pktinfo, in6_addr, in6_pktinfo,
     },
-    sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, SockaddrStorage, sendmmsg, sendmsg},
+    sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg, sendmsg},
 };
 use rustix::net::connect_unspec;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -228,16 +228,21 @@ fn open(kind: Kind, family: Family) -> io::Result<(Socket, Option<Family>)> {
     })
 }
 
-/// ip(7), `IP_PKTINFO`: the kernel takes any address of this host for the source.
-fn send_as(socket: &Socket, source: Ipv4Addr, to: SocketAddrV4, bytes: &[u8]) -> io::Result<()> {
-    let source = in_pktinfo {
-        ipi_ifindex: 0,
-        ipi_spec_dst: in_addr { s_addr: u32::from_ne_bytes(source.octets()) },
-        ipi_addr: in_addr { s_addr: 0 },
-    };
-    let message = [ControlMessage::Ipv4PacketInfo(&source)];
-    let to = SockaddrIn::from(to);
-    sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], &message, MsgFlags::empty(), Some(&to))?;
+/// ip(7), `IP_PKTINFO`, and ipv6(7), `IPV6_PKTINFO`: the kernel takes any address of this host for the source.
+fn send_as(socket: &Socket, source: IpAddr, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+    let (to, bytes) = (SockaddrStorage::from(to), [IoSlice::new(bytes)]);
+    let send = |message| sendmsg(socket.as_raw_fd(), &bytes, &[message], MsgFlags::empty(), Some(&to));
+    match source {
+        IpAddr::V4(source) => send(ControlMessage::Ipv4PacketInfo(&in_pktinfo {
+            ipi_ifindex: 0,
+            ipi_spec_dst: in_addr { s_addr: u32::from_ne_bytes(source.octets()) },
+            ipi_addr: in_addr { s_addr: 0 },
+        })),
+        IpAddr::V6(source) => send(ControlMessage::Ipv6PacketInfo(&in6_pktinfo {
+            ipi6_addr: in6_addr { s6_addr: source.octets() },
+            ipi6_ifindex: 0,
+        })),
+    }?;
     Ok(())
 }
 
