@@ -73,6 +73,8 @@ pub enum Setting {
     ForeignAddress,
     /// It may also send from them over IPv4 (`IP_TRANSPARENT`).
     Transparent,
+    /// TCP's congestion control, by a value that is longer than a page.
+    LongValue,
     /// It hears what is sent to a group, on the interface that has this address or on any.
     Group(IpAddr, Ipv4Addr),
 }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use bulkhead_tests::{
     Lab, Probe, artifact,
-    probe::{Family, Kind},
+    probe::{Family, Kind, Setting},
 };
 use serde_json::{Value, json};
 
@@ -133,6 +133,8 @@ fn an_environment_that_is_off_is_left_alone() -> Result<()> {
 fn a_dry_run_marks_a_datagram_in_the_name_of_whoever_is_left_alone() -> Result<()> {
     let lab = Lab::new()?;
     let (ci, nobody) = (lab.probe("/ci")?, lab.probe("/other")?);
+    let (container, elsewhere) = (lab.network()?, lab.network()?);
+    let _within = lab.probe_in("/ci", &container)?;
     let IpAddr::V4(host) = lab.host().v4 else { bail!("the host has no IPv4 address") };
     let policy = POLICY.replace("[environment.dev]", "[environment.dev]\nmode = \"off\"");
     let agent = lab.agent(&policy)?.dry_run().start()?;
@@ -142,6 +144,13 @@ fn a_dry_run_marks_a_datagram_in_the_name_of_whoever_is_left_alone() -> Result<(
     forger.bind(at(Ipv4Addr::new(127, 0, 0, 2), place.port()))?;
     allowed("a datagram as from ci", forger.send_as(host, SocketAddrV4::new(host, PORT))?)?;
     agent.denials().expect(&json!({"verdict": "would-deny", "reason": "forged-source"}))?;
+    let forger = nobody.open(Kind::Udp, Family::V6)?;
+    forger.set(Setting::ForeignAddress)?;
+    let there = at(elsewhere.v6, PORT);
+    allowed("a datagram as from ci's container", forger.send_as(container.v6, there)?)?;
+    agent.denials().expect(
+        &json!({"verdict": "would-deny", "reason": "forged-source", "peer": {"address": elsewhere.v6}}),
+    )?;
     agent.stop()?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use anyhow::Result;
 use bulkhead_tests::{
     Outcome,
-    probe::{Family, Kind},
+    probe::{Family, Kind, Setting},
     scene::PORT,
     verdicts::{allowed, at, refused},
 };
@@ -18,6 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     ("sockets::a_process_that_moves_needs_both_workloads_allowed", a_process_that_moves),
     ("sockets::a_socket_in_other_hands_needs_both_workloads_allowed", a_socket_in_other_hands),
     ("sockets::an_inherited_listener_is_whose_made_it", an_inherited_listener),
+    ("sockets::options_are_set_as_ever", options),
 ];
 
 const DB: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -35,6 +36,14 @@ fn answers_to_what_was_allowed_come_through(site: &Site) -> Result<()> {
     }
     site.agent().denials().expect_none(&json!({"process": {"pid": web.pid()}}))?;
     site.agent().denials().expect_none(&json!({"process": {"pid": db.pid()}}))
+}
+
+/// A program that sees options gets a page of their value at most, and the kernel takes the whole of it all the same.
+fn options(site: &Site) -> Result<()> {
+    for cgroup in ["/web", "/other"] {
+        site.lab().probe(cgroup)?.open(Kind::Tcp, Family::V4)?.set(Setting::LongValue)?;
+    }
+    Ok(())
 }
 
 fn a_process_that_moves(site: &Site) -> Result<()> {

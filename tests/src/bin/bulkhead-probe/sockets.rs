@@ -16,7 +16,9 @@ use nix::{
         AF_PACKET, AF_TIPC, AF_VSOCK, AF_XDP, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_UDPLITE,
         MSG_FASTOPEN, in_addr, in_pktinfo, in6_addr, in6_pktinfo,
     },
-    sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg, sendmsg},
+    sys::socket::{
+        ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg, sendmsg, setsockopt, sockopt,
+    },
 };
 use rustix::net::connect_unspec;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -278,6 +280,11 @@ fn set(socket: &Socket, setting: Setting) -> io::Result<()> {
         Setting::ForeignAddress => socket.set_freebind_v6(true),
         Setting::Transparent if v4 => socket.set_ip_transparent_v4(true),
         Setting::Transparent => socket.set_ip_transparent_v6(true),
+        Setting::LongValue => {
+            // The kernel reads a name, up to the first zero.
+            let name = ["reno", &"\0".repeat(10_000)].concat();
+            Ok(setsockopt(socket, sockopt::TcpCongestion, &name.into())?)
+        }
         Setting::Group(IpAddr::V4(group), interface) => socket.join_multicast_v4(&group, &interface),
         Setting::Group(IpAddr::V6(group), _) => socket.join_multicast_v6(&group, 0),
     }
