@@ -42,7 +42,7 @@ pub(crate) async fn plan(
             } else {
                 text += &output::plain_lines(&plan.changes.to_string());
             }
-            text + &cut_in_words(&plan.cut, "would be cut")
+            text + &cut_in_words(&plan.cut, plan.more_cut, "would be cut")
         }
     };
     Ok(Outcome { text, finding: denied > 0 })
@@ -83,7 +83,7 @@ pub(crate) async fn apply(
             ),
             None => writeln!(text, "in force: {count}, generation {generation}"),
         };
-        text + &cut_in_words(&applied.cut, "cut")
+        text + &cut_in_words(&applied.cut, applied.more_cut, "cut")
     })
 }
 
@@ -99,7 +99,7 @@ pub(crate) async fn roll_back(socket: &Path, output: Output) -> anyhow::Result<O
     tell(done, output, |applied| {
         let text =
             format!("rolled back: the policy before is in force again, generation {}\n", applied.generation);
-        text + &cut_in_words(&applied.cut, "cut")
+        text + &cut_in_words(&applied.cut, applied.more_cut, "cut")
     })
 }
 
@@ -165,7 +165,7 @@ pub(crate) fn refused(error: ClientError, output: Output) -> anyhow::Result<Outc
     Ok(Outcome { text, finding: true })
 }
 
-fn cut_in_words(cut: &[Cut], what: &str) -> String {
+fn cut_in_words(cut: &[Cut], more: usize, what: &str) -> String {
     let mut text = String::new();
     for (verdict, what) in [("denied", what), ("would-deny", "would be cut, if that were enforced")] {
         let these: Vec<&Cut> = cut.iter().filter(|cut| cut.verdict == verdict).collect();
@@ -174,6 +174,9 @@ fn cut_in_words(cut: &[Cut], what: &str) -> String {
             let _ = writeln!(text, "{} {what}:", plural(these.len(), "open connection"));
             text.extend(these.into_iter().map(cut_line));
         }
+    }
+    if more > 0 {
+        let _ = writeln!(text, "and {}", plural(more, "more open connection"));
     }
     text
 }

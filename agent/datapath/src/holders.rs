@@ -74,22 +74,28 @@ fn visit_process(
 }
 
 /// A socket that processes hold.
-pub(crate) struct Held {
-    pub(crate) socket: OwnedFd,
+pub(crate) struct Held<T> {
+    /// What was seen of it; none: it could not be opened.
+    pub(crate) seen: Option<T>,
     pub(crate) pids: Vec<u32>,
 }
 
-/// Those of `wanted` that processes among `pids` hold, by the number of the file.
-pub(crate) fn holders(pids: &[u32], wanted: &HashSet<u32>) -> HashMap<u32, Held> {
-    let mut held: HashMap<u32, Held> = HashMap::new();
+/// Those of `wanted` that processes among `pids` hold, by the number of the file, and what `look` sees of each. Its descriptor is
+/// given up with `look`: workloads may have more sockets than the agent may open at once.
+pub(crate) fn holders<T>(
+    pids: &[u32],
+    wanted: &HashSet<u32>,
+    look: impl Fn(OwnedFd) -> T,
+) -> HashMap<u32, Held<T>> {
+    let mut held: HashMap<u32, Held<T>> = HashMap::new();
     for pid in pids {
         for (number, inode) in sockets_held(*pid).filter(|(_, inode)| wanted.contains(inode)) {
-            if let Some(known) = held.get_mut(&inode) {
-                if known.pids.last() != Some(pid) {
-                    known.pids.push(*pid);
-                }
-            } else if let Some(socket) = open(*pid, number) {
-                held.insert(inode, Held { socket, pids: vec![*pid] });
+            let known = held.entry(inode).or_insert_with(|| Held { seen: None, pids: Vec::new() });
+            if known.pids.last() != Some(pid) {
+                known.pids.push(*pid);
+            }
+            if known.seen.is_none() {
+                known.seen = open(*pid, number).map(&look);
             }
         }
     }
@@ -118,8 +124,8 @@ pub(crate) fn raw_sockets(pids: &[u32]) -> impl Iterator<Item = OwnedFd> {
     let inodes: HashSet<u32> =
         ["raw", "raw6"].into_iter().filter_map(list).flat_map(|list| inodes_of(&list)).collect();
     // Mostly there are none, and then no process's files need be looked through.
-    let held = if inodes.is_empty() { HashMap::new() } else { holders(pids, &inodes) };
-    held.into_values().map(|held| held.socket)
+    let held = if inodes.is_empty() { HashMap::new() } else { holders(pids, &inodes, |socket| socket) };
+    held.into_values().filter_map(|held| held.seen)
 }
 
 /// The inodes in a list as of /proc/net/raw (`raw_sock_seq_show` in net/ipv4/raw.c).

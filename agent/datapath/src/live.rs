@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
+    sync::Arc,
 };
 
 use aya::{
@@ -35,8 +36,8 @@ pub struct Live {
     pub peer_cgroup: u64,
     /// Which way it was opened, seen from the socket; none: nobody saw it, for it is older than the programs.
     pub opened: Option<Direction>,
-    /// Processes that hold the socket.
-    pub pids: Vec<u32>,
+    /// Processes that hold the socket; the same for all that is open on it.
+    pub pids: Arc<[u32]>,
 }
 
 impl Live {
@@ -76,29 +77,32 @@ impl Observer {
             if concerned.is_empty() {
                 continue;
             }
-            let held = holders::holders(&pids, &concerned);
+            let origin = |socket| self.sockets.get(&socket, 0).ok().map(|Wire(state)| state.origin);
+            let held: HashMap<u32, (Option<u16>, Arc<[u32]>)> = holders::holders(&pids, &concerned, origin)
+                .into_iter()
+                .map(|(inode, held)| (inode, (held.seen.flatten(), held.pids.into())))
+                .collect();
+            let nobody = (None, Arc::from([]));
             let ends: HashMap<_, u64> = listed
                 .values()
                 .filter(|socket| socket.connected)
                 .map(|socket| ((socket.local, socket.remote), socket.cgroup))
                 .collect();
             for (cookie, socket) in listed.iter().filter(|(_, socket)| wanted(socket.cgroup)) {
-                let pids = || held.get(&socket.inode).map(|held| held.pids.clone()).unwrap_or_default();
+                let (origin, pids) = held.get(&socket.inode).unwrap_or(&nobody);
                 if socket.connected {
-                    let state =
-                        held.get(&socket.inode).and_then(|held| self.sockets.get(&held.socket, 0).ok());
                     found.push(Live {
                         protocol: TCP,
                         local: socket.local,
                         remote: socket.remote,
                         cgroup: socket.cgroup,
                         peer_cgroup: ends.get(&(socket.remote, socket.local)).copied().unwrap_or(0),
-                        opened: state.and_then(|Wire(state)| opened(state.origin)),
-                        pids: pids(),
+                        opened: origin.and_then(opened),
+                        pids: Arc::clone(pids),
                     });
                 }
                 for (key, flow) in exchanges.get(cookie).into_iter().flatten() {
-                    found.extend(exchange(socket, key, flow, pids()));
+                    found.extend(exchange(socket, key, flow, Arc::clone(pids)));
                 }
             }
         }
@@ -127,7 +131,12 @@ fn opened(origin: u16) -> Option<Direction> {
     }
 }
 
-fn exchange(socket: &sock_diag::Socket, key: &PeerFlowKey, flow: &PeerFlow, pids: Vec<u32>) -> Option<Live> {
+fn exchange(
+    socket: &sock_diag::Socket,
+    key: &PeerFlowKey,
+    flow: &PeerFlow,
+    pids: Arc<[u32]>,
+) -> Option<Live> {
     if key.protocol != socket.protocol {
         return None;
     }

@@ -355,6 +355,26 @@ fn edited_files_are_read_when_asked_or_when_they_change() -> Result<()> {
 }
 
 #[test]
+fn who_holds_a_connection_is_told_however_many_sockets_there_are() -> Result<()> {
+    let shop = Shop::new()?;
+    let agent = shop.lab.agent(POLICY)?.with_files(256).start()?;
+    let mut sockets = Vec::new();
+    for _ in 0..400 {
+        let socket = shop.web.open(Kind::Udp, Family::V4)?;
+        socket.bind(at(shop.lab.host().v4, 0))?;
+        sockets.push(socket);
+    }
+    let _open = shop.open()?;
+    let said = agent.tell(&["plan", words(&shop.other()?), "--output", "json"])?;
+    let plan: Value = serde_json::from_str(&finds(&said)?)?;
+    let webs = plan["cut"].as_array().into_iter().flatten().find(|cut| cut["workload"] == "web");
+    let pid = webs.and_then(|cut| cut["processes"][0]["pid"].as_u64());
+    ensure!(pid == Some(shop.web.pid().into()), "{plan}");
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
 fn a_dry_run_is_changed_too_and_remembers_nothing() -> Result<()> {
     let shop = Shop::new()?;
     let agent = shop.agent()?.dry_run().start()?;

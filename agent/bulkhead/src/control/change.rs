@@ -57,8 +57,11 @@ pub(crate) struct Plan {
     pub(crate) warnings: Vec<Value>,
     #[schema(value_type = Object)]
     pub(crate) changes: Difference,
-    /// Open connections that pass now and would be refused.
+    /// Open connections that pass now and would be refused; of very many the first, and first those of which there is a guard.
     pub(crate) cut: Vec<Cut>,
+    /// How many more there are.
+    #[serde(default)]
+    pub(crate) more_cut: usize,
 }
 
 /// What is in force from now on.
@@ -68,8 +71,11 @@ pub(crate) struct Applied {
     pub(crate) policy_hash: String,
     /// Seconds until the policy before it is in force again, unless this one is confirmed; null: it stays.
     pub(crate) confirm_within: Option<f64>,
-    /// Connections that are cut.
+    /// Connections that are cut; of very many the first.
     pub(crate) cut: Vec<Cut>,
+    /// How many more there are.
+    #[serde(default)]
+    pub(crate) more_cut: usize,
     /// What the operator should know of it.
     pub(crate) notes: Vec<String>,
 }

@@ -1,6 +1,6 @@
 //! The open connections that another policy would cut.
 
-use std::net::SocketAddr;
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use bulkhead_common::{Address, Decision, Direction, Protocol, Verdict};
 use bulkhead_datapath::Live;
@@ -8,7 +8,10 @@ use bulkhead_policy::{
     Asked, Compiled, OneEnd, Place, Policy, describe_peer, nearest_rule, protocol_name, service,
 };
 
-use super::{enforcement::Held, guard};
+use super::{
+    enforcement::Held,
+    guard::{self, Holders},
+};
 use crate::control::{Cut, End, NearestRule, Process};
 
 /// A connection that does not pass by the new policy, at the end that is here.
@@ -50,27 +53,55 @@ fn judge(live: &Live, held: &Held, compiled: &Compiled, now_ns: u64) -> Option<(
     possible.map(judged).min_by_key(|(_, decision)| severity(decision.verdict))
 }
 
-/// Those that pass by the policy before, in words: first what must not be cut by surprise. `caller`: the process that asks.
+/// Open connections that would be cut, in words.
+#[derive(Debug, Default)]
+pub(super) struct Cuts {
+    /// First what must not be cut by surprise. At most [`TOLD`] of them.
+    pub(super) told: Vec<Cut>,
+    /// How many more there are.
+    pub(super) more: usize,
+}
+
+/// So many are told: one socket may talk to tens of thousands.
+const TOLD: usize = 1_000;
+
+/// So many processes are named of each: whoever holds a socket may have any number of children that hold it, too.
+const NAMED: usize = 16;
+
+/// Those that pass by any of the policies before. `session`: the process that asks, and those above it.
 pub(super) fn cut(
     refused: Vec<Refused>,
-    old: &Held,
+    before: &[&Held],
     new: &Policy,
-    caller: Option<u32>,
+    session: &[u32],
     now_ns: u64,
-) -> Vec<Cut> {
+) -> Cuts {
     if refused.is_empty() {
-        return Vec::new();
+        return Cuts::default();
     }
-    let compiled = old.compiled();
-    let session = guard::ancestors(caller);
+    let before: Vec<_> = before.iter().map(|held| (held, held.compiled())).collect();
     let passes = |refused: &Refused| {
-        judge(&refused.live, old, &compiled, now_ns)
-            .is_none_or(|(_, now)| severity(now.verdict) < severity(refused.decision.verdict))
+        before.iter().any(|(held, compiled)| {
+            judge(&refused.live, held, compiled, now_ns)
+                .is_none_or(|(_, now)| severity(now.verdict) < severity(refused.decision.verdict))
+        })
     };
-    let cut = refused.into_iter().filter(passes).map(|refused| refused.in_words(new, &session, now_ns));
-    let mut cut: Vec<Cut> = cut.collect();
-    cut.sort_by_key(|cut| (cut.verdict != "denied", cut.guard.is_none(), cut.workload.clone()));
-    cut
+    let mut known = HashMap::new();
+    let guarded = refused.into_iter().filter(passes).map(|refused| {
+        // What is open on one socket has the same holders, which are looked at once.
+        let of_socket = Arc::as_ptr(&refused.live.pids).cast::<u32>();
+        let holders = known.entry(of_socket).or_insert_with(|| Holders::of(&refused.live.pids));
+        (guard::of(&refused.live, holders, session), refused)
+    });
+    let mut cut: Vec<_> = guarded.collect();
+    cut.sort_by_key(|(guard, refused)| {
+        let workload = new.workloads[refused.end.own.0].name.clone();
+        (refused.decision.verdict != Verdict::Denied, guard.is_none(), workload)
+    });
+    let more = cut.len().saturating_sub(TOLD);
+    cut.truncate(TOLD);
+    let told = cut.into_iter().map(|(guard, refused)| refused.in_words(new, guard, now_ns)).collect();
+    Cuts { told, more }
 }
 
 /// How much a verdict cuts.
@@ -83,10 +114,10 @@ fn severity(verdict: Verdict) -> u8 {
 }
 
 impl Refused {
-    fn in_words(self, policy: &Policy, session: &[u32], now_ns: u64) -> Cut {
+    fn in_words(self, policy: &Policy, guard: Option<&str>, now_ns: u64) -> Cut {
         let Self { live, end, decision } = self;
         let name = |pid: &u32| Process { pid: *pid, comm: guard::comm(*pid).unwrap_or_default() };
-        let processes: Vec<Process> = live.pids.iter().map(name).collect();
+        let processes = live.pids.iter().take(NAMED).map(name).collect();
         let peer_name = match end.peer {
             Some(workload) => Some(policy.workloads[workload.0].name.clone()),
             None => describe_peer(policy, live.remote.ip()).0.map(str::to_owned),
@@ -106,7 +137,7 @@ impl Refused {
             service: live.opened.map(|_| service(end.protocol, end.port)),
             local: address(live.local, None),
             peer: address(live.remote, peer_name),
-            guard: guard::of(&live, &processes, session).map(str::to_owned),
+            guard: guard.map(str::to_owned),
             processes,
             nearest_rule: nearest(policy, &live, &end, now_ns),
         }

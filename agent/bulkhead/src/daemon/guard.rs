@@ -1,11 +1,9 @@
 //! What must not be cut by surprise: the way by which the operator came, and what a machine cannot do without.
 
-use std::{env, fs};
+use std::{collections::BTreeSet, env, fs, os::unix::fs::MetadataExt as _};
 
 use bulkhead_common::Direction;
 use bulkhead_datapath::Live;
-
-use crate::control::Process;
 
 /// Command names of SSH servers; OpenSSH's sessions are `sshd-session` since 9.8.
 const SSH: [&str; 3] = ["sshd", "sshd-session", "dropbear"];
@@ -18,15 +16,30 @@ const DNS: [u16; 2] = [53, 853];
 /// So many processes are looked at on the way up to the first.
 const HIGHEST: usize = 64;
 
+/// The processes that hold a connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Holders {
+    pids: Vec<u32>,
+    /// Command names of those that root runs. Whoever else bears such a name has only given it to himself.
+    of_root: BTreeSet<String>,
+}
+
+impl Holders {
+    pub(super) fn of(pids: &[u32]) -> Self {
+        let of_root = pids.iter().filter(|pid| is_roots(**pid)).filter_map(|pid| comm(*pid));
+        Self { pids: pids.to_vec(), of_root: of_root.collect() }
+    }
+}
+
 /// What a connection is that would be missed, if it is one of those. `session`: the caller and those above it.
-pub(super) fn of(live: &Live, holders: &[Process], session: &[u32]) -> Option<&'static str> {
-    let is_held_by = |names: &[&str]| holders.iter().any(|process| names.contains(&process.comm.as_str()));
+pub(super) fn of(live: &Live, holders: &Holders, session: &[u32]) -> Option<&'static str> {
+    let is_held_by = |names: &[&str]| names.iter().any(|name| holders.of_root.contains(*name));
     let is_to = |ports: &[u16]| match live.opened {
         Some(way) => ports.contains(&live.service_port(way)),
         // It may have been opened either way.
         None => ports.contains(&live.local.port()) || ports.contains(&live.remote.port()),
     };
-    if holders.iter().any(|process| session.contains(&process.pid)) {
+    if holders.pids.iter().any(|pid| session.contains(pid)) {
         Some("session")
     } else if is_held_by(&SSH) || (is_to(&[22]) && live.opened != Some(Direction::Egress)) {
         Some("ssh")
@@ -59,6 +72,11 @@ fn parent(pid: u32) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// Does root run it? (The directory is owned by the effective user: `task_dump_owner` in fs/proc/base.c.)
+fn is_roots(pid: u32) -> bool {
+    fs::metadata(format!("/proc/{pid}")).is_ok_and(|process| process.uid() == 0)
+}
+
 /// A process's command name.
 pub(super) fn comm(pid: u32) -> Option<String> {
     let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
@@ -77,12 +95,12 @@ mod tests {
             cgroup: 1,
             peer_cgroup: 0,
             opened,
-            pids: Vec::new(),
+            pids: [].into(),
         }
     }
 
-    fn held_by(comm: &str) -> Vec<Process> {
-        vec![Process { pid: 4711, comm: comm.into() }]
+    fn held_by(comm: &str) -> Holders {
+        Holders { pids: vec![4711], of_root: BTreeSet::from([comm.into()]) }
     }
 
     #[test]
@@ -94,6 +112,8 @@ mod tests {
         assert_eq!(of(&web, &held_by("curl"), &[4711]), Some("session"));
         assert_eq!(of(&web, &held_by("sshd-session"), &[]), Some("ssh"));
         assert_eq!(of(&web, &held_by("kubelet"), &[]), Some("kubernetes-api"));
+        let pretends = Holders { of_root: BTreeSet::new(), ..held_by("sshd") };
+        assert_eq!(of(&web, &pretends, &[]), None);
         let cases = [
             ("10.0.0.1:22", "10.0.0.2:40000", IN, Some("ssh")),
             ("10.0.0.1:22", "10.0.0.2:40000", None, Some("ssh")),

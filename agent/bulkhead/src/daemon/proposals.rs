@@ -10,8 +10,9 @@ use tokio::task::JoinHandle;
 
 use super::{
     beginning,
-    cuts::{self, Refused},
+    cuts::{self, Cuts, Refused},
     enforcement::{Confirmed, Enforcement, Held},
+    guard,
     keeper::Keeper,
 };
 use crate::{
@@ -41,11 +42,12 @@ struct Pending {
 pub(super) enum Then {
     /// It is only to be told.
     Tell {
-        caller: Option<u32>,
+        /// Who asks, and the processes above it.
+        session: Vec<u32>,
         reply: Reply<Plan>,
     },
     PutInForce {
-        caller: Option<u32>,
+        session: Vec<u32>,
         time: Option<Duration>,
         force: bool,
         reply: Reply<Applied>,
@@ -95,7 +97,7 @@ impl Proposals {
         now: &Enforcement,
     ) {
         let sources = proposal.policy.into_iter().map(Source::from).collect();
-        self.look_at(sources, Then::Tell { caller, reply }, now);
+        self.look_at(sources, Then::Tell { session: guard::ancestors(caller), reply }, now);
     }
 
     /// Somebody wants a policy in force.
@@ -117,7 +119,8 @@ impl Proposals {
             }
         };
         let sources = policy.into_iter().map(Source::from).collect();
-        self.look_at(sources, Then::PutInForce { caller, time, force, reply }, now);
+        let session = guard::ancestors(caller);
+        self.look_at(sources, Then::PutInForce { session, time, force, reply }, now);
     }
 
     /// Somebody wants to know what a policy would decide otherwise.
@@ -140,7 +143,8 @@ impl Proposals {
             ))));
             return;
         };
-        let then = Then::PutInForce { caller, time: None, force: false, reply };
+        let session = guard::ancestors(caller);
+        let then = Then::PutInForce { session, time: None, force: false, reply };
         self.look_at(previous.sources(), then, now);
     }
 
@@ -211,23 +215,26 @@ pub(super) fn act(
         Err(refusal) => return then.refuse(refusal),
     };
     match then {
-        Then::Tell { caller, reply } => {
+        Then::Tell { session, reply } => {
             let now = enforcement.in_force();
+            let Cuts { told, more } =
+                cuts::cut(ready.refused, &[enforcement.in_force()], ready.held.policy(), &session, now_ns());
             let plan = Plan {
                 generation: now.number(),
                 policy_hash: ready.held.hash().to_owned(),
                 warnings: ready.warnings,
                 changes: ready.changes.unwrap_or_default(),
-                cut: cuts::cut(ready.refused, now, ready.held.policy(), caller, now_ns()),
+                cut: told,
+                more_cut: more,
             };
             drop(reply.send(Ok(plan)));
         }
-        Then::PutInForce { caller, time, force, reply } => {
-            let done = put_in_force(ready, caller, time, force, (enforcement, keeper, watcher));
+        Then::PutInForce { session, time, force, reply } => {
+            let done = put_in_force(ready, &session, time, force, (enforcement, keeper, watcher));
             drop(reply.send(done));
         }
         Then::Compare { reply } => drop(reply.send(compare(ready.held, enforcement, watcher))),
-        Then::Reload => match put_in_force(ready, None, None, false, (enforcement, keeper, watcher)) {
+        Then::Reload => match put_in_force(ready, &[], None, false, (enforcement, keeper, watcher)) {
             Ok(applied) => tracing::info!(
                 generation = applied.generation,
                 cut = applied.cut.len(),
@@ -242,13 +249,14 @@ pub(super) fn act(
 
 fn put_in_force(
     ready: Ready,
-    caller: Option<u32>,
+    session: &[u32],
     time: Option<Duration>,
     force: bool,
     (enforcement, keeper, watcher): (&mut Enforcement, &mut Keeper, &mut Watcher),
 ) -> Result<Applied, Refusal> {
     let Ready { mut held, refused, .. } = ready;
-    let cut = cuts::cut(refused, enforcement.in_force(), held.policy(), caller, now_ns());
+    let Cuts { told: cut, more: more_cut } =
+        cuts::cut(refused, &[enforcement.in_force()], held.policy(), session, now_ns());
     let guarded: Vec<_> = cut.iter().filter(|cut| cut.guard.is_some() && cut.verdict == "denied").collect();
     if !force && !guarded.is_empty() {
         let error = "nothing has changed: the policy would cut connections that somebody may need to get back in. Allow \
@@ -296,7 +304,7 @@ fn put_in_force(
     let generation = enforcement.in_force().number();
     tracing::info!(generation, policy = names, confirm_within = ?time, cut = cut.len(), "another policy is in force");
     let confirm_within = enforcement.trial_ends().and(time).map(|time| time.as_secs_f64());
-    Ok(Applied { generation, policy_hash: hash, confirm_within, cut, notes })
+    Ok(Applied { generation, policy_hash: hash, confirm_within, cut, more_cut, notes })
 }
 
 /// While a policy waits to be confirmed, what is in force may be another one in a moment: what was counted would be of
@@ -368,6 +376,7 @@ fn in_force(enforcement: &Enforcement) -> Applied {
         policy_hash: held.hash().to_owned(),
         confirm_within: None,
         cut: Vec::new(),
+        more_cut: 0,
         notes: Vec::new(),
     }
 }
