@@ -32,7 +32,7 @@ pub(crate) struct Shop {
     pub(crate) lab: Lab,
     pub(crate) web: Probe,
     pub(crate) ci: Probe,
-    _db: Probe,
+    db: Probe,
     pub(crate) to: SocketAddr,
     pub(crate) files: TempDir,
 }
@@ -44,7 +44,7 @@ impl Shop {
         let to = at(lab.host().v4, PORT);
         db.serve(Kind::Tcp, to)?;
         db.serve(Kind::Udp, to)?;
-        Ok(Self { lab, web, ci, _db: db, to, files: TempDir::new()? })
+        Ok(Self { lab, web, ci, db, to, files: TempDir::new()? })
     }
 
     /// An agent under POLICY, with a state directory that the next one shares.
@@ -185,6 +185,11 @@ fn what_nobody_confirms_ends_by_itself() -> Result<()> {
     until("the agent knows", || Ok(agent.status()?["trial"].is_null()))?;
     let said = finds(&agent.tell(&["confirm"])?)?;
     ensure!(said.contains("nothing waits to be confirmed"), "{said}");
+    // Whoever is late does not go back further than meant.
+    let said = finds(&agent.tell(&["rollback"])?)?;
+    ensure!(said.contains("is in force again"), "{said}");
+    let said = finds(&agent.tell(&["rollback"])?)?;
+    ensure!(said.contains("nothing to roll back to"), "{said}");
     agent.leave()?;
     // The next one starts with what was confirmed.
     let next = shop.agent()?.start()?;
@@ -229,6 +234,8 @@ fn what_is_confirmed_stays_and_starts_next_time() -> Result<()> {
     // The last but one comes back as often as it is asked for.
     succeeds(&next.tell(&["rollback"])?)?;
     shop.is_under_the_first()?;
+    let warnings = next.status()?["warnings"].to_string();
+    ensure!(!warnings.contains("says otherwise"), "{warnings}");
     succeeds(&next.tell(&["rollback"])?)?;
     shop.is_under_the_other()?;
     next.leave()?;
@@ -348,9 +355,53 @@ fn edited_files_are_read_when_asked_or_when_they_change() -> Result<()> {
     shop.is_under_the_first()?;
     // What does not compile leaves the last good one in force.
     fs::write(&path, "[[allow]]\n")?;
-    thread::sleep(Duration::from_secs(6));
+    until("status tells that they are not", || {
+        Ok(watching.status()?["warnings"].to_string().contains("were read anew, and are not in force"))
+    })?;
     shop.is_under_the_first()?;
     watching.stop()?;
+    Ok(())
+}
+
+#[test]
+fn who_reloads_while_a_policy_is_on_trial_waits_for_its_end() -> Result<()> {
+    let shop = Shop::new()?;
+    let agent = shop.lab.agent(POLICY)?.start()?;
+    succeeds(&agent.tell(&["apply", words(&shop.other()?), "--confirm-within", "1h"])?)?;
+    agent.reload()?;
+    thread::sleep(Duration::from_millis(500));
+    ensure!(!agent.status()?["trial"].is_null(), "the trial was ended by somebody who knew nothing of it");
+    shop.is_under_the_other()?;
+    succeeds(&agent.tell(&["confirm"])?)?;
+    until("the files are in force", || Ok(shop.web.tcp(shop.to)? == Outcome::Answered))?;
+    shop.is_under_the_first()?;
+    agent.stop()?;
+    Ok(())
+}
+
+#[test]
+fn what_is_only_cut_on_trial_is_not_cut_for_good_unless_forced() -> Result<()> {
+    let shop = Shop::new()?;
+    let resolver = at(shop.lab.host().v4, 53);
+    shop.db.serve(Kind::Tcp, resolver)?;
+    let with_names = format!("{POLICY}\n[[allow]]\nfrom = \"web\"\nto = \"db\"\nports = [\"tcp/53\"]\n");
+    let agent = shop.lab.agent(&with_names)?.start()?;
+    let asks = shop.web.open(Kind::Tcp, Family::V4)?;
+    allowed("web's connection to a resolver", asks.connect_and_exchange(resolver)?)?;
+    let without = shop.first()?;
+    let apply = ["apply", words(&without)];
+    let cuts = || -> Result<()> {
+        let said = finds(&agent.tell(&apply)?)?;
+        ensure!(said.contains("DNS") && said.contains("--force"), "{said}");
+        Ok(())
+    };
+    cuts()?;
+    succeeds(&agent.tell(&[&apply[..], &["--force", "--confirm-within", "1h"]].concat())?)?;
+    cuts()?;
+    ensure!(!agent.status()?["trial"].is_null(), "it is on trial no more");
+    succeeds(&agent.tell(&["rollback"])?)?;
+    allowed("a question after it", asks.exchange(None)?)?;
+    agent.stop()?;
     Ok(())
 }
 

@@ -14,6 +14,7 @@ mod outlets;
 mod priority;
 mod proposals;
 mod refusals;
+mod reload;
 mod signals;
 mod sinks;
 mod switched_off;
@@ -23,6 +24,7 @@ mod watched_files;
 use std::{
     io::{self, Write as _},
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -43,8 +45,9 @@ use self::{
     metrics::Metrics,
     notify::Notify,
     outlets::Outlets,
-    proposals::{Proposals, Then},
+    proposals::Proposals,
     refusals::Refusals,
+    reload::Reload,
     signals::{Asked, Signals},
     wall_clock::WallClock,
     watched_files::WatchedFiles,
@@ -54,7 +57,7 @@ use crate::{
     control::{Question, Records, Server, ServerError},
     lock::{Lock, LockError},
     output::plural,
-    policy_files::{self, PolicyFilesError},
+    policy_files::PolicyFilesError,
     settings::Settings,
     state::StateError,
 };
@@ -162,10 +165,13 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
     let observer = enforcement.take_observer()?;
     let mut proposals = Proposals::new(root, watcher.tree(), observer, settings.dry_run);
 
+    let mut reload = Reload::default();
+    let begun_with = Arc::clone(enforcement.in_force().policy());
     let mut look_after_pins = interval(PINS);
     let mut pace = SOON;
     let mut look_for_addresses = tokio::time::Instant::now() + pace;
     let ended = loop {
+        reload.begin(settings, &mut proposals, &enforcement);
         let trial_ends = enforcement.trial_ends();
         tokio::select! {
             signal = signals.next() => match signal {
@@ -173,9 +179,10 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
                     tracing::info!(signal, "stopping");
                     break Ok(());
                 }
-                Asked::Reload => reload(settings, &mut proposals, &enforcement),
+                Asked::Reload => reload.want(&enforcement),
             },
-            () = files.changed() => reload(settings, &mut proposals, &enforcement),
+            () = files.changed() => reload.want(&enforcement),
+            answer = reload.answer() => reload.note(answer, &enforcement),
             () = notify.beat() => {}
             () = clock.was_set() => enforcement.follow_the_clock(),
             _ = look_after_pins.tick() => drop(enforcement.look_after_pins()),
@@ -208,7 +215,10 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
             Some(question) = asked.recv() => match question {
                 Question::Status(answer) => {
                     let mut status = enforcement.status(settings.dry_run, started, refusals.counts());
-                    status.warnings.extend(beginning.notes.iter().cloned());
+                    if Arc::ptr_eq(&begun_with, enforcement.in_force().policy()) {
+                        status.warnings.extend(beginning.notes.iter().cloned());
+                    }
+                    status.warnings.extend(reload.warning(&enforcement));
                     status.warnings.extend(keeper.warning());
                     status.warnings.extend(metrics.warning());
                     enforcement.add_traffic(status, answer);
@@ -254,14 +264,6 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
     refusals.finish(PATIENCE);
     take_leave(outlives, output);
     ended
-}
-
-/// Puts the policy files in force, as they are now.
-fn reload(settings: &Settings, proposals: &mut Proposals, enforcement: &Enforcement) {
-    match policy_files::read(&settings.policy) {
-        Ok(sources) => proposals.look_at(sources, Then::Reload, enforcement),
-        Err(error) => tracing::error!("nothing has changed: {:#}", anyhow::Error::new(error)),
-    }
 }
 
 /// Says that every connection meets the programs from now on: one line on standard error, for who waits for it, and the

@@ -56,8 +56,6 @@ pub(super) enum Then {
     Compare {
         reply: Reply<Shadow>,
     },
-    /// As [`Self::PutInForce`], and nobody waits for the answer.
-    Reload,
 }
 
 impl Then {
@@ -67,9 +65,6 @@ impl Then {
             Self::Tell { reply, .. } => drop(reply.send(Err(refusal))),
             Self::PutInForce { reply, .. } => drop(reply.send(Err(refusal))),
             Self::Compare { reply } => drop(reply.send(Err(refusal))),
-            Self::Reload => {
-                tracing::error!("the policy files are not put in force: {}", in_one_line(&refusal));
-            }
         }
     }
 }
@@ -123,6 +118,16 @@ impl Proposals {
         self.look_at(sources, Then::PutInForce { session, time, force, reply }, now);
     }
 
+    /// The policy files are to be in force: nobody's session is to be looked after, and nobody can force it.
+    pub(super) fn reload(&mut self, sources: Vec<Source>, reply: Reply<Applied>, now: &Enforcement) {
+        self.look_at(sources, Then::PutInForce { session: Vec::new(), time: None, force: false, reply }, now);
+    }
+
+    /// Is none being looked at?
+    pub(super) fn are_none(&self) -> bool {
+        self.pending.is_none()
+    }
+
     /// Somebody wants to know what a policy would decide otherwise.
     pub(super) fn compare(&mut self, candidate: Candidate, reply: Reply<Shadow>, now: &Enforcement) {
         let sources = candidate.policy.into_iter().map(Source::from).collect();
@@ -149,7 +154,7 @@ impl Proposals {
     }
 
     /// Begins to look at a policy: one after the other, for each is compared with what is in force.
-    pub(super) fn look_at(&mut self, sources: Vec<Source>, then: Then, now: &Enforcement) {
+    fn look_at(&mut self, sources: Vec<Source>, then: Then, now: &Enforcement) {
         if self.pending.is_some() {
             return then.refuse(refusal("another policy is being looked at: try again in a moment"));
         }
@@ -218,7 +223,7 @@ pub(super) fn act(
         Then::Tell { session, reply } => {
             let now = enforcement.in_force();
             let Cuts { told, more } =
-                cuts::cut(ready.refused, &[enforcement.in_force()], ready.held.policy(), &session, now_ns());
+                cuts::cut(ready.refused, &enforcement.before(), ready.held.policy(), &session, now_ns());
             let plan = Plan {
                 generation: now.number(),
                 policy_hash: ready.held.hash().to_owned(),
@@ -229,21 +234,14 @@ pub(super) fn act(
             };
             drop(reply.send(Ok(plan)));
         }
+        Then::PutInForce { reply, .. } if reply.is_closed() => {
+            tracing::warn!("nothing has changed: who asked for a policy has not waited for the answer");
+        }
         Then::PutInForce { session, time, force, reply } => {
             let done = put_in_force(ready, &session, time, force, (enforcement, keeper, watcher));
             drop(reply.send(done));
         }
         Then::Compare { reply } => drop(reply.send(compare(ready.held, enforcement, watcher))),
-        Then::Reload => match put_in_force(ready, &[], None, false, (enforcement, keeper, watcher)) {
-            Ok(applied) => tracing::info!(
-                generation = applied.generation,
-                cut = applied.cut.len(),
-                "the policy files are in force"
-            ),
-            Err(refusal) => {
-                tracing::error!("the policy files are not put in force: {}", in_one_line(&refusal));
-            }
-        },
     }
 }
 
@@ -256,7 +254,7 @@ fn put_in_force(
 ) -> Result<Applied, Refusal> {
     let Ready { mut held, refused, .. } = ready;
     let Cuts { told: cut, more: more_cut } =
-        cuts::cut(refused, &[enforcement.in_force()], held.policy(), session, now_ns());
+        cuts::cut(refused, &enforcement.before(), held.policy(), session, now_ns());
     let guarded: Vec<_> = cut.iter().filter(|cut| cut.guard.is_some() && cut.verdict == "denied").collect();
     if !force && !guarded.is_empty() {
         let error = "nothing has changed: the policy would cut connections that somebody may need to get back in. Allow \
@@ -355,9 +353,16 @@ pub(super) fn confirm(enforcement: &mut Enforcement, keeper: &mut Keeper) -> Res
     Ok(in_force(enforcement))
 }
 
-/// Ends what is in force for a while; none: there is no such thing.
+/// Ends what is in force for a while; none: there is no such thing, nor has it ended by itself just now.
 pub(super) fn end_trial(enforcement: &mut Enforcement) -> Option<Result<Applied, Refusal>> {
-    enforcement.on_trial()?;
+    if enforcement.on_trial().is_none() {
+        return enforcement.takes_note_of_lapse().then(|| {
+            Err(refusal(
+                "nothing has changed: nobody confirmed the policy on trial in time, and the one before it is in force again. \
+                 Say `bulkhead rollback` once more for the one that was confirmed before that",
+            ))
+        });
+    }
     let ended = enforcement.end_trial();
     Some(match ended {
         Ok(()) => {
@@ -383,10 +388,4 @@ fn in_force(enforcement: &Enforcement) -> Applied {
 
 pub(super) fn refusal(error: impl Into<String>) -> Refusal {
     Refusal { error: error.into(), ..Refusal::default() }
-}
-
-/// For a log.
-fn in_one_line(refusal: &Refusal) -> String {
-    let cut = refusal.cut.iter().map(|cut| format!("; {}", cut.in_words()));
-    std::iter::once(refusal.error.replace('\n', " ")).chain(cut).collect()
 }

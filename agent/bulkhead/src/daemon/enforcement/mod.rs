@@ -34,6 +34,8 @@ pub(super) struct Enforcement {
     /// What is in force for good, or will be again.
     lasting: Held,
     trial: Option<Trial>,
+    /// When a trial ended by itself, unless something else has been put in force since.
+    lapsed: Option<Instant>,
     compared: Compared,
     search: Search,
     /// The last thing that the kernel did not take.
@@ -52,6 +54,9 @@ pub(super) struct Enforcement {
     taken_over: bool,
     pinned: Pinned,
 }
+
+/// How long somebody may not know that a trial has ended.
+const A_MOMENT: Duration = Duration::from_mins(5);
 
 /// A policy that is in force for a while.
 struct Trial {
@@ -106,6 +111,7 @@ impl Enforcement {
             policies,
             lasting,
             trial: None,
+            lapsed: None,
             compared,
             search: Search::default(),
             fault: None,
@@ -220,6 +226,7 @@ impl Enforcement {
         if done.is_err() && self.datapath.in_force() != Some(number) {
             return done;
         }
+        self.lapsed = None;
         if let Some(until) = until {
             self.trial = Some(Trial { held, until });
         } else {
@@ -258,6 +265,11 @@ impl Enforcement {
         Ok(())
     }
 
+    /// Has a trial ended by itself a moment ago, and nobody been told? Whoever wants to go back now may think that it goes on.
+    pub(super) fn takes_note_of_lapse(&mut self) -> bool {
+        self.lapsed.take().is_some_and(|lapsed| lapsed.elapsed() < A_MOMENT)
+    }
+
     /// The policy on trial.
     pub(super) fn on_trial(&self) -> Option<&Held> {
         self.trial.as_ref().map(|trial| &trial.held)
@@ -275,6 +287,7 @@ impl Enforcement {
             Some(_) if over => {
                 let done = self.end_trial();
                 self.note(done);
+                self.lapsed = Some(Instant::now());
             }
             // It is asked again in a moment.
             Some(trial) => trial.until = Instant::now() + Duration::from_millis(20),
@@ -296,6 +309,13 @@ impl Enforcement {
             self.note(done);
         }
         self.ledger.fold();
+    }
+
+    /// The policies that another must not be put in the place of by surprise: the one in force now, and the one to which the
+    /// kernel goes back if nobody confirms that.
+    pub(super) fn before(&self) -> Vec<&Held> {
+        let on_trial = self.trial.as_ref().map(|trial| &trial.held);
+        on_trial.into_iter().chain([&self.lasting]).collect()
     }
 
     /// The policy in force now.
