@@ -13,6 +13,7 @@ use std::{
     collections::VecDeque,
     fs,
     num::NonZero,
+    panic::resume_unwind,
     sync::{Mutex, PoisonError, mpsc},
     thread,
     time::Instant,
@@ -71,10 +72,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         args.versions.iter().map(String::as_str).collect()
     };
-    console::step("kernels");
-    let candidates = candidates(&names, &directory, args.update)?;
-    console::step("tests to run on them");
-    let payload = Payload::build(&directory.join("payload"))?;
+    console::step("kernels, and tests to run on them");
+    // The one waits for the mirror, the other for the compiler.
+    let (candidates, payload) = thread::scope(|scope| {
+        let payload = scope.spawn(|| Payload::build(&directory.join("payload")));
+        let candidates = candidates(&names, &directory, args.update);
+        (candidates, payload.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    let (candidates, payload) = (candidates?, payload?);
     console::step(console::plural(candidates.len(), "emulated machine"));
     let runs = boot_all(&candidates, &payload, args, &directory)?;
     println!("{}", table::render(&runs));
