@@ -24,11 +24,11 @@ pub enum RecordError {
         why: &'static str,
     },
     /// A field has a value that it cannot have.
-    #[error("`{field}` is {value:?}, and should be {expected}")]
+    #[error("`{field}` is {value}, and should be {expected}")]
     Value {
         /// Its name.
         field: &'static str,
-        /// Its value, shortened.
+        /// Its value in quotes, shortened.
         value: String,
         /// What it could be.
         expected: &'static str,
@@ -58,8 +58,21 @@ impl RecordError {
     }
 
     pub(super) fn value(field: &'static str, value: &str, expected: &'static str) -> Self {
-        Self::Value { field, value: shortened(value), expected }
+        Self::Value { field, value: quoted(value), expected }
     }
+}
+
+/// What cannot be printed is spelt out, and counts as it is spelt.
+fn quoted(text: &str) -> String {
+    let mut shown = String::new();
+    for letter in text.chars() {
+        let spelt = if letter == '\'' { letter.to_string() } else { letter.escape_debug().to_string() };
+        if shown.len() + spelt.len() > RecordError::SHOWN {
+            return format!("\"{shown}…\"");
+        }
+        shown += &spelt;
+    }
+    format!("\"{shown}\"")
 }
 
 fn shortened(text: &str) -> String {

@@ -343,6 +343,7 @@ fn what_is_no_record_is_told_with_its_column_and_what_it_should_be() {
             "`verdict` is \"deny\", and should be `allowed`, `denied` or `would-deny`",
         ),
         ("egress", "out", "`direction` is \"out\", and should be `egress` or `ingress`"),
+        ("egress", "o'u\\u007f", "`direction` is \"o'u\\u{7f}\", and should be `egress` or `ingress`"),
         ("10.0.3.7", "db", "`peer.address` is \"db\", and should be an IP address"),
         (
             r#""direction":"egress","#,
@@ -357,10 +358,14 @@ fn what_is_no_record_is_told_with_its_column_and_what_it_should_be() {
 
 #[test]
 fn a_complaint_is_short_whatever_the_line_holds() {
-    let long = "x".repeat(1 << 16);
-    for line in
-        [DENIAL.replace("egress", &long), format!("{{\"time\":[\"{long}\"]}}"), format!("{{\"{long}\":1}}")]
-    {
-        assert!(complaint(line).len() < 400);
+    for letter in ["x", "\u{7f}", "\u{10ffff}", "ä", "'"] {
+        let long = letter.repeat(1 << 16);
+        for line in [
+            DENIAL.replace("egress", &long),
+            format!("{{\"time\":[\"{long}\"]}}"),
+            format!("{{\"{long}\":1}}"),
+        ] {
+            assert!(complaint(line).len() < 400, "{letter:?}");
+        }
     }
 }
