@@ -14,6 +14,7 @@ use crate::{
     identity::{self, Local},
     report::{self, Refused},
     socket,
+    verifier::Fact,
 };
 
 /// Do MPTCP's further subflows belong to the kernel's cgroup and not to their owner's, as before Linux 5.11
@@ -48,7 +49,7 @@ pub fn create(ctx: SockContext) -> i32 {
         owner: new.local.cgroup,
         anchor: new.local.anchor,
         seal: SocketState::seal(new.local.anchor, places),
-        names_source: if kind == SOCK_RAW { SocketState::BY_PRIVILEGE } else { 0 },
+        names_source: Fact::equal(kind, SOCK_RAW).bits() as u16 * SocketState::BY_PRIVILEGE,
         process: new.process,
         ..SocketState::default()
     };
