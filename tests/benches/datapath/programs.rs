@@ -136,6 +136,16 @@ impl Statistics {
         fs::write(Self::SWITCH, "1").context("kernel.bpf_stats_enabled cannot be set; are you root?")?;
         Ok(Self { before })
     }
+
+    /// Fails if they are on: taking them is work that traffic waits for. A run that was killed leaves them so.
+    pub(crate) fn expect_off() -> Result<()> {
+        let is_off = fs::read_to_string(Self::SWITCH)?.trim() == "0";
+        ensure!(
+            is_off,
+            "traffic is slower while the kernel times programs: `sysctl -w kernel.bpf_stats_enabled=0` first"
+        );
+        Ok(())
+    }
 }
 
 impl Drop for Statistics {

@@ -7,6 +7,7 @@ use anyhow::Result;
 use crate::{
     figure::Figure,
     ground::Stand,
+    programs::Statistics,
     rounds::{interleaved, median},
 };
 
@@ -23,6 +24,7 @@ pub(crate) fn measure(
     nftables: &Stand<'_>,
     bulkhead: &Stand<'_>,
 ) -> Result<()> {
+    Statistics::expect_off()?;
     let stands = [nothing, empty, nftables, bulkhead];
     let sends = rounds(&stands, SENDS, |stand| stand.burst(SENDS))?;
     let plain = median(&sends, |r| r[0]);
