@@ -212,6 +212,7 @@ mod tests {
                 history: Some(History {
                     written: 16,
                     lost: 1,
+                    evicted: 3,
                     failing: Some("No space left on device (os error 28)".into()),
                 }),
                 sinks: vec![

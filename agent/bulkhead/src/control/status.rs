@@ -130,10 +130,12 @@ pub(crate) struct Sink {
 /// What has become of the refusals that the history was to keep.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct History {
-    /// Refusals whose report it holds, or held before it was too old.
+    /// Refusals whose report it holds, or held before it went to make room, or since it was too old.
     pub(crate) written: u64,
     /// Refusals whose report it will never hold. Flows wait as long as it takes.
     pub(crate) lost: u64,
+    /// Reports and flows that have gone to make room for newer ones, of whoever held most.
+    pub(crate) evicted: u64,
     /// Why nothing is written now.
     pub(crate) failing: Option<String>,
 }

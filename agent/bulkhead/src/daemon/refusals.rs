@@ -105,6 +105,7 @@ impl Refusals {
             history: self.history.as_ref().map(|history| control::History {
                 written: history.written(),
                 lost: history.lost(),
+                evicted: history.evicted(),
                 failing: history.failing(),
             }),
             departures,

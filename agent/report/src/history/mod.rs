@@ -8,6 +8,7 @@ mod flow;
 mod hits;
 mod read;
 mod recorder;
+mod room;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -54,6 +55,7 @@ pub struct History {
 struct Account {
     written: AtomicU64,
     lost: AtomicU64,
+    evicted: AtomicU64,
     failing: Mutex<Option<String>>,
     /// None: nobody can read.
     database: Mutex<Option<Arc<Database>>>,
@@ -128,6 +130,11 @@ impl History {
         self.account.lost.load(Ordering::Relaxed)
     }
 
+    /// Records that have gone to make room for newer ones.
+    pub fn evicted(&self) -> u64 {
+        self.account.evicted.load(Ordering::Relaxed)
+    }
+
     /// Why nothing is written now.
     pub fn failing(&self) -> Option<String> {
         self.account.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -151,6 +158,10 @@ impl History {
 
     fn loses(&self, refusals: u64) {
         self.account.lost.fetch_add(refusals, Ordering::Relaxed);
+    }
+
+    fn evicts(&self, records: u64) {
+        self.account.evicted.fetch_add(records, Ordering::Relaxed);
     }
 
     fn fails(&self, why: String) {

@@ -158,6 +158,7 @@ impl Recorder {
             let batch = Batch { denials: recorder.denials_as_json(), ..Batch::default() };
             // It is opened with the counters.
             let Some(store) = &mut recorder.store else { return recorder.write_all().map(drop) };
+            recorder.history.evicts(store.make_room(&batch, Timestamp::now())?);
             store.write(&batch, Timestamp::now())?;
             recorder.history.writes(&mut recorder.denials);
             Ok(())
@@ -237,6 +238,7 @@ impl Recorder {
             }
             let Changes { batch, flows, .. } = changes;
             if !batch.is_empty() {
+                self.history.evicts(store.make_room(&batch, now)?);
                 store.write(&batch, now)?;
             }
             for flow in flows {

@@ -15,10 +15,10 @@ use bulkhead_common::{Counter, CounterKey};
 use jiff::Timestamp;
 use redb::{
     Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
-    StorageError, TableDefinition, TableError, backends::FileBackend,
+    StorageError, Table, TableDefinition, TableError, backends::FileBackend,
 };
 
-use super::hits::NewHits;
+use super::{hits::NewHits, room};
 
 /// By when it was written, in microseconds since the Unix epoch, each later than the one before: a denial.
 pub(super) const DENIALS: TableDefinition<'_, u64, &str> = TableDefinition::new("denials");
@@ -257,9 +257,8 @@ impl Store {
         self.last
     }
 
-    /// Writes all of it, or nothing. What is too old or too much goes.
+    /// Writes all of it, or nothing.
     pub(super) fn write(&mut self, batch: &Batch, now: Timestamp) -> Result<(), HistoryError> {
-        self.make_room(batch.bytes(), now)?;
         let mut last = self.last.max(micros(now));
         let mut next = || {
             last += 1;
@@ -300,83 +299,91 @@ impl Store {
         Ok(())
     }
 
-    /// Takes out what is older than it may be, and an eighth at a time of the rest until `bytes` find room.
-    fn make_room(&mut self, bytes: u64, now: Timestamp) -> Result<(), HistoryError> {
+    /// Takes out what is older than it may be, and of the rest as much as has to go for what is to be written: an eighth at a
+    /// time. Tells how many records have gone for that.
+    pub(super) fn make_room(&mut self, batch: &Batch, now: Timestamp) -> Result<u64, HistoryError> {
+        let bytes = batch.bytes();
         let age = u64::try_from(self.limits.age.as_micros()).unwrap_or(u64::MAX);
-        self.forget(|_, _| Ok(micros(now).saturating_sub(age)))?;
+        self.forget(|tables| tables.forget_before(micros(now).saturating_sub(age)))?;
         self.unlooked = self.unlooked.saturating_add(bytes);
         let is_small = fs::metadata(&self.path)?.len() + GROWS * bytes < self.limits.size / 2;
         if is_small || self.unlooked < self.limits.size / LOOK {
-            return Ok(());
+            return Ok(0);
         }
         self.unlooked = bytes;
+        let mut gone = 0;
         loop {
             let change = self.database.begin_write()?;
             let stats = change.stats()?;
             // What the change before has freed is free from this one on.
             change.commit()?;
             let used = stats.allocated_pages() * stats.page_size() as u64 + GROWS * bytes;
-            if used < self.limits.size / 100 * FILLED_PERCENT || !self.forget(oldest_eighth)? {
-                return Ok(());
+            if used < self.limits.size / 100 * FILLED_PERCENT {
+                return Ok(gone);
             }
+            let for_this =
+                self.forget(|tables| room::make(&mut tables.denials, &mut tables.flows, &tables.kinds))?;
+            if for_this == 0 {
+                return Ok(gone);
+            }
+            gone += for_this;
         }
     }
 
-    /// Takes out what was written before a moment; tells whether there was anything.
+    /// Takes out some records; tells how many. Kinds that no record is of any more go with them.
     fn forget(
         &self,
-        before: impl FnOnce(&Rows<'_, FlowRow>, &Rows<'_, &'static str>) -> Result<u64, HistoryError>,
-    ) -> Result<bool, HistoryError> {
+        which: impl FnOnce(&mut Tables<'_>) -> Result<u64, HistoryError>,
+    ) -> Result<u64, HistoryError> {
         let change = self.database.begin_write()?;
-        let any = {
-            let (mut flows, mut denials) = (change.open_table(FLOWS)?, change.open_table(DENIALS)?);
-            let before = before(&flows, &denials)?;
-            let old_flows = key(flows.first()?).is_some_and(|first| first < before);
-            let old_denials = key(denials.first()?).is_some_and(|first| first < before);
-            if old_denials {
-                denials.retain_in(..before, |_, _| false)?;
-            }
-            if old_flows {
-                flows.retain_in(..before, |_, _| false)?;
+        let gone = {
+            let mut tables = Tables {
+                denials: change.open_table(DENIALS)?,
+                flows: change.open_table(FLOWS)?,
+                kinds: change.open_table(KINDS)?,
+            };
+            let flows = tables.flows.len()?;
+            let gone = which(&mut tables)?;
+            if tables.flows.len()? < flows {
                 let mut used: BTreeSet<u32> = BTreeSet::new();
-                for row in flows.iter()? {
+                for row in tables.flows.iter()? {
                     used.insert(row?.1.value().0);
                 }
                 for row in change.open_table(CURSOR)?.iter()? {
                     used.insert(row?.1.value().0);
                 }
-                change.open_table(KINDS)?.retain(|kind, _| used.contains(&kind))?;
+                tables.kinds.retain(|kind, _| used.contains(&kind))?;
             }
-            old_flows || old_denials
+            gone
         };
-        if any {
+        if gone > 0 {
             change.commit()?;
         } else {
             change.abort()?;
         }
-        Ok(any)
+        Ok(gone)
     }
 }
 
-type Rows<'t, V> = redb::Table<'t, u64, V>;
+/// What records are kept in.
+struct Tables<'t> {
+    denials: room::Denials<'t>,
+    flows: room::Flows<'t>,
+    kinds: Table<'t, u32, (bool, &'static str)>,
+}
 
-/// Before which moment an eighth of all was written.
-fn oldest_eighth(flows: &Rows<'_, FlowRow>, denials: &Rows<'_, &'static str>) -> Result<u64, HistoryError> {
-    let (mut of_flows, mut of_denials) = (flows.iter()?, denials.iter()?);
-    let mut flow = key(of_flows.next().transpose()?);
-    let mut denial = key(of_denials.next().transpose()?);
-    let mut before = 0;
-    for _ in 0..(flows.len()? + denials.len()?).div_ceil(8) {
-        let is_flow = denial.is_none_or(|denial| flow.is_some_and(|flow| flow < denial));
-        let Some(oldest) = (if is_flow { flow } else { denial }) else { break };
-        before = oldest + 1;
-        if is_flow {
-            flow = key(of_flows.next().transpose()?);
-        } else {
-            denial = key(of_denials.next().transpose()?);
+impl Tables<'_> {
+    /// Takes out what was written before a moment; tells how many records that was.
+    fn forget_before(&mut self, moment: u64) -> Result<u64, HistoryError> {
+        let before = self.denials.len()? + self.flows.len()?;
+        if key(self.denials.first()?).is_some_and(|first| first < moment) {
+            self.denials.retain_in(..moment, |_, _| false)?;
         }
+        if key(self.flows.first()?).is_some_and(|first| first < moment) {
+            self.flows.retain_in(..moment, |_, _| false)?;
+        }
+        Ok(before - self.denials.len()? - self.flows.len()?)
     }
-    Ok(before)
 }
 
 fn key<V: redb::Value + 'static>(

@@ -265,6 +265,36 @@ fn the_file_stays_small_and_the_oldest_goes_first() {
 }
 
 #[test]
+fn who_is_refused_all_the_time_pushes_out_nobody_else() {
+    let (folder, counters) = (TempDir::new().unwrap(), Counters::default());
+    let kept = keep(&folder, &counters, Limits { size: 8 << 20, ..ROOMY });
+    let of = |name: &str, generation| {
+        let workload = crate::Workload { name: Some(name.to_owned()), ..denial().workload };
+        Arc::new(Denial { workload, generation, count: 1, ..denial() })
+    };
+    counters.set(443, 30);
+    let mut number = 0;
+    for generation in 1..=300 {
+        number += 1;
+        kept.history.add(number, &of("quiet", generation));
+    }
+    for _ in 0..40 {
+        for _ in 0..500 {
+            number += 1;
+            kept.history.add(number, &of("loud", 0));
+        }
+        kept.write().unwrap();
+    }
+    let all = kept.denials(Wanted::default());
+    let quiet: Vec<_> = all.iter().map(|denial| denial.generation).filter(|n| *n > 0).collect();
+    assert_eq!(quiet, (1..=300).collect::<Vec<_>>());
+    assert_eq!(kept.packets(), 30, "flows are somebody's, too");
+    assert_eq!(all.len() as u64 + kept.history.evicted(), kept.history.written());
+    assert!(kept.history.evicted() > 5_000, "{}", kept.history.evicted());
+    kept.finish();
+}
+
+#[test]
 fn what_is_too_old_goes() {
     let (folder, counters) = (TempDir::new().unwrap(), Counters::default());
     counters.set(443, 30);

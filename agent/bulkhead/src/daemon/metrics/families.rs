@@ -118,9 +118,12 @@ impl Scraped {
     }
 
     fn history(&self, families: &mut Families<'_>) -> fmt::Result {
-        let Some(History { written, lost, failing }) = &self.measures.events.history else { return Ok(()) };
+        let Some(history) = &self.measures.events.history else { return Ok(()) };
+        let History { written, lost, evicted, failing } = history;
         families.counter("history_written", "Refusals whose report the history got", *written)?;
         families.counter("history_lost", "Refusals whose report the history will never get", *lost)?;
+        let gone = "Reports and flows that have gone from the history to make room for newer ones";
+        families.counter("history_evicted", gone, *evicted)?;
         families.gauge("history_failing", "1: nothing is written now", u64::from(failing.is_some()))
     }
 }
