@@ -10,7 +10,7 @@ use super::{
     proposals::{Proposals, refusal},
 };
 use crate::{
-    control::{Applied, Refusal},
+    control::{Applied, Cut, Refusal},
     policy_files,
     settings::Settings,
 };
@@ -85,8 +85,37 @@ impl Reload {
     }
 }
 
-/// For a log.
+/// So much is said of a refusal: a policy may have hundreds of mistakes, or cut as many connections.
+const SAID: usize = 5;
+
+/// For a log: the beginning, and how much more there is.
 fn in_one_line(refusal: &Refusal) -> String {
-    let cut = refusal.cut.iter().map(|cut| format!("; {}", cut.in_words()));
-    std::iter::once(refusal.error.replace('\n', " ")).chain(cut).collect()
+    let mut lines = refusal.error.lines();
+    let why: Vec<_> = lines.by_ref().take(1 + SAID).collect();
+    let cut = refusal.cut.iter().take(SAID).map(Cut::in_words);
+    let said: Vec<_> = std::iter::once(why.join(" ")).chain(cut).collect();
+    let more = match lines.count() + refusal.cut.len().saturating_sub(SAID) {
+        0 => String::new(),
+        more => format!(" (and {more} more: `bulkhead plan` shows them all)"),
+    };
+    said.join("; ") + &more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_gets_the_beginning_of_it() {
+        let mistakes: Vec<_> = (0..8).map(|n| format!("mistake {n}")).collect();
+        let long =
+            Refusal { error: format!("it does not compile:\n{}", mistakes.join("\n")), ..Refusal::default() };
+        assert_eq!(
+            in_one_line(&long),
+            "it does not compile: mistake 0 mistake 1 mistake 2 mistake 3 mistake 4 (and 3 more: `bulkhead plan` shows \
+             them all)"
+        );
+        let short = Refusal { error: "no".into(), ..Refusal::default() };
+        assert_eq!(in_one_line(&short), "no");
+    }
 }
