@@ -6,7 +6,11 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
-    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -135,12 +139,14 @@ impl Launch {
         self.command.args(["--output", "json"]);
         let mut child = self.spawn()?;
         let denials = Denials::collect(child.stdout.take().context("no standard output")?);
-        let log = read_log(child.stderr.take().context("no standard error")?);
+        let unread = Arc::default();
+        let log = read_log(child.stderr.take().context("no standard error")?, Arc::clone(&unread));
         let Self { files, policy, cgroup_root, socket, .. } = self;
         let mut agent = Agent {
             child,
             denials,
             log,
+            unread,
             said: Vec::new(),
             stopped: false,
             _files: files,
@@ -202,6 +208,7 @@ pub struct Agent {
     child: Child,
     denials: Denials,
     log: Receiver<String>,
+    unread: Arc<AtomicBool>,
     said: Vec<String>,
     stopped: bool,
     _files: TempDir,
@@ -320,6 +327,11 @@ impl Agent {
             .ok_or_else(|| anyhow!("the agent is still there {STOP:?} after {signal}:\n{}", self.said()))?;
         ensure!(status.success(), "the agent ended with {status} after {signal}:\n{}", self.said());
         Ok(())
+    }
+
+    /// Reads no more of what it says on standard error, without closing it, until `read` again.
+    pub fn read(&self, reads: bool) {
+        self.unread.store(!reads, Ordering::Relaxed);
     }
 
     /// Everything that it said on standard error so far.
@@ -441,10 +453,13 @@ fn wait(child: &mut Child, patience: Duration) -> Result<Option<ExitStatus>> {
     }
 }
 
-fn read_log(from: ChildStderr) -> Receiver<String> {
+fn read_log(from: ChildStderr, unread: Arc<AtomicBool>) -> Receiver<String> {
     let (to, log) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {
+            while unread.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(50));
+            }
             if to.send(line).is_err() {
                 break;
             }

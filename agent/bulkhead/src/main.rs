@@ -17,6 +17,7 @@ mod flows;
 mod here;
 mod input;
 mod lock;
+mod log;
 mod manual;
 mod output;
 mod own_cgroup;
@@ -44,6 +45,7 @@ use crate::{
     cli::{Cli, Command, Common, Output},
     daemon::RunError,
     input::InputError,
+    log::Log,
     output::Outcome,
     settings::{Settings, SettingsError},
 };
@@ -70,8 +72,8 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Run(arguments) => {
             let output = common.output();
-            output::log(output == Output::Human);
-            daemon::run(&Settings::of_run(common, arguments)?, output)?;
+            let (log, _written_at_last) = Log::start(output == Output::Human)?;
+            daemon::run(&Settings::of_run(common, arguments)?, output, &log)?;
         }
         Command::Status => {
             print(&ask(common, async |socket| Ok(status::ask(socket, common.output()).await?))?)?;

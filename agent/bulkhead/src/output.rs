@@ -1,6 +1,6 @@
 //! What the commands print, in colour where that is wanted.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use anstream::{AutoStream, ColorChoice, stream::RawStream};
 use bulkhead_report::plain;
@@ -64,17 +64,4 @@ pub(crate) fn span(from: Timestamp, to: Timestamp) -> String {
 pub(crate) fn json(value: &impl Serialize) -> String {
     let object = serde_json::to_string(value);
     object.unwrap_or_else(|error| unreachable!("only strings and numbers: {error}")) + "\n"
-}
-
-/// Says on standard error what the agent does: for people in few words, else with time and origin.
-pub(crate) fn log(for_people: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("BULKHEAD_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        // By eprintln!(), which panics where standard error is what has failed.
-        .log_internal_errors(false)
-        .with_ansi(io::stderr().is_terminal() && color(&io::stderr()));
-    if for_people { log.without_time().with_target(false).init() } else { log.init() }
 }

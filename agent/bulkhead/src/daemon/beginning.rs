@@ -7,7 +7,7 @@
 use bulkhead_policy::{Diagnostics, Policy, Source, load};
 
 use super::{RunError, enforcement::Written, keeper::Keeper};
-use crate::{output, policy_files, settings::Settings, state::Kept};
+use crate::{log::Log, output, policy_files, settings::Settings, state::Kept};
 
 /// The policy to start with, and what the operator should know about the choice.
 #[derive(Debug)]
@@ -36,8 +36,8 @@ impl Beginning {
 }
 
 /// Chooses.
-pub(super) fn choose(settings: &Settings, keeper: &Keeper) -> Result<Beginning, RunError> {
-    let given = given(settings);
+pub(super) fn choose(settings: &Settings, keeper: &Keeper, log: &Log) -> Result<Beginning, RunError> {
+    let given = given(settings, log);
     let kept = keeper.policies();
     let Some(confirmed) = &kept.confirmed else {
         let written = given?;
@@ -73,18 +73,18 @@ pub(super) fn choose(settings: &Settings, keeper: &Keeper) -> Result<Beginning, 
         Ok((written, _)) => Ok(Beginning { written, given, notes }),
         Err((_, findings)) => {
             notes.push(format!("the policy confirmed at {at:.0} no longer compiles: {findings}"));
-            let written = self::given(settings)?;
+            let written = self::given(settings, log)?;
             Ok(Beginning { given: Some(written.hash.clone()), written, notes })
         }
     }
 }
 
-fn given(settings: &Settings) -> Result<Written, RunError> {
+fn given(settings: &Settings, log: &Log) -> Result<Written, RunError> {
     let sources = policy_files::read(&settings.policy)?;
     match compile(sources, settings.dry_run) {
         Ok((written, warnings)) => {
             if !warnings.is_empty() {
-                eprint!("{}", warnings.render(&written.sources, output::color(&std::io::stderr())));
+                log.say(warnings.render(&written.sources, output::color(&std::io::stderr())).trim_end());
             }
             Ok(written)
         }

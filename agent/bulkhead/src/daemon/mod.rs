@@ -22,7 +22,7 @@ mod wall_clock;
 mod watched_files;
 
 use std::{
-    io::{self, Write as _},
+    io,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -56,6 +56,7 @@ use crate::{
     cli::Output,
     control::{Question, Records, Server, ServerError},
     lock::{Lock, LockError},
+    log::Log,
     output::plural,
     policy_files::PolicyFilesError,
     settings::Settings,
@@ -106,24 +107,24 @@ pub(crate) enum RunError {
 }
 
 /// Enforces a policy until told to stop.
-pub(crate) fn run(settings: &Settings, output: Output) -> Result<(), RunError> {
+pub(crate) fn run(settings: &Settings, output: Output, log: &Log) -> Result<(), RunError> {
     if switched_off::by_the_kernels_command_line() {
-        return switched_off::wait(output);
+        return switched_off::wait(output, log);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(serve(settings, output));
+    let ended = runtime.block_on(serve(settings, output, log));
     // Whoever still reads /proc has nobody left to tell.
     runtime.shutdown_background();
     ended
 }
 
-async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
+async fn serve(settings: &Settings, output: Output, log: &Log) -> Result<(), RunError> {
     let root = CgroupRoot::find(settings.cgroup_root.as_deref())?;
     let _lock = Lock::take(&root)?;
     let mut keeper = if settings.dry_run { Keeper::idle() } else { Keeper::open(&settings.state_dir)? };
     // Before they are read: what changes in between is seen.
     let mut files = WatchedFiles::new(settings);
-    let beginning = beginning::choose(settings, &keeper)?;
+    let beginning = beginning::choose(settings, &keeper, log)?;
     let mut signals = Signals::listen(settings.reloads_on_signal())?;
     let mut notify = Notify::from_environment()?;
     let clock = WallClock::watch()?;
@@ -160,7 +161,10 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
     }
     enforcement.dismiss_others()?;
     let started = Instant::now();
-    announce(&enforcement, settings, output, &notify);
+    log.say(&announced(&enforcement, settings, output, &notify));
+    for warning in enforcement.warnings() {
+        tracing::warn!("{warning}");
+    }
     beginning.keep(&mut keeper);
     let observer = enforcement.take_observer()?;
     let mut proposals = Proposals::new(root, watcher.tree(), observer, settings.dry_run);
@@ -221,6 +225,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
                     status.warnings.extend(reload.warning(&enforcement));
                     status.warnings.extend(keeper.warning());
                     status.warnings.extend(metrics.warning());
+                    status.warnings.extend(log.warning());
                     enforcement.add_traffic(status, answer);
                 }
                 Question::Traffic(wanted, reply) => enforcement.tell_traffic(wanted, reply),
@@ -245,7 +250,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
                 },
             },
             Some(scrape) = waiting.recv() => {
-                let _ = scrape.send(enforcement.measures(settings.dry_run, started, &refusals));
+                let _ = scrape.send(enforcement.measures(settings.dry_run, started, &refusals, log));
             }
         }
     };
@@ -262,13 +267,13 @@ async fn serve(settings: &Settings, output: Output) -> Result<(), RunError> {
     }
     // What has been refused so far is reported.
     refusals.finish(PATIENCE);
-    take_leave(outlives, output);
+    log.say(&leave(outlives, output));
     ended
 }
 
-/// Says that every connection meets the programs from now on: one line on standard error, for who waits for it, and the
-/// service manager.
-fn announce(enforcement: &Enforcement, settings: &Settings, output: Output, notify: &Notify) {
+/// Tells the service manager that every connection meets the programs from now on; in a line for who waits for it on standard
+/// error, too.
+fn announced(enforcement: &Enforcement, settings: &Settings, output: Output, notify: &Notify) -> String {
     let policy = enforcement.in_force().policy();
     let (workloads, environments) = (policy.workloads.len(), policy.environments.len());
     let root: PathBuf = enforcement.root().path().to_owned();
@@ -280,7 +285,7 @@ fn announce(enforcement: &Enforcement, settings: &Settings, output: Output, noti
         root.display(),
     );
     notify.ready(&doing);
-    let line = match output {
+    match output {
         Output::Json => serde_json::json!({
             "status": "ready",
             "pid": std::process::id(),
@@ -296,26 +301,16 @@ fn announce(enforcement: &Enforcement, settings: &Settings, output: Output, noti
             format!("ready: {doing}; Ctrl-C stops the agent, `bulkhead detach` the enforcement")
         }
         Output::Human => format!("ready: {doing}; stop with Ctrl-C"),
-    };
-    tell(&line);
-    for warning in enforcement.warnings() {
-        tracing::warn!("{warning}");
     }
 }
 
-/// Says what goes on without the agent.
-fn take_leave(outlives: bool, output: Output) {
-    let said = match output {
+/// What goes on without the agent.
+fn leave(outlives: bool, output: Output) -> String {
+    match output {
         Output::Json => serde_json::json!({ "status": "stopped", "enforcing": outlives }).to_string(),
         Output::Human if outlives => {
             "stopped: the kernel goes on enforcing, until `bulkhead detach` or the next agent".to_owned()
         }
         Output::Human => "stopped: nothing is enforced any more".to_owned(),
-    };
-    tell(&said);
-}
-
-/// One line on standard error, for who waits for it. There may be nobody: a terminal closes.
-fn tell(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    }
 }

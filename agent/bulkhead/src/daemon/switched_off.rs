@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use super::{RunError, notify::Notify, signals::Signals, tell};
-use crate::cli::Output;
+use super::{RunError, notify::Notify, signals::Signals};
+use crate::{cli::Output, log::Log};
 
 const COMMAND_LINE: &str = "/proc/cmdline";
 const OFF: &str = "bulkhead=off";
@@ -20,13 +20,13 @@ fn says_off(line: &str) -> bool {
 
 /// Does nothing until told to stop: an agent that ended would be started again. Not even the policy is read, which may be
 /// what is wrong.
-pub(super) fn wait(output: Output) -> Result<(), RunError> {
+pub(super) fn wait(output: Output, log: &Log) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = Signals::listen(false)?;
         let mut notify = Notify::from_environment()?;
         notify.ready(&format!("off: the kernel was booted with {OFF}"));
-        announce(output);
+        log.say(&announced(output));
         loop {
             tokio::select! {
                 _ = signals.next() => break,
@@ -38,15 +38,15 @@ pub(super) fn wait(output: Output) -> Result<(), RunError> {
     })
 }
 
-fn announce(output: Output) {
-    tell(&match output {
+fn announced(output: Output) -> String {
+    match output {
         Output::Json => serde_json::json!({ "status": "off", "reason": OFF }).to_string(),
         Output::Human => {
             format!(
                 "off: the kernel was booted with {OFF}, so nothing is enforced; boot without it to enforce again"
             )
         }
-    });
+    }
 }
 
 #[cfg(test)]

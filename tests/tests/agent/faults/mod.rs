@@ -2,6 +2,7 @@
 
 mod floods;
 mod killed;
+mod log;
 mod pins;
 mod state;
 mod storms;

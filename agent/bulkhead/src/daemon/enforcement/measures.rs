@@ -5,7 +5,10 @@ use std::time::Instant;
 use bulkhead_policy::Identity;
 
 use super::Enforcement;
-use crate::daemon::{metrics::Measures, refusals::Refusals};
+use crate::{
+    daemon::{metrics::Measures, refusals::Refusals},
+    log::Log,
+};
 
 impl Enforcement {
     /// What there is to be measured now. Nothing of it takes long.
@@ -14,6 +17,7 @@ impl Enforcement {
         dry_run: bool,
         started: Instant,
         refusals: &Refusals,
+        log: &Log,
     ) -> Measures {
         let held = self.in_force();
         let policy = held.policy();
@@ -34,6 +38,7 @@ impl Enforcement {
             workloads: names.zip(cgroups).collect(),
             events: refusals.counts(),
             late: refusals.late(),
+            log_lines_lost: log.lost(),
             crowded: self.times_crowded,
             faults: self.faults,
             ledger: self.ledger.clone(),

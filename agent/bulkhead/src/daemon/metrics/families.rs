@@ -72,13 +72,15 @@ impl Scraped {
         let cgroups =
             workloads.iter().map(|(name, cgroups)| ([("workload", name.as_str())], *cgroups as u64));
         families.gauges("workload_cgroups", "Cgroups that a workload's selectors match now", cgroups)?;
-        let Measures { crowded, faults, events, .. } = &self.measures;
+        let Measures { crowded, faults, log_lines_lost, events, .. } = &self.measures;
         families.counter(
             "cgroups_crowded",
             "Times that the kernel's tables of cgroups were too small",
             *crowded,
         )?;
         families.counter("faults", "Times that the kernel did not take what it was told", *faults)?;
+        let unread = "Lines of the agent's log that are lost, since nobody read standard error";
+        families.counter("log_lines_lost", unread, *log_lines_lost as u64)?;
         families.counter("departures", "Processes that were moved out of their workload", events.departures)
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Measures {
     pub(super) events: Events,
     /// Records that were due and found no room on their way out of the kernel.
     pub(super) late: u64,
+    /// Lines of the agent's log that nobody has read in time.
+    pub(super) log_lines_lost: usize,
     /// How often the kernel's tables of cgroups have been too small.
     pub(super) crowded: u64,
     /// How often the kernel did not take what it was told.
