@@ -2,9 +2,10 @@
 //! read.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{self, Arc, PoisonError},
     time::Duration,
 };
 
@@ -19,8 +20,9 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, oneshot},
-    time::{sleep, timeout},
+    sync::{Mutex, Semaphore, mpsc, oneshot},
+    task::AbortHandle,
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{Scrape, families::render};
@@ -28,52 +30,70 @@ use crate::daemon::priority;
 
 /// Where they are.
 const PATH: &str = "/metrics";
-/// How many are served at once. More wait.
+/// How many are served at once. More wait,
 const CONNECTIONS: usize = 8;
+/// and so long at most for those who take their time: then the one that has been there longest goes.
+const GRACE: Duration = Duration::from_millis(500);
+/// At most one in so many parts of the time goes into reading counters, however often somebody asks.
+const SHARE: u32 = 10;
 /// How long a request's head may take.
 const HEAD: Duration = Duration::from_secs(5);
 /// How long a connection may take in all.
 const LIFE: Duration = Duration::from_secs(15);
 /// How long a request's head may be.
 const HEAD_BYTES: usize = 16 << 10;
-/// How long to wait for an address that cannot be had, or for room for another connection.
+/// How long to wait for an address that cannot be had, for room for another connection, and after counters were read for
+/// nothing.
 const PAUSE: Duration = Duration::from_secs(1);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Answer = Response<Full<Bytes>>;
+/// When counters may be read again: by one at a time.
+type Turn = Mutex<Instant>;
 
 /// Serves for ever. `listener`: none if the address could not be had at once.
 pub(super) async fn serve(
     listener: Option<TcpListener>,
     address: SocketAddr,
     scrapes: mpsc::Sender<Scrape>,
-    fault: Arc<Mutex<Option<String>>>,
+    fault: Arc<sync::Mutex<Option<String>>>,
 ) {
     let listener = match listener {
         Some(listener) => listener,
         None => listen_some_time(address, &fault).await,
     };
     let free = Arc::new(Semaphore::new(CONNECTIONS));
-    while let Ok(place) = Arc::clone(&free).acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let scrapes = scrapes.clone();
-                tokio::spawn(async move {
-                    answer(stream, scrapes).await;
-                    drop(place);
-                });
-            }
+    let turn = Arc::new(Turn::new(Instant::now()));
+    let mut served: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::debug!(%error, "a connection for metrics is lost");
                 sleep(PAUSE).await;
+                continue;
             }
-        }
+        };
+        let place = loop {
+            match timeout(GRACE, Arc::clone(&free).acquire_owned()).await {
+                Ok(Ok(place)) => break place,
+                Ok(Err(_closed)) => return,
+                Err(_elapsed) => drop(served.pop_front().inspect(AbortHandle::abort)),
+            }
+        };
+        let (scrapes, turn) = (scrapes.clone(), Arc::clone(&turn));
+        served.retain(|connection| !connection.is_finished());
+        let connection = tokio::spawn(async move {
+            answer(stream, scrapes, turn).await;
+            drop(place);
+        });
+        served.push_back(connection.abort_handle());
     }
 }
 
-async fn listen_some_time(address: SocketAddr, fault: &Mutex<Option<String>>) -> TcpListener {
+async fn listen_some_time(address: SocketAddr, fault: &sync::Mutex<Option<String>>) -> TcpListener {
     loop {
         sleep(PAUSE).await;
         if let Some(listener) = listen(address, fault).await {
@@ -83,7 +103,7 @@ async fn listen_some_time(address: SocketAddr, fault: &Mutex<Option<String>>) ->
 }
 
 /// Takes the address, if it is free.
-pub(super) async fn listen(address: SocketAddr, fault: &Mutex<Option<String>>) -> Option<TcpListener> {
+pub(super) async fn listen(address: SocketAddr, fault: &sync::Mutex<Option<String>>) -> Option<TcpListener> {
     let listener = TcpListener::bind(address).await;
     let why = listener.as_ref().err();
     let why = why.map(|error| format!("metrics are not served, since {address} cannot be had: {error}"));
@@ -95,8 +115,8 @@ pub(super) async fn listen(address: SocketAddr, fault: &Mutex<Option<String>>) -
     listener.ok()
 }
 
-async fn answer(stream: TcpStream, scrapes: mpsc::Sender<Scrape>) {
-    let service = service_fn(|request| respond(request, scrapes.clone()));
+async fn answer(stream: TcpStream, scrapes: mpsc::Sender<Scrape>, turn: Arc<Turn>) {
+    let service = service_fn(|request| respond(request, scrapes.clone(), Arc::clone(&turn)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
@@ -110,9 +130,13 @@ async fn answer(stream: TcpStream, scrapes: mpsc::Sender<Scrape>) {
     }
 }
 
-async fn respond(request: Request<Incoming>, scrapes: mpsc::Sender<Scrape>) -> Result<Answer, Infallible> {
+async fn respond(
+    request: Request<Incoming>,
+    scrapes: mpsc::Sender<Scrape>,
+    turn: Arc<Turn>,
+) -> Result<Answer, Infallible> {
     Ok(match (request.method(), request.uri().path()) {
-        (&Method::GET, PATH) => scrape(scrapes).await,
+        (&Method::GET, PATH) => scrape(scrapes, &turn).await,
         (_, PATH) => {
             let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "metrics are read with GET\n");
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
@@ -122,7 +146,18 @@ async fn respond(request: Request<Incoming>, scrapes: mpsc::Sender<Scrape>) -> R
     })
 }
 
-async fn scrape(scrapes: mpsc::Sender<Scrape>) -> Answer {
+async fn scrape(scrapes: mpsc::Sender<Scrape>, turn: &Turn) -> Answer {
+    let mut turn = turn.lock().await;
+    sleep_until(*turn).await;
+    let began = Instant::now();
+    // Whoever asks may be gone before there is an answer.
+    *turn = began + PAUSE;
+    let answer = measured(scrapes).await;
+    *turn = Instant::now() + began.elapsed() * (SHARE - 1);
+    answer
+}
+
+async fn measured(scrapes: mpsc::Sender<Scrape>) -> Answer {
     let (question, measures) = oneshot::channel();
     if scrapes.send(question).await.is_ok()
         && let Ok(measures) = measures.await
