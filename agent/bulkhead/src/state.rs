@@ -137,17 +137,41 @@ impl StateDir {
 
     /// Keeps these. They are there whole, or those before them: whatever happens meanwhile.
     pub(crate) fn write(&self, policies: &Policies) -> Result<(), StateError> {
+        self.write_and(policies, |folder| File::open(folder)?.sync_all())
+    }
+
+    /// The same with another way to `settle` in the folder what is in it now.
+    fn write_and(
+        &self,
+        policies: &Policies,
+        settle: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<(), StateError> {
         let path = self.folder.join(POLICY);
-        let new = self.folder.join(format!("{POLICY}.new"));
         let written = serde_json::to_vec(policies).map_err(io::Error::from).and_then(|text| {
-            let mut options = OpenOptions::new();
-            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            File::open(&self.folder)?.sync_all()
+            let before = fs::read(&path);
+            self.put(&text, &path)?;
+            settle(&self.folder).inspect_err(|_| {
+                // What was not kept is not to be there at the next start.
+                let back = match before {
+                    Ok(before) => self.put(&before, &path),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_file(&path),
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = back {
+                    tracing::error!(%error, "the next start may have a policy that was refused here: it cannot be taken back");
+                }
+            })
         });
         written.map_err(|source| StateError::Unusable { path, source })
+    }
+
+    fn put(&self, text: &[u8], path: &Path) -> io::Result<()> {
+        let new = self.folder.join(format!("{POLICY}.new"));
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(text)?;
+        file.sync_all()?;
+        fs::rename(&new, path)
     }
 }
 
@@ -193,6 +217,20 @@ mod tests {
         }
         state.write(&Policies::default().confirm(kept("a"))).unwrap();
         assert!(state.read().unwrap().confirmed.is_some());
+    }
+
+    #[test]
+    fn what_the_disk_does_not_settle_is_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::open(folder.path()).unwrap();
+        let fails = |_: &Path| Err(io::Error::other("the disk is gone"));
+        let new = Policies::default().confirm(kept("a"));
+        let error = state.write_and(&new, fails).unwrap_err().to_string();
+        assert!(error.contains("cannot keep"), "{error}");
+        assert_eq!(state.read().unwrap(), Policies::default());
+        state.write(&new).unwrap();
+        state.write_and(&new.confirm(kept("ab")), fails).unwrap_err();
+        assert_eq!(state.read().unwrap(), new);
     }
 
     #[test]
