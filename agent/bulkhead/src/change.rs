@@ -10,9 +10,10 @@ use bulkhead_policy::{Policy, Source, load};
 use serde_json::json;
 
 use crate::{
-    cli::{ApplyArguments, Output, PlanArguments},
+    cli::{ApplyArguments, ConfirmArguments, Output, PlanArguments},
     control::{
-        APPLY, Applied, CONFIRM, ClientError, Cut, File, PLAN, Plan, Proposal, ROLLBACK, Refusal, post,
+        APPLY, Applied, CONFIRM, ClientError, Confirmation, Cut, File, PLAN, Plan, Proposal, ROLLBACK,
+        Refusal, post,
     },
     input::InputError,
     output::{self, Outcome, plural},
@@ -88,8 +89,14 @@ pub(crate) async fn apply(
 }
 
 /// Lets stay what the agent on `socket` has in force for a while.
-pub(crate) async fn confirm(socket: &Path, output: Output) -> anyhow::Result<Outcome> {
-    let done = post(socket, CONFIRM, &json!({})).await;
+pub(crate) async fn confirm(
+    socket: &Path,
+    arguments: &ConfirmArguments,
+    output: Output,
+) -> anyhow::Result<Outcome> {
+    let what = Confirmation { policy_hash: arguments.policy_hash.clone() };
+    let path = format!("{CONFIRM}?{}", serde_urlencoded::to_string(&what)?);
+    let done = post(socket, &path, &json!({})).await;
     tell(done, output, |applied| format!("confirmed: generation {} stays\n", applied.generation))
 }
 

@@ -119,7 +119,7 @@ pub(crate) enum Command {
     /// status 1 if there is such
     Shadow(ShadowArguments),
     /// Let the policy stay that was applied with --confirm-within
-    Confirm,
+    Confirm(ConfirmArguments),
     /// Go back: to the policy before the one that waits to be confirmed, or else before the one confirmed last
     Rollback,
     /// End all enforcement on this machine, whether an agent runs or not
@@ -251,6 +251,15 @@ pub(crate) struct ApplyArguments {
     /// Apply it whatever it cuts, and whether or not it can be kept for the next start
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  bulkhead confirm\n  bulkhead confirm --policy-hash 07bf10a6")]
+pub(crate) struct ConfirmArguments {
+    /// Confirm this policy only, by what `apply --output json` told as `policy_hash`, or the beginning of it: somebody may have
+    /// applied another since
+    #[arg(long, value_name = "HASH")]
+    pub(crate) policy_hash: Option<String>,
 }
 
 #[derive(Debug, Args)]

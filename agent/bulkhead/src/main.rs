@@ -111,8 +111,10 @@ fn act(cli: &Cli) -> anyhow::Result<ExitCode> {
                 shadow::shadow(socket, arguments, common.output()).await
             })?);
         }
-        Command::Confirm => {
-            return tell(&ask(common, async |socket| change::confirm(socket, common.output()).await)?);
+        Command::Confirm(arguments) => {
+            return tell(&ask(common, async |socket| {
+                change::confirm(socket, arguments, common.output()).await
+            })?);
         }
         Command::Rollback => {
             return tell(&ask(common, async |socket| change::roll_back(socket, common.output()).await)?);

@@ -380,6 +380,30 @@ fn who_reloads_while_a_policy_is_on_trial_waits_for_its_end() -> Result<()> {
 }
 
 #[test]
+fn who_says_which_policy_confirms_no_other() -> Result<()> {
+    let shop = Shop::new()?;
+    let agent = shop.agent()?.start()?;
+    let try_out = |policy: PathBuf| -> Result<String> {
+        let done = agent.tell(&["apply", words(&policy), "--confirm-within", "1h", "--output", "json"])?;
+        let applied: Value = serde_json::from_str(&succeeds(&done)?)?;
+        Ok(applied["policy_hash"].as_str().context("no hash")?.to_owned())
+    };
+    let mine = try_out(shop.other()?)?;
+    let theirs = try_out(shop.written("theirs.toml", &POLICY.replace("from = \"web\"", "from = \"db\""))?)?;
+    let said = finds(&agent.tell(&["confirm", "--policy-hash", &mine])?)?;
+    ensure!(said.contains(&theirs), "{said}");
+    ensure!(agent.status()?["trial"] != Value::Null, "the other policy is confirmed");
+    for wrong in ["", "no hash"] {
+        finds(&agent.tell(&["confirm", "--policy-hash", wrong])?)?;
+    }
+    succeeds(&agent.tell(&["confirm", "--policy-hash", &theirs[..8]])?)?;
+    ensure!(agent.status()?["trial"] == Value::Null, "nothing is confirmed");
+    agent.leave()?;
+    succeeds(&shop.lab.bulkhead(&["detach"])?)?;
+    Ok(())
+}
+
+#[test]
 fn what_is_only_cut_on_trial_is_not_cut_for_good_unless_forced() -> Result<()> {
     let shop = Shop::new()?;
     let resolver = at(shop.lab.host().v4, 53);

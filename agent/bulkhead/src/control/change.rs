@@ -80,6 +80,22 @@ pub(crate) struct Applied {
     pub(crate) notes: Vec<String>,
 }
 
+/// What is to be confirmed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Confirmation {
+    /// Content hash of the policy, or its beginning; none: whatever waits to be confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) policy_hash: Option<String>,
+}
+
+impl Confirmation {
+    /// Is it this policy?
+    pub(crate) fn means(&self, hash: &str) -> bool {
+        self.policy_hash.as_ref().is_none_or(|wanted| !wanted.is_empty() && hash.starts_with(wanted))
+    }
+}
+
 /// Why nothing has changed.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Refusal {

@@ -13,7 +13,9 @@ mod status;
 mod traffic;
 mod workloads;
 
-pub(crate) use change::{Applied, Cut, End, File, NearestRule, Plan, Process, Proposal, Refusal};
+pub(crate) use change::{
+    Applied, Confirmation, Cut, End, File, NearestRule, Plan, Process, Proposal, Refusal,
+};
 pub(crate) use client::{ClientError, delete, get, post, put};
 pub(crate) use draft::{Drafted, Refused};
 pub(crate) use lines::{Lines, lines};

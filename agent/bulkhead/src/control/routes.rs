@@ -23,9 +23,9 @@ use tokio::{
 use utoipa::OpenApi;
 
 use super::{
-    APPLY, Applied, CONFIRM, Candidate, Comparison, CurrentTraffic, DENIALS, DRAFT, DetailedWorkload,
-    Drafted, FLOWS, OPENAPI, PLAN, Plan, Proposal, ROLLBACK, RULES, Records, Refusal, Refused, Rules, SHADOW,
-    STATUS, Shadow, Status, TRAFFIC, WORKLOADS, WantedTraffic, records,
+    APPLY, Applied, CONFIRM, Candidate, Comparison, Confirmation, CurrentTraffic, DENIALS, DRAFT,
+    DetailedWorkload, Drafted, FLOWS, OPENAPI, PLAN, Plan, Proposal, ROLLBACK, RULES, Records, Refusal,
+    Refused, Rules, SHADOW, STATUS, Shadow, Status, TRAFFIC, WORKLOADS, WantedTraffic, records,
 };
 
 /// The largest request: a policy of a hundred thousand rules is 10 MB.
@@ -57,7 +57,7 @@ pub(crate) enum Question {
     /// No longer compare it.
     EndComparison(Reply<Comparison>),
     /// What is in force for a while is to stay.
-    Confirm(Reply<Applied>),
+    Confirm(Confirmation, Reply<Applied>),
     /// Go back to the policy before.
     RollBack(Caller, Reply<Applied>),
 }
@@ -276,13 +276,16 @@ async fn end_comparison(State(questions): Questions) -> Response {
 }
 
 /// Lets stay what is in force for a while
-#[utoipa::path(post, path = CONFIRM, responses(
+#[utoipa::path(post, path = CONFIRM, params(
+    ("policy_hash" = Option<String>, Query, description = "As `apply` answered, or its beginning: if another policy waits, nothing is confirmed; left out: whatever waits"),
+), responses(
     (status = 200, description = "It stays", body = Applied),
-    (status = 409, description = "There is nothing to confirm, or it is too late", body = Refusal),
+    (status = 400, description = "Not such a question", body = String, content_type = "text/plain"),
+    (status = 409, description = "There is nothing to confirm, or something else, or it is too late", body = Refusal),
     (status = 503, description = "The agent is stopping, or hangs", body = Refusal),
 ))]
-async fn confirm(State(questions): Questions) -> Response {
-    put(questions, Question::Confirm).await
+async fn confirm(State(questions): Questions, Query(what): Query<Confirmation>) -> Response {
+    put(questions, |reply| Question::Confirm(what, reply)).await
 }
 
 /// Goes back to the policy before

@@ -241,8 +241,8 @@ async fn serve(settings: &Settings, output: Output, log: &Log) -> Result<(), Run
                 Question::Compare(candidate, reply) => proposals.compare(candidate, reply, &enforcement),
                 Question::Comparison(reply) => enforcement.tell_comparison(reply),
                 Question::EndComparison(reply) => enforcement.end_comparison(reply),
-                Question::Confirm(reply) => {
-                    let _ = reply.send(proposals::confirm(&mut enforcement, &mut keeper));
+                Question::Confirm(what, reply) => {
+                    let _ = reply.send(proposals::confirm(&what, &mut enforcement, &mut keeper));
                 }
                 Question::RollBack(caller, reply) => match proposals::end_trial(&mut enforcement) {
                     Some(ended) => drop(reply.send(ended)),

@@ -16,7 +16,7 @@ use super::{
     keeper::Keeper,
 };
 use crate::{
-    control::{Applied, Candidate, Plan, Proposal, Refusal, Reply, Shadow},
+    control::{Applied, Candidate, Confirmation, Plan, Proposal, Refusal, Reply, Shadow},
     input::now_ns,
     policy_files,
 };
@@ -329,10 +329,21 @@ fn compare(held: Held, enforcement: &mut Enforcement, watcher: &mut Watcher) -> 
 }
 
 /// What is in force for a while is to stay.
-pub(super) fn confirm(enforcement: &mut Enforcement, keeper: &mut Keeper) -> Result<Applied, Refusal> {
+pub(super) fn confirm(
+    what: &Confirmation,
+    enforcement: &mut Enforcement,
+    keeper: &mut Keeper,
+) -> Result<Applied, Refusal> {
     let Some(held) = enforcement.on_trial() else {
         return Err(refusal("nothing waits to be confirmed: what is in force stays so"));
     };
+    if !what.means(held.hash()) {
+        let hash = held.hash();
+        return Err(refusal(format!(
+            "nothing is confirmed: another policy waits for that, {hash}. Somebody has applied it since; `bulkhead plan` shows \
+             what differs"
+        )));
+    }
     // First of all: what cannot be kept is not confirmed, and falls back.
     let before = keeper.confirm(held.written()).map_err(|why| {
         refusal(format!("not confirmed: the policy cannot be kept ({why}). Mend that and try again"))
