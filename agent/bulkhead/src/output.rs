@@ -62,6 +62,5 @@ pub(crate) fn span(from: Timestamp, to: Timestamp) -> String {
 
 /// One JSON object and its line end.
 pub(crate) fn json(value: &impl Serialize) -> String {
-    let object = serde_json::to_string(value);
-    object.unwrap_or_else(|error| unreachable!("only strings and numbers: {error}")) + "\n"
+    bulkhead_report::json(value) + "\n"
 }

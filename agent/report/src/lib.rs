@@ -15,6 +15,7 @@ mod enrich;
 mod feed;
 mod history;
 mod human;
+mod json;
 mod policies;
 mod process;
 mod sinks;
@@ -33,5 +34,6 @@ pub use history::{
     Wanted, Writing,
 };
 pub use human::{lines, plain};
+pub use json::json;
 pub use policies::Policies;
 pub use sinks::{Account, Address, AddressError, Destination, Endpoint, EndpointError, Format, Kind, Sinks};

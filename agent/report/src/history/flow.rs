@@ -217,7 +217,7 @@ impl Flow {
 
     /// The object on one line, without its line end.
     pub fn to_json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_else(|error| unreachable!("only strings and numbers: {error}"))
+        crate::json(self)
     }
 
     /// From [`Self::to_json`].

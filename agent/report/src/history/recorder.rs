@@ -284,9 +284,7 @@ impl Changes<'_> {
             before.kind
         } else {
             let number = self.store.next_kind() + u32::try_from(self.batch.kinds.len()).unwrap_or(u32::MAX);
-            let text = serde_json::to_string(&kind);
-            let text = text.unwrap_or_else(|error| unreachable!("only strings and numbers: {error}"));
-            self.batch.kinds.push((number, key.packets == 0, text));
+            self.batch.kinds.push((number, key.packets == 0, crate::json(&kind)));
             number
         };
         let times = Times {
