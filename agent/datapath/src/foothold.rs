@@ -12,6 +12,7 @@ use std::{
         unix::fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use crate::{
@@ -39,7 +40,12 @@ pub(crate) struct Foothold {
     folder: File,
     /// Of the file system.
     device: u64,
+    /// When the directory of links was changed last, if every link was there then.
+    firm: Option<SystemTime>,
 }
+
+/// A change may bear the time of one before it, as exact as the kernel's clock is: so long after it is settled.
+const SETTLED: Duration = Duration::from_secs(1);
 
 impl Foothold {
     /// Takes hold of where the pins are now.
@@ -48,7 +54,7 @@ impl Foothold {
         let unreadable = |source| DatapathError::Read { path: path.clone(), source };
         let folder = File::open(&path).map_err(unreadable)?;
         let device = folder.metadata().map_err(unreadable)?.dev();
-        Ok(Self { folder, device })
+        Ok(Self { folder, device, firm: None })
     }
 
     /// Looks how it stands. What another file system has covered is pinned anew in that one, and `attached` tells which links
@@ -61,7 +67,13 @@ impl Foothold {
         let there = fs::metadata(mounted);
         let there = there.map_err(|source| DatapathError::Read { path: mounted.to_owned(), source })?;
         if there.dev() == self.device {
+            // Before the links are looked at: what changes meanwhile is seen the next time.
+            let changed = fs::metadata(pins.folder().join(LINKS)).and_then(|links| links.modified()).ok();
+            if changed.is_some() && changed == self.firm {
+                return Ok(Footing::Firm);
+            }
             let firm = attached.iter().all(|name| pins.attaches(name));
+            self.firm = changed.filter(|changed| firm && changed.elapsed().is_ok_and(|age| age > SETTLED));
             return Ok(if firm { Footing::Firm } else { Footing::Removed });
         }
         if !attached.iter().all(|name| self.path(LINKS).join(name).exists()) {

@@ -15,14 +15,23 @@ pub(super) fn start(
     flows: &Feed<Flow>,
 ) -> io::Result<Option<(History, Writing)>> {
     let Some(limits) = settings.history else { return Ok(None) };
-    let count: Count = Box::new(move || count(&tally).map_err(|error| format!("{error:#}")));
+    let mut origin = None;
+    let count: Count = Box::new(move || count(&tally, &mut origin).map_err(|error| format!("{error:#}")));
     History::start(settings.state_dir.clone(), limits, policies, count, flows.clone()).map(Some)
 }
 
-fn count(tally: &Tally) -> anyhow::Result<Counted> {
-    // Numbers of maps begin anew with each boot.
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let origin = format!("{} {}", boot.trim(), tally.map_id()?);
+/// `origin`: as far as it is known.
+fn count(tally: &Tally, origin: &mut Option<String>) -> anyhow::Result<Counted> {
+    let origin = match origin {
+        Some(known) => known.clone(),
+        none => none.insert(name(tally)?).clone(),
+    };
     let Kinds { counted, ended } = tally.kinds()?;
     Ok(Counted { origin, counted, ended })
+}
+
+/// Names the counters. Numbers of maps begin anew with each boot.
+fn name(tally: &Tally) -> anyhow::Result<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(format!("{} {}", boot.trim(), tally.map_id()?))
 }

@@ -22,6 +22,8 @@ use crate::{
 /// Datagrams at a time.
 const MANY: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(2);
+/// The agent has looked after its pins more than once: every two seconds.
+const LOOKED: Duration = Duration::from_secs(7);
 
 impl Host {
     fn mount(&self) -> Result<()> {
@@ -106,6 +108,19 @@ fn covered_by_another_it_hides_nothing_from_detach() -> Result<()> {
     host.mount()?;
     until("all is pinned in what covers it", || Ok(agent.said().contains("pinned all anew")))?;
     host.is_enforced("in the second file system")?;
+    host.detach()?;
+    host.is_not_enforced()?;
+    until("the agent says so", || warns(&agent, "nothing is enforced any more"))?;
+    agent.kill()
+}
+
+#[test]
+fn pins_that_are_removed_after_a_while_are_missed() -> Result<()> {
+    let host = Host::new()?;
+    let agent = host.start()?;
+    thread::sleep(LOOKED);
+    host.is_enforced("as ever")?;
+    ensure!(!warns(&agent, "nothing is enforced any more")?, "{}", agent.status()?);
     host.detach()?;
     host.is_not_enforced()?;
     until("the agent says so", || warns(&agent, "nothing is enforced any more"))?;
