@@ -94,6 +94,12 @@ impl Packages {
     }
 }
 
+/// A journal that takes few entries of a service, times the six by which it is more patient where there is room on disk.
+const IMPATIENT: (&str, &str) =
+    ("systemd/journald.conf.d/impatient.conf", "[Journal]\nRateLimitIntervalSec=1min\nRateLimitBurst=20\n");
+/// More than those.
+const MANY: u16 = 300;
+
 /// A machine with a server, and who may and may not call it.
 struct Host {
     machine: Machine,
@@ -106,8 +112,10 @@ struct Host {
 impl Host {
     fn boot() -> Result<Self> {
         let lab = Lab::new()?;
-        let machine =
-            Machine::boot(&lab, &[("echo.pl", SERVER), ("systemd/system/db.service", SERVER_UNIT)])?;
+        let machine = Machine::boot(
+            &lab,
+            &[("echo.pl", SERVER), ("systemd/system/db.service", SERVER_UNIT), IMPATIENT],
+        )?;
         let (web, ci) = (lab.probe("/web")?, lab.probe("/ci")?);
         let to = at(lab.host().v4, PORT);
         until("the server listens", || Ok(ci.tcp(to)? == Outcome::Answered))?;
@@ -220,7 +228,16 @@ fn the_journal_is_told_in_fields_and_once(host: &Host) -> Result<()> {
     for (entry, message) in messages.filter(|(_, message)| message.contains("no rule allows it")) {
         ensure!(entry["BULKHEAD_REASON"] == "no-rule", "a report as text: {message}");
     }
-    Ok(())
+    for port in 1..=MANY {
+        refused("ci to everywhere", host.ci.tcp(at([198, 51, 100, 7], port))?)?;
+    }
+    let all = ["BULKHEAD_WORKLOAD=ci", "BULKHEAD_PEER_ADDRESS=198.51.100.7"];
+    let mut there = 0;
+    until("the journal has every report", || {
+        there = host.machine.journal(&all)?.len();
+        Ok(there == usize::from(MANY))
+    })
+    .with_context(|| format!("{there} of {MANY} are there"))
 }
 
 fn a_file_is_told_as_well(host: &Host) -> Result<()> {
