@@ -28,6 +28,11 @@ impl Follower {
     pub fn start(agent: &Agent, arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(artifact::agent()?);
         command.args(arguments).arg("--control-socket").arg(agent.control_socket());
+        Self::of(command)
+    }
+
+    /// Starts another's command.
+    pub fn of(mut command: Command) -> Result<Self> {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let out = BufReader::new(child.stdout.take().context("no standard output")?);
         let (sender, lines) = mpsc::channel();

@@ -19,6 +19,7 @@
 //! | [`terminal`] | a terminal with a program in it, and what is seen there |
 //! | [`verdicts`] | what tests expect of an attempt |
 //! | [`mirror`] | where this host's packages come from |
+//! | [`python`] | tools of others, from the Python Package Index |
 //! | [`machine`] | a Debian with its real systemd as process 1, in a lab |
 
 #![forbid(unsafe_code)]
@@ -37,6 +38,7 @@ pub mod network;
 pub mod pace;
 pub mod place;
 pub mod probe;
+pub mod python;
 pub mod rounds;
 pub mod scene;
 pub mod terminal;

@@ -1,7 +1,7 @@
 //! The control API, held to its own description by another's tool.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{Write as _, copy},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
@@ -11,32 +11,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use bulkhead_tests::{Lab, artifact};
+use bulkhead_tests::{Lab, artifact, python};
 
 use crate::loopback::POLICY;
 
-/// What is installed from the Python Package Index, every package with its version.
-const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi/requirements.txt");
-
 /// Schemathesis: it reads an OpenAPI document and tries everything that it allows, and much that it does not.
 fn tool() -> Result<PathBuf> {
-    let requirements = fs::read_to_string(REQUIREMENTS)?;
-    let folder = artifact::target_dir()?.join("openapi");
-    fs::create_dir_all(&folder)?;
-    let lock = File::create(folder.join("lock"))?;
-    lock.lock()?;
-    let (python, installed) = (folder.join("python"), folder.join("installed"));
-    if fs::read_to_string(&installed).ok().as_ref() != Some(&requirements) {
-        let made = Command::new("python3").args(["-m", "venv", "--clear"]).arg(&python).output();
-        let made = made.context("python3 cannot be started: run `cargo xtask setup`")?;
-        ensure!(made.status.success(), "python3 -m venv: {}", String::from_utf8_lossy(&made.stderr));
-        let pip = Command::new(python.join("bin/pip"))
-            .args(["install", "--quiet", "--disable-pip-version-check", "--requirement", REQUIREMENTS])
-            .output()?;
-        ensure!(pip.status.success(), "pip install: {}", String::from_utf8_lossy(&pip.stderr));
-        fs::write(&installed, requirements)?;
-    }
-    Ok(python.join("bin/schemathesis"))
+    Ok(python::environment("openapi")?.join("bin/schemathesis"))
 }
 
 /// The tool speaks TCP, the agent does not.

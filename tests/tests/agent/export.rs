@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use bulkhead_tests::{Agent, Lab, Machine, Probe, pace::until, probe::Kind};
+use bulkhead_tests::{Agent, Follower, Lab, Machine, Place, Probe, pace::until, probe::Kind, python};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -126,6 +126,63 @@ fn the_journal_holds_every_fact_in_a_field() -> Result<()> {
     }
     let message = entry["MESSAGE"].as_str().context("no message")?;
     ensure!(message.starts_with("denied ci (dev) → 192.0.2.1 tcp/5432: no rule allows it"), "{message}");
+    agent.stop()?;
+    Ok(())
+}
+
+/// Rotel, a collector of OpenTelemetry's by others, that shows what it takes.
+fn collector(lab: &Lab, files: &TempDir) -> Result<Follower> {
+    let environment = python::environment("collector")?;
+    let listed = fs::read_dir(environment.join("lib"))?.collect::<Result<Vec<_>, _>>()?;
+    let of_python = listed.first().context("an empty environment")?.path();
+    let mut command =
+        Place::new(lab.outside()?, lab.host()).command(of_python.join("site-packages/rotel/rotel-agent"));
+    command.args([
+        "start",
+        "--exporter",
+        "blackhole",
+        "--debug-log",
+        "logs",
+        "--debug-log-verbosity",
+        "detailed",
+    ]);
+    command.arg("--pid-file").arg(files.path().join("pid"));
+    Follower::of(command)
+}
+
+#[test]
+fn a_collector_reads_every_fact() -> Result<()> {
+    let (lab, files) = (Lab::new()?, TempDir::new()?);
+    let ci = lab.probe("/ci")?;
+    let collector = collector(&lab, &files)?;
+    let sinks = "[[sink]]\ntype = \"otlp\"\naddress = \"http://127.0.0.1:4318\"\n";
+    let agent = lab.agent(POLICY)?.settings(sinks)?.start()?;
+    refused("ci to another machine", ci.tcp(at([192, 0, 2, 1], 5432))?)?;
+    until("the collector has it", || Ok(sink(&agent, "otlp")?["delivered"] == 1))?;
+    let mut told = Vec::new();
+    while !told.last().is_some_and(|line: &String| line.starts_with("Flags:")) {
+        told.push(collector.next()?.1);
+    }
+    let pid = format!("-> bulkhead.process.pid: Int({})", ci.pid());
+    for fact in [
+        "-> service.name: Str(bulkhead)",
+        "SeverityText: WARN",
+        "SeverityNumber: SEVERITY_NUMBER_WARN(13)",
+        "EventName: bulkhead.denial",
+        "-> bulkhead.verdict: Str(denied)",
+        "-> bulkhead.workload.name: Str(ci)",
+        "-> bulkhead.workload.environment: Str(dev)",
+        "-> bulkhead.peer.address: Str(192.0.2.1)",
+        "-> bulkhead.peer.port: Int(5432)",
+        "-> bulkhead.process.comm: Str(bulkhead-probe)",
+        &pid,
+        "-> bulkhead.reason: Str(no-rule)",
+        "-> bulkhead.count: Int(1)",
+    ] {
+        ensure!(told.iter().any(|line| line.trim() == fact), "no {fact:?} in\n{}", told.join("\n"));
+    }
+    let body = told.iter().find_map(|line| line.strip_prefix("Body: Str(")).context("no body")?;
+    ensure!(body.starts_with("denied ci (dev) → 192.0.2.1 tcp/5432: no rule allows it"), "{body}");
     agent.stop()?;
     Ok(())
 }
