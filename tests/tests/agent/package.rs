@@ -6,12 +6,13 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use bulkhead_deploy::{Compression, Product, deb, install};
 use bulkhead_tests::{
-    Lab, Machine, Outcome, Probe, agent, artifact,
+    Follower, Lab, Machine, Outcome, Place, Probe, agent, artifact,
     pace::until,
     probe::{Family, Kind},
 };
@@ -27,6 +28,8 @@ use crate::{
 const VERSIONS: [&str; 2] = ["0.1.0", "0.1.1"];
 /// What `systemd-analyze security` may find at most, in tenths.
 const EXPOSURE: &str = "--threshold=40";
+/// Where iperf3 serves.
+const BULK: u16 = 5201;
 const UNIT: &str = "/usr/lib/systemd/system/bulkhead.service";
 const SETTINGS: &str = "/etc/bulkhead/agent.toml";
 const PINS: &str = "/sys/fs/bpf/bulkhead";
@@ -140,6 +143,7 @@ impl Host {
     /// Enforces the policy from now on, as an administrator would have it.
     fn enforce(&self) -> Result<()> {
         let policy = POLICY.replace(r#"cgroup = "/db""#, r#"systemd = "db.service""#);
+        let policy = policy.replace("tcp/5432", &format!("tcp/5432\", \"tcp/{BULK}"));
         fs::write(self.machine.outside("/etc/bulkhead/policy/shop.toml"), policy)?;
         let settings = self.machine.read(SETTINGS)?;
         let changed = settings.replace("dry-run = true", "dry-run = false");
@@ -274,11 +278,50 @@ fn a_killed_agent_comes_back(host: &Host) -> Result<()> {
     Ok(())
 }
 
+/// iperf3 from web to db, for as long as it lasts.
+struct Bulk {
+    // Fields drop in this order.
+    client: Follower,
+    _server: Follower,
+}
+
+impl Bulk {
+    fn between(lab: &Lab) -> Result<Self> {
+        let iperf3 = |cgroup: &str, arguments: &[&str]| -> Result<Follower> {
+            let mut command = Place::new(lab.cgroup(cgroup)?, lab.host()).command("iperf3");
+            command.args(arguments).args(["--port", &BULK.to_string(), "--forceflush"]);
+            Follower::of(command)
+        };
+        let server = iperf3("/system.slice/db.service", &["--server", "--one-off"])?;
+        while !server.next()?.1.contains("Server listening") {}
+        // As much as leaves both processors to others.
+        let bulk = ["--time", "0", "--interval", "1", "--bitrate", "200M", "--format", "k"];
+        let client = iperf3("/web", &[&["--client", "127.0.0.1"][..], &bulk].concat())?;
+        Ok(Self { client, _server: server })
+    }
+
+    /// Data has flowed in every second so far, and does in the next.
+    fn goes_on(&self) -> Result<()> {
+        let (now, mut seconds) = (Instant::now(), 0);
+        while seconds < 2 {
+            // `[  5]   0.00-1.00   sec  24.0 MBytes  201196 Kbits/sec    0   1.25 MBytes`
+            let (when, line) = self.client.next()?;
+            let Some((before, _)) = line.split_once(" Kbits/sec") else { continue };
+            let rate: f64 = before.split_whitespace().last().context("no rate")?.parse()?;
+            ensure!(rate > 0.0, "nothing flows: {line}");
+            seconds += u32::from(when > now);
+        }
+        Ok(())
+    }
+}
+
 fn upgrade_under_traffic(packages: &Packages, host: &Host) -> Result<()> {
     let (before, pid) = (host.judging_pins()?, host.property("MainPID")?);
     let (machine, to) = (&host.machine, host.to);
     let flow = host.web.open(Kind::Tcp, Family::V4)?;
     allowed("web to db", flow.connect_and_exchange(to)?)?;
+    let bulk = Bulk::between(&host.lab)?;
+    bulk.goes_on()?;
     thread::scope(|scope| -> Result<()> {
         let upgrade = scope.spawn(|| packages.install(machine, 1));
         let mut rounds = 0;
@@ -292,6 +335,7 @@ fn upgrade_under_traffic(packages: &Packages, host: &Host) -> Result<()> {
         Ok(())
     })?;
     allowed("web's connection after the upgrade", flow.exchange(None)?)?;
+    bulk.goes_on().context("iperf3 through the upgrade")?;
     host.is_up()?;
     let version = host.machine.succeed("dpkg-query", &["--show", "--showformat=${Version}", "bulkhead"])?;
     ensure!(version == VERSIONS[1], "version {version} is installed");

@@ -76,7 +76,11 @@ pub(crate) const PACKAGES: [Package; 21] = [
         proof: Proof::Program("perl"),
         why: "a test's caller that sets socket options of its own",
     },
-    Package { name: "iperf3", proof: Proof::Program("iperf3"), why: "measures what a connection carries" },
+    Package {
+        name: "iperf3",
+        proof: Proof::Program("iperf3"),
+        why: "measures what a connection carries, also during an upgrade",
+    },
     Package { name: "xz-utils", proof: Proof::Program("xz"), why: "unpacks those kernels" },
     Package { name: "zstd", proof: Proof::Program("zstd"), why: "unpacks those kernels" },
 ];
